@@ -1,0 +1,6 @@
+//! Pure decisions: configuration, levels, classes, admission, SIP text. Time and randomness come as arguments.
+//! Forbidden here: unsafe, atomics, clocks, system calls, anything of Kamailio.
+#![forbid(unsafe_code)]
+
+pub mod params;
+pub mod words;
