@@ -221,7 +221,9 @@ pub fn check_int(param: Int, value: i64) -> Result<i64, String> {
         return Ok(value);
     }
     let name = param.param().name;
-    Err(format!("parameter {name} is {value}, but accepts {min} to {max}"))
+    Err(format!(
+        "parameter {name} is {value}, but accepts {min} to {max}"
+    ))
 }
 
 /// The defaults of all numeric parameters, by index.
@@ -276,8 +278,11 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_found_again() {
-        let mut names: Vec<_> =
-            INT_PARAMS.iter().chain(TEXT_PARAMS).map(|p| p.name).collect();
+        let mut names: Vec<_> = INT_PARAMS
+            .iter()
+            .chain(TEXT_PARAMS)
+            .map(|p| p.name)
+            .collect();
         for param in Int::ALL {
             assert_eq!(Int::by_name(param.param().name), Some(*param));
         }
@@ -290,7 +295,10 @@ mod tests {
     #[test]
     fn defaults_lie_within_their_bounds_and_do_not_contradict() {
         for param in Int::ALL {
-            assert!(check_int(*param, param.default_value()).is_ok(), "{param:?}");
+            assert!(
+                check_int(*param, param.default_value()).is_ok(),
+                "{param:?}"
+            );
         }
         assert_eq!(contradictions(&int_defaults()), Vec::<String>::new());
     }
@@ -306,10 +314,21 @@ mod tests {
     #[test]
     fn bad_values_get_a_sentence_with_value_and_range() {
         let said = parse_int(Int::Dwell, "soon").unwrap_err();
-        assert_eq!(said, "parameter dwell is \"soon\", but accepts a whole number from 0 to 3600");
-        assert!(parse_int(Int::Dwell, "3601").unwrap_err().contains("0 to 3600"));
+        assert_eq!(
+            said,
+            "parameter dwell is \"soon\", but accepts a whole number from 0 to 3600"
+        );
+        assert!(
+            parse_int(Int::Dwell, "3601")
+                .unwrap_err()
+                .contains("0 to 3600")
+        );
         assert_eq!(parse_int(Int::Mode, "observe"), Ok(Mode::Observe as i64));
-        assert!(parse_int(Int::Mode, "on").unwrap_err().contains("enforce, observe or off"));
+        assert!(
+            parse_int(Int::Mode, "on")
+                .unwrap_err()
+                .contains("enforce, observe or off")
+        );
     }
 
     #[test]
