@@ -1,0 +1,363 @@
+/* Kamailio's macros, inlines and variadics as plain functions.
+ * Forbidden here: what Rust can say itself. Every function gives its reason in the comment above it. */
+#include <string.h>
+#include "shim.h"
+#include "core/dprint.h"
+#include "core/forward.h"
+#include "core/parser/msg_parser.h"
+#include "core/cfg/cfg_ctx.h"
+#include "core/fmsg.h"
+#include "core/route.h"
+#include "core/action.h"
+#include "core/mod_fix.h"
+#include "core/msg_translator.h"
+#include "core/daemonize.h"
+#include "modules/sl/sl.h"
+#include "modules/usrloc/usrloc.h"
+
+/* is_printable() and LOG() are macros around per-module log levels */
+int mg_log_wanted(int level)
+{
+	return is_printable(level);
+}
+
+/* LOG() is a macro; the text is never used as a format */
+void mg_log(int level, const char *text, int length)
+{
+	LOG(level, "%.*s\n", length, text);
+}
+
+/* receive_info_t holds unions and macros; one copy per message keeps Rust free of them */
+static void view_source(struct receive_info *rcv, mg_message_t *view)
+{
+	view->received = rcv;
+	view->source_length = rcv->src_ip.len == 16 ? 16 : 4;
+	memcpy(view->source, rcv->src_ip.u.addr, view->source_length);
+	view->source_port = rcv->src_port;
+	view->is_udp = rcv->proto == PROTO_UDP;
+}
+
+/* sip_msg_t changes between versions */
+void mg_message_view(struct sip_msg *msg, mg_message_t *view)
+{
+	view->text = msg->buf;
+	view->length = msg->len;
+	view->is_request = msg->first_line.type == SIP_REQUEST;
+	view->may_reply = !(msg->msg_flags & FL_MSG_NOREPLY);
+	view_source(&msg->rcv, view);
+}
+
+/* SREV_NET_DGRAM_IN passes void*[3]: buffer, length, receive_info (core/udp_server.c) */
+void mg_datagram_view(void *data, mg_message_t *view)
+{
+	void **parts = (void **)data;
+
+	view->text = (const char *)parts[0];
+	view->length = *(int *)parts[1];
+	view->is_request = 1;
+	view->may_reply = 1;
+	view_source((struct receive_info *)parts[2], view);
+}
+
+/* msg_send_buffer() is inline; flag 1 skips the events, which would copy the buffer into pkg.
+ * via_port > 0: answer there instead of the source port (RFC 3261 18.2.2 without rport) */
+int mg_send_reply(struct receive_info *received, int via_port, char *text, int length)
+{
+	struct dest_info dst;
+
+	init_dest_info(&dst);
+	init_dst_from_rcv(&dst, received);
+	if(via_port > 0 && received->proto == PROTO_UDP)
+		su_setport(&dst.to, via_port);
+	return msg_send_buffer(&dst, text, length, 1);
+}
+
+/* cfg_register_child() has another return type per version; a process of our own is announced in mod_init */
+int mg_register_process(void)
+{
+	if(register_procs(1) < 0)
+		return -1;
+	cfg_register_child(1);
+	return 0;
+}
+
+static usrloc_api_t usrloc;
+static int usrloc_bound;
+
+/* usrloc exports its binding function under a name and a function type of its own header */
+int mg_usrloc_bind(void)
+{
+	bind_usrloc_t bind = (bind_usrloc_t)find_export("ul_bind_usrloc", 1, 0);
+
+	usrloc_bound = bind != NULL && bind(&usrloc) >= 0;
+	return usrloc_bound;
+}
+
+/* usrloc_api_t stays in C */
+int mg_usrloc_db_mode(void)
+{
+	return usrloc_bound ? usrloc.db_mode : -1;
+}
+
+/* as above */
+int mg_usrloc_use_domain(void)
+{
+	return usrloc_bound && usrloc.use_domain;
+}
+
+static mg_binding_f binding_watcher;
+
+/* ucontact_t stays in C */
+static void on_binding(ucontact_t *c, int type, void *param)
+{
+	(void)param;
+	if(c->aor != NULL)
+		binding_watcher(type, c->aor->s, c->aor->len, c->c.s, c->c.len, c->instance.s, c->instance.len,
+				(long)c->expires);
+}
+
+/* the callback type is usrloc's */
+int mg_usrloc_watch(mg_binding_f callback)
+{
+	int all = UL_CONTACT_INSERT | UL_CONTACT_UPDATE | UL_CONTACT_DELETE | UL_CONTACT_EXPIRE;
+
+	binding_watcher = callback;
+	return usrloc_bound && usrloc.register_ulcb(all, on_binding, NULL) == 1;
+}
+
+/* records are read under usrloc's own lock, which only its interface can take; nothing is allocated */
+int mg_usrloc_contacts(const char *domain, const char *aor, int aor_length, mg_contact_f each, void *closure)
+{
+	str key = {(char *)aor, aor_length};
+	udomain_t *d = NULL;
+	urecord_t *r = NULL;
+	ucontact_t *c;
+
+	if(!usrloc_bound || usrloc.get_udomain(domain, &d) != 0)
+		return -1;
+	usrloc.lock_udomain(d, &key);
+	if(usrloc.get_urecord(d, &key, &r) == 0) {
+		for(c = r->contacts; c; c = c->next)
+			if(!each(closure, c->c.s, c->c.len, c->instance.s, c->instance.len, (long)c->expires))
+				break;
+		usrloc.release_urecord(r);
+	}
+	usrloc.unlock_udomain(d, &key);
+	return r != NULL;
+}
+
+static mg_reply_f reply_watcher;
+
+/* sl's parameter struct belongs to its header */
+static void on_reply(sl_cbp_t *p)
+{
+	if(p->reply != NULL)
+		reply_watcher(p->reply->s, p->reply->len);
+}
+
+/* the binding function and the list element are sl's */
+int mg_sl_watch(mg_reply_f callback)
+{
+	static sl_cbelem_t element;
+	bind_sl_f bind = (bind_sl_f)find_export("bind_sl", 0, 0);
+	sl_api_t api;
+
+	if(bind == NULL || bind(&api) < 0)
+		return 0;
+	reply_watcher = callback;
+	element.type = SLCB_REPLY_READY;
+	element.cbf = on_reply;
+	return api.register_cb(&element) >= 0;
+}
+
+/* the configuration framework's context and value types are its own */
+static int read_cfg(const char *group, const char *name, unsigned type, void **value)
+{
+	static cfg_ctx_t *ctx;
+	str g = {(char *)group, strlen(group)};
+	str n = {(char *)name, strlen(name)};
+	unsigned found = 0;
+
+	if(ctx == NULL && cfg_register_ctx(&ctx, NULL) < 0)
+		return 0;
+	return cfg_get_by_name(ctx, &g, NULL, &n, value, &found) == 0 && found == type;
+}
+
+/* as above */
+long mg_cfg_int(const char *group, const char *name, long fallback)
+{
+	void *value = NULL;
+
+	return read_cfg(group, name, CFG_VAR_INT, &value) ? (long)(int)(long)value : fallback;
+}
+
+/* as above; returns the length, 0 when there is none */
+int mg_cfg_text(const char *group, const char *name, char *out, int size)
+{
+	void *value = NULL;
+	str *text;
+
+	if(!read_cfg(group, name, CFG_VAR_STR, &value) || value == NULL)
+		return 0;
+	text = (str *)value;
+	if(text->s == NULL || text->len <= 0 || text->len > size)
+		return 0;
+	memcpy(out, text->s, text->len);
+	return text->len;
+}
+
+/* module_loaded() differs in constness between versions */
+int mg_has_module(const char *name)
+{
+	return module_loaded((char *)name);
+}
+
+/* the callback's argument order is counters.h's */
+static void (*each_counter)(void *closure, str *name);
+
+static void on_counter(void *closure, str *group, str *name, counter_handle_t handle)
+{
+	(void)group;
+	(void)handle;
+	each_counter(closure, name);
+}
+
+/* as above */
+void mg_each_counter(const char *group, void (*each)(void *closure, str *name), void *closure)
+{
+	each_counter = each;
+	counter_iterate_grp_vars(group, on_counter, closure);
+}
+
+/* event routes live in a table of the script interpreter, or in a KEMI engine */
+int mg_event_route_exists(const char *name)
+{
+	int rt = route_lookup(&event_rt, (char *)name);
+
+	return (rt >= 0 && event_rt.rlist[rt] != NULL) || sr_kemi_eng_get() != NULL;
+}
+
+/* faked messages are needed to run any route outside SIP traffic */
+int mg_event_routes_init(void)
+{
+	return faked_msg_init();
+}
+
+/* KEMI engines are called with str arguments of their own convention */
+static int run_kemi(sip_msg_t *msg, const char *name)
+{
+	str callback = str_init("ksr_memguard_event");
+	str event = {(char *)name, strlen(name)};
+	sr_kemi_eng_t *engine = sr_kemi_eng_get();
+
+	return engine != NULL && sr_kemi_route(engine, msg, EVENT_ROUTE, &callback, &event) >= 0;
+}
+
+/* set_route_type() and init_run_actions_ctx() are macros */
+int mg_event_route_run(const char *name)
+{
+	int rt = route_lookup(&event_rt, (char *)name);
+	int saved = get_route_type();
+	struct run_act_ctx ctx;
+	sip_msg_t *msg = faked_msg_next();
+	int done = 1;
+
+	set_route_type(EVENT_ROUTE);
+	init_run_actions_ctx(&ctx);
+	if(rt >= 0 && event_rt.rlist[rt] != NULL)
+		run_top_route(event_rt.rlist[rt], msg, &ctx);
+	else
+		done = run_kemi(msg, name);
+	set_route_type(saved);
+	ksr_msg_env_reset();
+	return done;
+}
+
+/* rpc_t's members are variadic: from here to the end */
+int mg_rpc_argument(rpc_t *rpc, void *ctx, char **text)
+{
+	return rpc->scan(ctx, "*.s", text) == 1;
+}
+
+void mg_rpc_fault(rpc_t *rpc, void *ctx, int code, const char *text)
+{
+	rpc->fault(ctx, code, "%s", text);
+}
+
+int mg_rpc_struct(rpc_t *rpc, void *ctx, void **out)
+{
+	return rpc->add(ctx, "{", out);
+}
+
+int mg_rpc_text(rpc_t *rpc, void *ctx, const char *value)
+{
+	return rpc->add(ctx, "s", value);
+}
+
+int mg_rpc_put_struct(rpc_t *rpc, void *at, const char *name, void **out)
+{
+	return rpc->struct_add(at, "{", name, out);
+}
+
+int mg_rpc_put_list(rpc_t *rpc, void *at, const char *name, void **out)
+{
+	return rpc->struct_add(at, "[", name, out);
+}
+
+int mg_rpc_put_text(rpc_t *rpc, void *at, const char *name, const char *value)
+{
+	return rpc->struct_add(at, "s", name, value);
+}
+
+int mg_rpc_put_int(rpc_t *rpc, void *at, const char *name, int value)
+{
+	return rpc->struct_add(at, "d", name, value);
+}
+
+int mg_rpc_put_count(rpc_t *rpc, void *at, const char *name, unsigned long long value)
+{
+	return rpc->struct_add(at, "J", name, value);
+}
+
+int mg_rpc_put_signed(rpc_t *rpc, void *at, const char *name, long long value)
+{
+	return rpc->struct_add(at, "L", name, value);
+}
+
+int mg_rpc_put_float(rpc_t *rpc, void *at, const char *name, double value)
+{
+	return rpc->struct_add(at, "f", name, value);
+}
+
+int mg_rpc_list_struct(rpc_t *rpc, void *list, void **out)
+{
+	return rpc->array_add(list, "{", out);
+}
+
+int mg_rpc_list_text(rpc_t *rpc, void *list, const char *value)
+{
+	return rpc->array_add(list, "s", value);
+}
+
+int mg_rpc_list_count(rpc_t *rpc, void *list, unsigned long long value)
+{
+	return rpc->array_add(list, "J", value);
+}
+
+/* the flag's name changed from RET_ARRAY in 5.8 (core/rpc.h) */
+unsigned mg_rpc_returns_list(void)
+{
+#ifdef RPC_RET_ARRAY
+	return RPC_RET_ARRAY;
+#else
+	return RET_ARRAY;
+#endif
+}
+
+/* tlsf's structures are private to its C file; this helper is exported by the server */
+size_t tlsf_block_size(void *pointer);
+
+size_t mg_tlsf_block_size(void *pointer)
+{
+	return tlsf_block_size(pointer);
+}

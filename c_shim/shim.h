@@ -1,0 +1,100 @@
+/* What Rust may call of Kamailio: macros, inlines, variadics and version-dependent structures behind functions.
+ * Forbidden here: decisions, state beyond bound module interfaces, functions longer than ten lines. */
+#ifndef MG_SHIM_H
+#define MG_SHIM_H
+
+#include <stddef.h>
+#include <sys/types.h>
+#include "core/sr_module.h"
+#include "core/mem/memapi.h"
+#include "core/mem/pkg.h"
+#include "core/mem/shm.h"
+#include "core/script_cb.h"
+#include "core/events.h"
+#include "core/pt.h"
+#include "core/counters.h"
+#include "core/cfg/cfg.h"
+#include "core/cfg/cfg_struct.h"
+#include "core/rpc.h"
+#include "core/timer_proc.h"
+#include "core/pvar.h"
+#include "core/kemi.h"
+#include "layout.h"
+
+#ifndef DBG_SR_MEMORY
+#error "memguard needs a Kamailio built with MEMDBG=1 (DBG_SR_MEMORY), as every distribution's packages are"
+#endif
+#ifndef PKG_MALLOC
+#error "memguard needs a Kamailio built with its own pkg memory (PKG_MALLOC), as every distribution's packages are"
+#endif
+
+extern char mg_module_version[];
+extern char mg_module_flags[];
+extern unsigned int mg_module_interface_ver;
+
+/* a received message as the gate sees it; addresses in network byte order, ports in host byte order */
+typedef struct mg_message
+{
+	const char *text;
+	int length;
+	int is_request;
+	int may_reply; /* 0: the script marked it "no reply" */
+	unsigned char source[16];
+	int source_length; /* 4 or 16 */
+	unsigned short source_port;
+	int is_udp;
+	struct receive_info *received;
+} mg_message_t;
+
+/* one contact of a local usrloc record; returns 0 to stop */
+typedef int (*mg_contact_f)(void *closure, const char *uri, int uri_length, const char *instance,
+		int instance_length, long expires);
+/* a stateless reply is about to be sent */
+typedef void (*mg_reply_f)(const char *reply, int length);
+/* a contact was inserted, updated, deleted or expired in the local usrloc */
+typedef void (*mg_binding_f)(int event, const char *aor, int aor_length, const char *contact,
+		int contact_length, const char *instance, int instance_length, long expires);
+
+int mg_log_wanted(int level);
+void mg_log(int level, const char *text, int length);
+
+void mg_message_view(struct sip_msg *msg, mg_message_t *view);
+void mg_datagram_view(void *data, mg_message_t *view);
+int mg_send_reply(struct receive_info *received, int via_port, char *text, int length);
+
+int mg_register_process(void);
+
+int mg_usrloc_bind(void);
+int mg_usrloc_db_mode(void);
+int mg_usrloc_use_domain(void);
+int mg_usrloc_watch(mg_binding_f callback);
+int mg_usrloc_contacts(const char *domain, const char *aor, int aor_length, mg_contact_f each, void *closure);
+int mg_sl_watch(mg_reply_f callback);
+long mg_cfg_int(const char *group, const char *name, long fallback);
+int mg_cfg_text(const char *group, const char *name, char *out, int size);
+int mg_has_module(const char *name);
+void mg_each_counter(const char *group, void (*each)(void *closure, str *name), void *closure);
+
+int mg_event_route_exists(const char *name);
+int mg_event_route_run(const char *name);
+int mg_event_routes_init(void);
+
+int mg_rpc_argument(rpc_t *rpc, void *ctx, char **text);
+void mg_rpc_fault(rpc_t *rpc, void *ctx, int code, const char *text);
+int mg_rpc_struct(rpc_t *rpc, void *ctx, void **out);
+int mg_rpc_text(rpc_t *rpc, void *ctx, const char *value);
+int mg_rpc_put_struct(rpc_t *rpc, void *at, const char *name, void **out);
+int mg_rpc_put_list(rpc_t *rpc, void *at, const char *name, void **out);
+int mg_rpc_put_text(rpc_t *rpc, void *at, const char *name, const char *value);
+int mg_rpc_put_int(rpc_t *rpc, void *at, const char *name, int value);
+int mg_rpc_put_count(rpc_t *rpc, void *at, const char *name, unsigned long long value);
+int mg_rpc_put_signed(rpc_t *rpc, void *at, const char *name, long long value);
+int mg_rpc_put_float(rpc_t *rpc, void *at, const char *name, double value);
+int mg_rpc_list_struct(rpc_t *rpc, void *list, void **out);
+int mg_rpc_list_text(rpc_t *rpc, void *list, const char *value);
+int mg_rpc_list_count(rpc_t *rpc, void *list, unsigned long long value);
+
+unsigned mg_rpc_returns_list(void);
+size_t mg_tlsf_block_size(void *pointer);
+
+#endif
