@@ -9,6 +9,7 @@
 #include "core/mem/memapi.h"
 #include "core/mem/pkg.h"
 #include "core/mem/shm.h"
+#include "core/globals.h"
 #include "core/script_cb.h"
 #include "core/events.h"
 #include "core/pt.h"

@@ -2,3 +2,4 @@
 //! Forbidden here: decisions (those are `guard`'s) and layouts of shared state (those are `shared`'s).
 
 pub mod sys;
+pub mod hooks;
