@@ -43,6 +43,7 @@ macro_rules! words {
         }
     };
 }
+pub(crate) use words;
 
 words! {
     /// How close memory is to its end; ordered, and the number is the metric's value.

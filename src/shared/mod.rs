@@ -1,4 +1,26 @@
 //! What lives in memguard's own shared mapping: rows per process, tables, rings, published figures.
 //! Forbidden here: anything of Kamailio, locks, and states that a killed process could leave unreadable.
+//!
+//! | module | holds | writers | after a kill at any instruction |
+//! |---|---|---|---|
+//! | [`record`] | words and their check | any | the record reads as absent until the next store |
+//! | [`ring`] | the last events or refusals | any | one hole |
+//! | [`fingerprints`] | known bindings, known AoRs | any | nothing: an entry is one word |
+//! | [`pending`] | registrations in flight | any | one registration is unknown |
+//! | [`published`] | the sampler's figures | one | the last published figures stay readable |
+//! | [`rows`] | counters per process | its process | one operation is half counted |
+//! | [`series`] | one total per second | one | the newest point is missing |
+//!
+//! All-zero bytes are the initial state of all of them ([`mapping::SharedZeroable`]).
 
+pub mod events;
+pub mod fingerprints;
+pub mod mapping;
+pub mod pending;
+pub mod published;
+pub mod record;
+pub mod refusals;
+pub mod ring;
 pub mod rows;
+pub mod series;
+pub mod sync;
