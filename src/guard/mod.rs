@@ -2,5 +2,10 @@
 //! Forbidden here: unsafe, atomics, clocks, system calls, anything of Kamailio.
 #![forbid(unsafe_code)]
 
+pub mod admission;
+pub mod filters;
+pub mod level;
 pub mod params;
+pub mod rates;
+pub mod text;
 pub mod words;
