@@ -1,0 +1,293 @@
+/*
+ * mgtest: a Kamailio module for memguard's tests. It leaks, holds and shrinks pool memory on request, and reads
+ * the memory managers' own figures in the process that is asked.
+ * Forbidden here: any header before sr_module.h, or the flag string is not Kamailio's.
+ */
+#include "core/sr_module.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "core/mem/pkg.h"
+#include "core/mem/shm.h"
+#include "core/mod_fix.h"
+#include "core/pt.h"
+#include "core/pvar.h"
+#include "core/rpc.h"
+#include "core/rpc_lookup.h"
+
+MODULE_VERSION
+
+/* Blocks that are held, linked through their first word; of each process, also for shm. */
+struct held {
+	struct held *next;
+};
+static struct held *held_pkg = NULL;
+static struct held *held_shm = NULL;
+
+static int hold(struct held **list, struct held *block)
+{
+	if(block == NULL)
+		return -1;
+	block->next = *list;
+	*list = block;
+	return 1;
+}
+
+static size_t at_least_a_link(int bytes)
+{
+	return bytes > (int)sizeof(struct held) ? (size_t)bytes : sizeof(struct held);
+}
+
+static int hold_pkg(int bytes)
+{
+	return hold(&held_pkg, pkg_malloc(at_least_a_link(bytes)));
+}
+
+static int hold_shm(int bytes)
+{
+	return hold(&held_shm, shm_malloc(at_least_a_link(bytes)));
+}
+
+static int release_pkg(void)
+{
+	int count = 0;
+	while(held_pkg) {
+		struct held *next = held_pkg->next;
+		pkg_free(held_pkg);
+		held_pkg = next;
+		count++;
+	}
+	return count;
+}
+
+static int release_shm(void)
+{
+	int count = 0;
+	while(held_shm) {
+		struct held *next = held_shm->next;
+		shm_free(held_shm);
+		held_shm = next;
+		count++;
+	}
+	return count;
+}
+
+/* Holds memory in halving pieces until an allocation of `leave` bytes fails; the smallest piece is 16 bytes. */
+static int fill(int (*take)(int), int leave)
+{
+	int piece = 1 << 24;
+	int least = leave > 16 ? leave : 16;
+	while(piece >= least) {
+		if(take(piece) < 0)
+			piece /= 2;
+	}
+	return 1;
+}
+
+/* ---- script functions: integers may be pseudo-variables ---- */
+
+static int w_int(sip_msg_t *msg, char *p, int *value)
+{
+	return get_int_fparam(value, msg, (fparam_t *)p);
+}
+
+static int w_leak_pkg(sip_msg_t *msg, char *p, char *unused)
+{
+	int bytes;
+	return w_int(msg, p, &bytes) == 0 && pkg_malloc((size_t)bytes) ? 1 : -1;
+}
+
+static int w_leak_shm(sip_msg_t *msg, char *p, char *unused)
+{
+	int bytes;
+	return w_int(msg, p, &bytes) == 0 && shm_malloc((size_t)bytes) ? 1 : -1;
+}
+
+static int w_hold_pkg(sip_msg_t *msg, char *p, char *unused)
+{
+	int bytes;
+	return w_int(msg, p, &bytes) == 0 ? hold_pkg(bytes) : -1;
+}
+
+static int w_hold_shm(sip_msg_t *msg, char *p, char *unused)
+{
+	int bytes;
+	return w_int(msg, p, &bytes) == 0 ? hold_shm(bytes) : -1;
+}
+
+static int w_fill_pkg(sip_msg_t *msg, char *p, char *unused)
+{
+	int leave;
+	return w_int(msg, p, &leave) == 0 ? fill(hold_pkg, leave) : -1;
+}
+
+static int w_fill_shm(sip_msg_t *msg, char *p, char *unused)
+{
+	int leave;
+	return w_int(msg, p, &leave) == 0 ? fill(hold_shm, leave) : -1;
+}
+
+static int w_release(sip_msg_t *msg, char *p, char *unused)
+{
+	release_pkg();
+	release_shm();
+	return 1;
+}
+
+/* A realloc that shrinks, as string helpers do; the result is freed. */
+static int w_shrink_pkg(sip_msg_t *msg, char *p, char *q)
+{
+	int from, to;
+	char *block, *smaller;
+	if(w_int(msg, p, &from) < 0 || w_int(msg, q, &to) < 0)
+		return -1;
+	block = pkg_malloc((size_t)from);
+	smaller = block ? pkg_realloc(block, (size_t)to) : NULL;
+	if(smaller)
+		pkg_free(smaller);
+	return smaller ? 1 : -1;
+}
+
+static int w_shrink_shm(sip_msg_t *msg, char *p, char *q)
+{
+	int from, to;
+	char *block, *smaller;
+	if(w_int(msg, p, &from) < 0 || w_int(msg, q, &to) < 0)
+		return -1;
+	block = shm_malloc((size_t)from);
+	smaller = block ? shm_realloc(block, (size_t)to) : NULL;
+	if(smaller)
+		shm_free(smaller);
+	return smaller ? 1 : -1;
+}
+
+static cmd_export_t cmds[] = {
+		{"mgtest_leak_pkg", (cmd_function)w_leak_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_leak_shm", (cmd_function)w_leak_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_hold_pkg", (cmd_function)w_hold_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_hold_shm", (cmd_function)w_hold_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_fill_pkg", (cmd_function)w_fill_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_fill_shm", (cmd_function)w_fill_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_release", (cmd_function)w_release, 0, 0, 0, ANY_ROUTE},
+		{"mgtest_shrink_pkg", (cmd_function)w_shrink_pkg, 2, fixup_igp_igp, 0, ANY_ROUTE},
+		{"mgtest_shrink_shm", (cmd_function)w_shrink_shm, 2, fixup_igp_igp, 0, ANY_ROUTE},
+		{0, 0, 0, 0, 0, 0}};
+
+/* ---- $mgtest(name): the figures of the process that evaluates it ---- */
+
+static const char *pv_names[] = {"pkg_used", "pkg_real_used", "pkg_free",
+		"pkg_total", "shm_used", "shm_real_used", "shm_free", "shm_total", "pid",
+		"index", NULL};
+
+static int pv_parse(pv_spec_p spec, str *in)
+{
+	int i;
+	for(i = 0; pv_names[i]; i++) {
+		if((int)strlen(pv_names[i]) == in->len
+				&& strncmp(pv_names[i], in->s, in->len) == 0) {
+			spec->pvp.pvn.type = PV_NAME_INTSTR;
+			spec->pvp.pvn.u.isname.type = 0;
+			spec->pvp.pvn.u.isname.name.n = i;
+			return 0;
+		}
+	}
+	return -1;
+}
+
+static int pv_get(sip_msg_t *msg, pv_param_t *param, pv_value_t *res)
+{
+	struct mem_info pkg, shm;
+	unsigned long value[10];
+	pkg_info(&pkg);
+	shm_info(&shm);
+	value[0] = pkg.used_size;
+	value[1] = pkg.real_used;
+	value[2] = pkg.free_size;
+	value[3] = pkg.total_size;
+	value[4] = shm.used_size;
+	value[5] = shm.real_used;
+	value[6] = shm.free_size;
+	value[7] = shm.total_size;
+	value[8] = (unsigned long)getpid();
+	value[9] = (unsigned long)process_no;
+	return pv_get_uintval(
+			msg, param, res, value[param->pvn.u.isname.name.n % 10]);
+}
+
+static pv_export_t pvs[] = {
+		{{"mgtest", sizeof("mgtest") - 1}, PVT_OTHER, pv_get, 0, pv_parse, 0, 0, 0},
+		{{0, 0}, 0, 0, 0, 0, 0, 0, 0}};
+
+/* ---- RPC: runs in the RPC process (ctl, jsonrpcs), or in a SIP worker through xhttp ---- */
+
+static void add_info(rpc_t *rpc, void *ctx, struct mem_info *m)
+{
+	void *answer;
+	if(rpc->add(ctx, "{", &answer) < 0)
+		return;
+	rpc->struct_add(answer, "ddJJJJJJ", "pid", (int)getpid(), "index",
+			process_no, "total", (unsigned long long)m->total_size, "free",
+			(unsigned long long)m->free_size, "used",
+			(unsigned long long)m->used_size, "real_used",
+			(unsigned long long)m->real_used, "max_used",
+			(unsigned long long)m->max_used, "fragments",
+			(unsigned long long)m->total_frags);
+}
+
+static void rpc_pkg_info(rpc_t *rpc, void *ctx)
+{
+	struct mem_info m;
+	memset(&m, 0, sizeof(m));
+	pkg_info(&m);
+	add_info(rpc, ctx, &m);
+}
+
+static void rpc_shm_info(rpc_t *rpc, void *ctx)
+{
+	struct mem_info m;
+	memset(&m, 0, sizeof(m));
+	shm_info(&m);
+	add_info(rpc, ctx, &m);
+}
+
+static void rpc_hold_shm(rpc_t *rpc, void *ctx)
+{
+	int bytes, count, done;
+	if(rpc->scan(ctx, "dd", &bytes, &count) < 2) {
+		rpc->fault(ctx, 400, "bytes and count, please");
+		return;
+	}
+	for(done = 0; done < count && hold_shm(bytes) > 0; done++)
+		;
+	rpc->add(ctx, "d", done);
+}
+
+static void rpc_fill_shm(rpc_t *rpc, void *ctx)
+{
+	int leave;
+	if(rpc->scan(ctx, "d", &leave) < 1) {
+		rpc->fault(ctx, 400, "the size that must not fit any more, please");
+		return;
+	}
+	fill(hold_shm, leave);
+	rpc->add(ctx, "d", 1);
+}
+
+static void rpc_release(rpc_t *rpc, void *ctx)
+{
+	rpc->add(ctx, "d", release_shm() + release_pkg());
+}
+
+static const char *doc[] = {"For memguard's tests.", 0};
+static rpc_export_t rpcs[] = {{"mgtest.pkg_info", rpc_pkg_info, doc, 0},
+		{"mgtest.shm_info", rpc_shm_info, doc, 0},
+		{"mgtest.hold_shm", rpc_hold_shm, doc, 0},
+		{"mgtest.fill_shm", rpc_fill_shm, doc, 0},
+		{"mgtest.release", rpc_release, doc, 0}, {0, 0, 0, 0}};
+
+struct module_exports exports = {.name = "mgtest",
+		.dlflags = DEFAULT_DLFLAGS,
+		.cmds = cmds,
+		.rpc_methods = rpcs,
+		.pv_items = pvs};
