@@ -8,4 +8,5 @@ pub mod level;
 pub mod params;
 pub mod rates;
 pub mod text;
+pub mod warnings;
 pub mod words;

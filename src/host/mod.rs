@@ -3,3 +3,9 @@
 
 pub mod sys;
 pub mod hooks;
+pub mod entry;
+pub mod exports;
+pub mod lifecycle;
+pub mod log;
+pub mod settings;
+pub mod state;

@@ -14,12 +14,14 @@
 //! All-zero bytes are the initial state of all of them ([`mapping::SharedZeroable`]).
 
 pub mod events;
+pub mod figures;
 pub mod fingerprints;
 pub mod mapping;
 pub mod pending;
 pub mod published;
 pub mod record;
 pub mod refusals;
+pub mod region;
 pub mod ring;
 pub mod rows;
 pub mod series;

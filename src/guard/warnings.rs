@@ -1,0 +1,79 @@
+//! What memguard has to warn of: a closed set, one sentence each that says what follows and what to do.
+//! Forbidden here: finding out; the host sets the bits.
+
+/// Declares the warnings, numbered from bit 0.
+macro_rules! warnings {
+    ($($(#[$doc:meta])+ $name:ident = $sentence:literal),+ $(,)?) => {
+        /// One thing that does not work as it could.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Warning { $($(#[$doc])+ $name),+ }
+
+        impl Warning {
+            /// Every warning in the order of its bit.
+            pub const ALL: &'static [Warning] = &[$(Warning::$name),+];
+
+            /// The sentence for the operator.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Warning::$name => $sentence),+ }
+            }
+        }
+    };
+}
+
+warnings! {
+    /// Loaded after other modules.
+    LoadedLate = "memguard was not the first module loaded: what was allocated before counts for process 0; put loadmodule \"memguard.so\" first",
+    /// pkg is not counted.
+    PkgNotCounted = "the pkg memory manager is unknown or laid out differently: pkg is not counted and pkg levels stay normal",
+    /// shm is not counted.
+    ShmNotCounted = "the shm memory manager is unknown or laid out differently: shm is not counted and refusing by shm is off",
+    /// No usrloc.
+    NoUsrloc = "usrloc is not loaded: bindings are learned from the REGISTERs and replies that pass; right after a start an unknown phone counts as returning",
+    /// usrloc keeps bindings in the database only.
+    UsrlocDbOnly = "usrloc keeps its bindings in the database only (db_mode 3): they are learned from the REGISTERs that pass, not asked for",
+    /// No sl.
+    NoSl = "sl is not loaded: replies of this server are not seen, so bindings are learned from usrloc or from the replies that are relayed; refusing works",
+    /// The cgroup could not be read.
+    NoCgroup = "no cgroup memory limit could be read: the machine's memory is held against /proc/meminfo only",
+    /// /proc/meminfo could not be read.
+    NoMeminfo = "/proc/meminfo could not be read: the machine's memory does not count",
+    /// No memory figures of the machine at all.
+    NoOs = "neither a cgroup limit nor /proc/meminfo can be read: the os pool is left out of levels and decisions",
+    /// /proc of the workers could not be read.
+    NoProcStatus = "/proc/PID/status of the workers could not be read: bytes outside the pools are unknown",
+    /// Impossible figures of a manager.
+    ImpossibleShm = "the shm manager's figures are impossible (more used than there is): memguard goes on with its own count",
+    /// Impossible figures of a pkg manager.
+    ImpossiblePkg = "a pkg manager's figures are impossible (more used than there is): memguard goes on with its own count",
+    /// tls refuses first.
+    TlsThreshold = "tls refuses new connections below its low_mem_threshold1, before memguard starts to refuse registrations: lower shm_shed_pct or low_mem_threshold1",
+    /// tm rewrites 503.
+    Remap503 = "tm turns relayed 503 into 500 (remap_503_500): refusals of a memguard behind this server lose their meaning; set remap_503_500 to 0",
+    /// Too many processes.
+    TooManyProcesses = "more processes run than memguard has rows for: the last ones are not counted",
+    /// A process has panicked.
+    InternalError = "memguard met an internal error and went on (see the log): please report it",
+    /// The datagram slot is taken.
+    DatagramSlotTaken = "another module (sipcapture?) holds the datagram hook: UDP registrations are refused after parsing instead of before",
+}
+
+/// The warnings of a mask, as sentences.
+pub fn sentences(mask: u64) -> Vec<&'static str> {
+    Warning::ALL.iter().filter(|w| mask >> (**w as u8) & 1 == 1).map(|w| w.sentence()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_gives_its_sentences() {
+        assert!(Warning::ALL.len() <= 64);
+        let mask = 1 << Warning::NoSl as u8 | 1 << Warning::NoOs as u8;
+        let said = sentences(mask);
+        assert_eq!(said.len(), 2);
+        assert!(said[0].starts_with("sl is not loaded"));
+        assert!(sentences(0).is_empty());
+    }
+}

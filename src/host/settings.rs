@@ -1,0 +1,275 @@
+//! Parameters: modparam setters (at parse time), text values, and the cfg group for run-time changes.
+//! Forbidden here: bounds and sentences (those are guard::params'); reading a cfg handle on any SIP path.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ptr;
+use std::sync::Mutex;
+
+use super::entry::{Init, guarded};
+use super::log::{Severity, log};
+use super::{lifecycle, state, sys};
+use crate::guard::params::{self, INT_PARAMS, Int, Kind, Text};
+use crate::guard::priority;
+
+/// The text parameters as the configuration gave them.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    values: [Vec<String>; Text::COUNT],
+}
+
+impl Texts {
+    /// A single value: the last one given, or the default.
+    pub fn get(&self, text: Text) -> &str {
+        let given = self.values.get(text as usize).and_then(|v| v.last());
+        match (given, text.param().kind) {
+            (Some(value), _) => value,
+            (None, Kind::Text { default, .. }) => default,
+            _ => "",
+        }
+    }
+
+    /// All values of a list.
+    pub fn list(&self, text: Text) -> &[String] {
+        self.values.get(text as usize).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Values gathered while the configuration is parsed; moved out in `mod_init`. One thread, before any fork.
+static GATHERED: Mutex<Option<Texts>> = Mutex::new(None);
+
+/// Takes the gathered text values, once.
+pub fn take_texts() -> Texts {
+    GATHERED.lock().ok().and_then(|mut g| g.take()).unwrap_or_default()
+}
+
+/// The value of a modparam call as text: numbers come as numbers in the pointer, words as C strings.
+///
+/// # Safety
+/// `value` is what Kamailio passes for `kind` (core/modparam.c set_mod_param_regex).
+unsafe fn as_text(kind: c_uint, value: *mut c_void) -> String {
+    if kind & sys::PARAM_INT != 0 {
+        return (value as isize as c_int).to_string();
+    }
+    if value.is_null() {
+        return String::new();
+    }
+    // SAFETY: a zero-terminated string for PARAM_STRING.
+    unsafe { CStr::from_ptr(value.cast()) }.to_string_lossy().into_owned()
+}
+
+fn said(result: Result<(), String>) -> Init {
+    match result {
+        Ok(()) => Init(0),
+        Err(sentence) => {
+            log!(Severity::Error, "{sentence}");
+            Init(-1)
+        }
+    }
+}
+
+/// Setter of the numeric parameter number `I`. Runs at its line of the configuration; -1 makes the parser name it.
+unsafe extern "C" fn set_int<const I: usize>(kind: c_uint, value: *mut c_void) -> c_int {
+    guarded("a parameter", || {
+        // SAFETY: as Kamailio calls it.
+        let text = unsafe { as_text(kind, value) };
+        lifecycle::hook_shm(); // the first modparam has made shm (core/cfg.y)
+        said(apply_int(I, &text))
+    })
+    .0
+}
+
+fn apply_int(index: usize, text: &str) -> Result<(), String> {
+    let param = *Int::ALL.get(index).ok_or("unknown parameter")?;
+    let value = params::parse_int(param, text)?;
+    if let Some(region) = state::region() {
+        region.settings.set(param, value);
+    }
+    Ok(())
+}
+
+/// Setter of the text parameter number `I`.
+unsafe extern "C" fn set_text<const I: usize>(kind: c_uint, value: *mut c_void) -> c_int {
+    guarded("a parameter", || {
+        // SAFETY: as Kamailio calls it.
+        let text = unsafe { as_text(kind, value) };
+        lifecycle::hook_shm();
+        said(apply_text(I, text))
+    })
+    .0
+}
+
+fn apply_text(index: usize, value: String) -> Result<(), String> {
+    let text = *Text::ALL.get(index).ok_or("unknown parameter")?;
+    let name = text.param().name;
+    match text.param().kind {
+        Kind::Text { max_len, .. } if value.len() > max_len => {
+            return Err(format!("parameter {name} is {} bytes long, but accepts at most {max_len}", value.len()));
+        }
+        Kind::Text { .. } if value.chars().any(char::is_control) => {
+            return Err(format!("parameter {name} contains control characters, which it does not accept"));
+        }
+        _ => (),
+    }
+    match text {
+        Text::PriorityAor => drop(priority::parse_aor(&value)?),
+        Text::PriorityDomain => drop(priority::parse_domain(&value)?),
+        Text::PrioritySource => drop(priority::parse_source(&value)?),
+        _ => (),
+    }
+    let mut gathered = GATHERED.lock().map_err(|_| "internal error while reading parameters")?;
+    let values = gathered.get_or_insert_default().values.get_mut(index).ok_or("unknown parameter")?;
+    if let Kind::List { max_items } = text.param().kind
+        && values.len() >= max_items
+    {
+        return Err(format!("parameter {name} is given more than {max_items} times"));
+    }
+    values.push(value);
+    Ok(())
+}
+
+/// The entries of the three priority lists. Every value was checked when it was read.
+pub fn priority_entries(texts: &Texts) -> Vec<priority::Entry> {
+    let aors = texts.list(Text::PriorityAor).iter().map(|t| priority::parse_aor(t));
+    let domains = texts.list(Text::PriorityDomain).iter().map(|t| priority::parse_domain(t));
+    let sources = texts.list(Text::PrioritySource).iter().map(|t| priority::parse_source(t));
+    aors.chain(domains).chain(sources).filter_map(Result::ok).collect()
+}
+
+/// A setter for each index, chosen at compile time: Kamailio does not tell a setter which parameter it is for.
+macro_rules! setters {
+    ($set:ident: $($i:literal)*) => { [$($set::<$i> as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int),*] };
+}
+
+const INT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Int::COUNT] =
+    setters!(set_int: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30);
+const TEXT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Text::COUNT] =
+    setters!(set_text: 0 1 2 3 4 5 6 7 8);
+
+/// The table of parameters for `exports`; each name twice, for numbers and for words. Lives for ever.
+pub fn param_table() -> *mut sys::param_export_t {
+    let mut table = Vec::new();
+    let ints = INT_PARAMS.iter().zip(INT_SETTERS);
+    let texts = params::TEXT_PARAMS.iter().zip(TEXT_SETTERS);
+    for (param, setter) in ints.chain(texts) {
+        let name = leak(param.name);
+        for kind in [sys::PARAM_INT, sys::PARAM_STRING] {
+            table.push(sys::param_export_t {
+                name,
+                type_: kind | USE_FUNC,
+                param_pointer: setter as *mut c_void,
+            });
+        }
+    }
+    table.push(sys::param_export_t { name: ptr::null_mut(), type_: 0, param_pointer: ptr::null_mut() });
+    table.leak().as_mut_ptr()
+}
+
+/// PARAM_USE_FUNC is `1U << (8*sizeof(int)-1)` (core/sr_module.h), which bindgen does not evaluate.
+const USE_FUNC: c_uint = 1 << 31;
+
+/// A C string that lives for ever, for Kamailio's tables.
+pub fn leak(text: &str) -> *mut c_char {
+    CString::new(text).unwrap_or_default().into_raw()
+}
+
+// --------------------------------------------------------------------------------------------- run-time changes
+
+/// Values the cfg framework keeps for itself; nothing of ours reads them after start.
+struct CfgValues([c_int; Int::COUNT]);
+static CFG_VALUES: Mutex<CfgValues> = Mutex::new(CfgValues([0; Int::COUNT]));
+
+/// The numeric parameters that may change at run time, in the order of the cfg group. `mode` is not among them:
+/// `memguard.mode` sets it, and there must be one place that tells it.
+fn runtime_ints() -> impl Iterator<Item = Int> {
+    Int::ALL.iter().copied().filter(|p| p.param().runtime && *p != Int::Mode)
+}
+
+/// Declares the cfg group `memguard` with the values in force; in `mod_init`.
+pub fn declare_cfg() -> Result<(), String> {
+    let region = state::region().ok_or("no shared region")?;
+    let mut defs: Vec<sys::cfg_def_t> = Vec::new();
+    let mut values = CFG_VALUES.lock().map_err(|_| "internal error")?;
+    for (slot, param) in values.0.iter_mut().zip(runtime_ints()) {
+        *slot = c_int::try_from(region.settings.get(param)).unwrap_or(c_int::MAX);
+        let (min, max) = param.bounds();
+        defs.push(sys::cfg_def_t {
+            name: leak(param.param().name),
+            type_: sys::CFG_VAR_INT | (sys::CFG_VAR_INT << 3) | CFG_ATOMIC,
+            min: c_int::try_from(min).unwrap_or(0),
+            max: c_int::try_from(max).unwrap_or(c_int::MAX),
+            on_change_cb: Some(on_change),
+            on_set_child_cb: None,
+            descr: leak(param.param().doc),
+        });
+    }
+    let count = defs.len();
+    // SAFETY: cfg_def_t is plain data; all zero ends the table.
+    defs.push(unsafe { std::mem::zeroed() });
+    static HANDLE: CfgHandle = CfgHandle(std::cell::UnsafeCell::new(ptr::null_mut()));
+    // SAFETY: table and values live for ever; the core moves the handle, we never read it.
+    let declared = unsafe {
+        sys::cfg_declare(
+            leak("memguard"),
+            defs.leak().as_mut_ptr(),
+            values.0.as_mut_ptr().cast(),
+            (count * size_of::<c_int>()) as c_int,
+            HANDLE.0.get(),
+        )
+    };
+    if declared < 0 { Err("the configuration framework refused the group memguard".into()) } else { Ok(()) }
+}
+
+/// CFG_ATOMIC of core/cfg/cfg.h: `1U << (2*CFG_INPUT_SHIFT)`.
+const CFG_ATOMIC: c_uint = 1 << 6;
+
+struct CfgHandle(std::cell::UnsafeCell<*mut c_void>);
+// SAFETY: only the core writes it, before the first fork and in its own cfg_update.
+unsafe impl Sync for CfgHandle {}
+
+/// Checks and copies one change into the region, where every process reads it at once. Runs in the RPC process.
+unsafe extern "C" fn on_change(
+    _handle: *mut c_void,
+    _group: *mut sys::str_,
+    name: *mut sys::str_,
+    value: *mut *mut c_void,
+) -> c_int {
+    guarded("a change of a parameter", || {
+        // SAFETY: Kamailio passes its own name and a slot that holds the integer (core/cfg/cfg_ctx.c).
+        let (name, value) = unsafe { (text_of(name), *value as isize as c_int) };
+        said(change(&name, i64::from(value)))
+    })
+    .0
+}
+
+/// A `str` of Kamailio's as text.
+///
+/// # Safety
+/// Null, or a live `str`.
+pub unsafe fn text_of(text: *const sys::str_) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: a live str has `len` readable bytes at `s`.
+    unsafe {
+        let (start, length) = ((*text).s, usize::try_from((*text).len).unwrap_or(0));
+        if start.is_null() {
+            return String::new();
+        }
+        String::from_utf8_lossy(std::slice::from_raw_parts(start.cast(), length)).into_owned()
+    }
+}
+
+fn change(name: &str, value: i64) -> Result<(), String> {
+    let region = state::region().ok_or("no shared region")?;
+    let param = Int::by_name(name).ok_or_else(|| format!("there is no parameter {name}"))?;
+    let value = params::check_int(param, value)?;
+    let mut values = region.settings.all();
+    values[param as usize] = value;
+    let found = params::contradictions(&values);
+    if !found.is_empty() {
+        return Err(format!("{name} was not changed to {value}: {}", found.join("; ")));
+    }
+    region.settings.set(param, value);
+    log!(Severity::Notice, "{name} is {value} now");
+    Ok(())
+}

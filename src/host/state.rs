@@ -1,0 +1,72 @@
+//! What the module's parts share within a process: the region, the tables, the keys; set before the first fork.
+//! Forbidden here: logic; this is a place to find things.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use once_cell::sync::OnceCell;
+
+use super::settings::Texts;
+use crate::guard::aor::Key;
+use crate::guard::priority::Entry;
+use crate::shared::fingerprints::Fingerprints;
+use crate::shared::pending::InFlight;
+use crate::shared::region::Region;
+
+static REGION: OnceCell<&'static Region> = OnceCell::new();
+static TABLES: OnceCell<Tables> = OnceCell::new();
+
+/// What `mod_init` makes once all parameters are known.
+pub struct Tables {
+    /// Known bindings: AoR + contact (or instance) → end of the binding.
+    pub bindings: Fingerprints,
+    /// Known AoRs → end of their last binding.
+    pub aors: Fingerprints,
+    /// Registrations in flight, by Call-ID.
+    pub in_flight: InFlight,
+    /// Secret of this start: outsiders cannot aim at buckets or points.
+    pub key: Key,
+    /// The text parameters.
+    pub texts: Texts,
+    /// The priority lists.
+    pub priority: Vec<Entry>,
+    /// How the local registrar spells AoRs, and its tables.
+    pub registrar: Registrar,
+}
+
+/// The local registrar's rules, read once before the first fork (core/registrar cfg group, usrloc).
+#[derive(Default)]
+pub struct Registrar {
+    /// usrloc parameter `use_domain`.
+    pub use_domain: bool,
+    /// registrar parameter `case_sensitive`.
+    pub case_sensitive: bool,
+    /// registrar parameter `realm_prefix`.
+    pub realm_prefix: Vec<u8>,
+    /// usrloc tables, as C strings.
+    pub tables: Vec<std::ffi::CString>,
+}
+
+/// The shared region; `None` before `mod_register` mapped it.
+pub fn region() -> Option<&'static Region> {
+    REGION.get().copied()
+}
+
+/// Keeps the region.
+pub fn set_region(region: &'static Region) {
+    let _ = REGION.set(region); // set once; mod_register runs once per load
+}
+
+/// The tables; `None` before `mod_init`.
+pub fn tables() -> Option<&'static Tables> {
+    TABLES.get()
+}
+
+/// Keeps the tables; false when they were there already.
+pub fn set_tables(tables: Tables) -> bool {
+    TABLES.set(tables).is_ok()
+}
+
+/// Unix time in milliseconds.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

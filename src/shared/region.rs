@@ -1,0 +1,183 @@
+//! The one shared mapping: run-time settings, control words, rows, published figures, events and refusals.
+//! Forbidden here: decisions; this is where things lie and how they are reached. Made before the first fork.
+
+use std::io;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use super::events::Events;
+use super::figures::{Figures, Published};
+use super::mapping::{self, SharedZeroable};
+use super::refusals::Refusals;
+use super::rows::{MAX_PROCESSES, Row};
+use crate::guard::params::{Int, int_defaults};
+use crate::guard::warnings::Warning;
+use crate::guard::words::Mode;
+
+/// A number that anybody may set and everybody reads; each stands for itself.
+#[repr(transparent)]
+#[derive(Default)]
+pub struct Word(AtomicU64);
+
+impl Word {
+    /// Present value.
+    #[inline(always)]
+    pub fn get(&self) -> u64 {
+        // ORDERING: Relaxed; each word stands for itself.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the value.
+    #[inline(always)]
+    pub fn set(&self, value: u64) {
+        // ORDERING: Relaxed; each word stands for itself.
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Adds.
+    pub fn add(&self, n: u64) {
+        // ORDERING: Relaxed; a counter.
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Keeps the larger one.
+    pub fn raise(&self, value: u64) {
+        // ORDERING: Relaxed; each word stands for itself.
+        self.0.fetch_max(value, Ordering::Relaxed);
+    }
+
+    /// Sets bits.
+    pub fn set_bits(&self, bits: u64) {
+        // ORDERING: Relaxed; each bit stands for itself.
+        self.0.fetch_or(bits, Ordering::Relaxed);
+    }
+
+    /// Clears bits.
+    pub fn clear_bits(&self, bits: u64) {
+        // ORDERING: Relaxed; each bit stands for itself.
+        self.0.fetch_and(!bits, Ordering::Relaxed);
+    }
+}
+
+/// The numeric parameters in force, for every gate: cfg handles are never read on a SIP path (design §4).
+#[repr(C)]
+pub struct Settings([AtomicI64; Int::COUNT]);
+
+impl Settings {
+    /// One value.
+    #[inline(always)]
+    pub fn get(&self, param: Int) -> i64 {
+        // ORDERING: Relaxed; each parameter stands for itself.
+        self.0.get(param as usize).map_or(0, |v| v.load(Ordering::Relaxed))
+    }
+
+    /// One value that cannot be negative (all bounds start at 0).
+    #[inline(always)]
+    pub fn get_u64(&self, param: Int) -> u64 {
+        self.get(param).max(0) as u64
+    }
+
+    /// Sets one value; the caller has checked it.
+    pub fn set(&self, param: Int, value: i64) {
+        if let Some(v) = self.0.get(param as usize) {
+            // ORDERING: Relaxed; each parameter stands for itself.
+            v.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// All values.
+    pub fn all(&self) -> [i64; Int::COUNT] {
+        // ORDERING: Relaxed; each parameter stands for itself.
+        std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed))
+    }
+
+    /// The mode in force; `off` when the number is none.
+    pub fn mode(&self) -> Mode {
+        Mode::from_index(self.get_u64(Int::Mode)).unwrap_or(Mode::Off)
+    }
+}
+
+/// Words that several processes steer by.
+#[repr(C)]
+pub struct Control {
+    /// When the server started, Unix milliseconds.
+    pub start_ms: Word,
+    /// Size of shm in bytes.
+    pub shm_size: Word,
+    /// Size of each private pool in bytes.
+    pub pkg_size: Word,
+    /// Until when an operator's `shed` runs, Unix milliseconds; 0: none.
+    pub shed_until_ms: Word,
+    /// Salt of the AoRs' points; changes when the level returns to normal.
+    pub salt: Word,
+    /// Use of the machine's memory in 1/100 percent, by the last sample.
+    pub os_permyriad: Word,
+    /// When that sample was taken, Unix milliseconds; 0: the machine's memory is not known.
+    pub os_time_ms: Word,
+    /// Largest `real_used` of shm that was sampled since the start or `reset peaks`.
+    pub shm_peak: Word,
+    /// Largest use of the machine's memory that was sampled since the start or `reset peaks`.
+    pub os_peak: Word,
+    /// Learned shm cost of one registration in bytes; 0: unknown.
+    pub registration_cost: Word,
+    /// Longest Expires that was granted, seconds.
+    pub longest_expires: Word,
+    /// Bits of [`Warning`].
+    pub warnings: Word,
+    /// Decisions that had to leave os out because the sample was stale.
+    pub stale_decisions: Word,
+    /// Panics caught at the C boundary.
+    pub internal_errors: Word,
+    /// 1: usrloc is here and holds its bindings in memory, so it can be asked.
+    pub usrloc_in_memory: Word,
+    /// `shm_failures` and `pkg_failures` before the last `reset failures`.
+    pub shm_failures_base: Word,
+    /// As above.
+    pub pkg_failures_base: Word,
+    /// Level events that the event route has been run for.
+    pub events_routed: Word,
+}
+
+/// Everything of fixed size.
+#[repr(C)]
+pub struct Region {
+    /// Parameters in force.
+    pub settings: Settings,
+    /// Control words.
+    pub control: Control,
+    /// The sampler's figures.
+    pub published: Published,
+    /// Level changes.
+    pub events: Events,
+    /// Refusals.
+    pub refusals: Refusals,
+    /// One row per process.
+    pub rows: [Row; MAX_PROCESSES],
+}
+
+// SAFETY: atomics only.
+unsafe impl SharedZeroable for Region {}
+
+impl Region {
+    /// Maps the region with the parameters' defaults.
+    ///
+    /// # Errors
+    /// As [`mapping::map_shared`].
+    pub fn map() -> io::Result<&'static Region> {
+        let region = mapping::map_one::<Region>()?;
+        for (param, value) in Int::ALL.iter().zip(int_defaults()) {
+            region.settings.set(*param, value);
+        }
+        Ok(region)
+    }
+
+    /// The last published figures; zeros before the first sample.
+    pub fn figures(&self) -> Figures {
+        self.published.read().map(Figures::from_words).unwrap_or_default()
+    }
+
+    /// Sets or clears a warning.
+    pub fn warn(&self, warning: Warning, is_on: bool) {
+        let bit = 1 << warning as u8;
+        if is_on { self.control.warnings.set_bits(bit) } else { self.control.warnings.clear_bits(bit) }
+    }
+}
