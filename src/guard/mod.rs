@@ -2,5 +2,8 @@
 //! Forbidden here: unsafe, atomics, clocks, system calls, anything of Kamailio.
 #![forbid(unsafe_code)]
 
+pub mod aor;
+pub mod class;
 pub mod params;
+pub mod sip;
 pub mod words;
