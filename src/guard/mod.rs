@@ -3,10 +3,13 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod aor;
+pub mod class;
 pub mod filters;
 pub mod level;
 pub mod params;
 pub mod rates;
+pub mod sip;
 pub mod text;
 pub mod warnings;
 pub mod words;

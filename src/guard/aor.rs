@@ -1,0 +1,449 @@
+//! Addresses of record and contacts as numbers and as text: what counts as the same one, hashed with the server's key.
+//! Forbidden here: allocation, panics, a hash without the key (clients choose these texts; they must not aim at a slot).
+
+use std::hash::Hasher;
+
+use memchr::memchr;
+use siphasher::sip::SipHasher13;
+
+use super::sip::Contact;
+
+/// The secret of all fingerprints, drawn at every server start.
+#[derive(Clone, Copy)]
+pub struct Key {
+    k0: u64,
+    k1: u64,
+}
+
+impl Key {
+    /// A key of two random words.
+    pub const fn new(k0: u64, k1: u64) -> Key {
+        Key { k0, k1 }
+    }
+
+    /// What is hashed begins with what it is, so that an AoR never equals a Call-ID.
+    fn hasher(&self, kind: Kind) -> SipHasher13 {
+        let mut hasher = SipHasher13::new_with_keys(self.k0, self.k1);
+        hasher.write(&[kind as u8]);
+        hasher
+    }
+}
+
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Kind {
+    Aor = b'a',
+    Uri = b'u',
+    OpaqueUri = b'o',
+    Instance = b'i',
+    CallId = b'c',
+    Point = b'p',
+}
+
+/// The scheme of an AoR. `sip:` and `sips:` are never the same (RFC 3261 19.1.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Scheme {
+    /// sip:
+    Sip = b's',
+    /// sips:
+    Sips = b'S',
+    /// tel: (RFC 3966)
+    Tel = b't',
+}
+
+/// A SIP, SIPS or TEL URI, cut into the parts that name somebody. Escapes are still in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Aor<'a> {
+    scheme: Scheme,
+    /// Without password; empty when there is none. Of a tel URI: the number.
+    user: &'a [u8],
+    /// Empty in a tel URI.
+    host: &'a [u8],
+    /// Digits, or empty.
+    port: &'a [u8],
+    /// After the host, without the leading `;`, without headers.
+    params: &'a [u8],
+}
+
+impl<'a> Aor<'a> {
+    /// Cuts a URI. `None` for another scheme, no host, a user that is empty though there is an `@`, two `@`, or a port
+    /// that is no number: Kamailio's parse_uri refuses those, too.
+    pub fn parse(uri: &'a [u8]) -> Option<Aor<'a>> {
+        let (scheme, rest) = uri.split_at_checked(memchr(b':', uri.get(..5.min(uri.len()))?)?)?;
+        let rest = rest.get(1..)?;
+        let scheme = match scheme.len() {
+            3 if scheme.eq_ignore_ascii_case(b"sip") => Scheme::Sip,
+            4 if scheme.eq_ignore_ascii_case(b"sips") => Scheme::Sips,
+            3 if scheme.eq_ignore_ascii_case(b"tel") => Scheme::Tel,
+            _ => return None,
+        };
+        if scheme == Scheme::Tel {
+            let (user, params) = cut_at(rest, b';');
+            return (!user.is_empty()).then_some(Aor {
+                scheme,
+                user,
+                host: &[],
+                port: &[],
+                params,
+            });
+        }
+        let (user, rest) = match memchr(b'@', rest) {
+            Some(at) => {
+                let user = cut_at(rest.get(..at)?, b':').0;
+                let rest = rest.get(at + 1..)?;
+                if user.is_empty() || memchr(b'@', rest).is_some() {
+                    return None;
+                }
+                (user, rest)
+            }
+            None => (&[][..], rest),
+        };
+        let host_len = match rest.first()? {
+            b'[' => memchr(b']', rest)? + 1,
+            _ => rest
+                .iter()
+                .position(|b| matches!(b, b':' | b';' | b'?'))
+                .unwrap_or(rest.len()),
+        };
+        let (host, rest) = rest.split_at_checked(host_len)?;
+        let rest = cut_at(rest, b'?').0;
+        let (port, params) = match rest.first() {
+            None => (&[][..], &[][..]),
+            Some(b':') => cut_at(rest.get(1..)?, b';'),
+            Some(b';') => (&[][..], rest.get(1..)?),
+            Some(_) => return None,
+        };
+        if host.is_empty() || !port.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        Some(Aor {
+            scheme,
+            user,
+            host,
+            port,
+            params,
+        })
+    }
+
+    /// The number that stands for this AoR.
+    ///
+    /// Equal for equal AoRs by RFC 3261 19.1.4 and 10.3 step 5: the user case-sensitive after unescaping, the host in any
+    /// case; password, port, parameters and headers do not count. A tel number counts without its visual separators
+    /// (RFC 3966 3); its phone-context does not count.
+    pub fn fingerprint(&self, key: &Key) -> u64 {
+        let mut text = Hashed::new(key.hasher(Kind::Aor));
+        text.put(self.scheme as u8);
+        self.put_host_and_user(&mut text);
+        text.finish()
+    }
+
+    /// Host before user: a host holds no `@`, so no two pairs make the same text.
+    fn put_host_and_user(&self, text: &mut Hashed) {
+        for byte in self.host {
+            text.put(byte.to_ascii_lowercase());
+        }
+        text.put(b'@');
+        for byte in self.user_bytes() {
+            text.put(byte);
+        }
+    }
+
+    fn user_bytes(&self) -> impl Iterator<Item = u8> {
+        let is_tel = self.scheme == Scheme::Tel;
+        Unescaped { rest: self.user }
+            .filter(move |b| !is_tel || !matches!(b, b'-' | b'.' | b'(' | b')'))
+            .map(move |b| if is_tel { b.to_ascii_lowercase() } else { b })
+    }
+
+    /// Canonical text: `user@host`, `host` or a tel number; unescaped, host in lower case.
+    fn canonical(&self) -> impl Iterator<Item = u8> {
+        let at = !self.user.is_empty() && !self.host.is_empty();
+        self.user_bytes()
+            .chain(at.then_some(b'@'))
+            .chain(self.host.iter().map(u8::to_ascii_lowercase))
+    }
+
+    /// Writes the AoR for people: canonical text; what is not printable ASCII becomes `?`, what does not fit is cut and
+    /// ends in `~`. Never compare this text: use [`Aor::is_listed`].
+    pub fn display<'b>(&self, buffer: &'b mut [u8]) -> &'b str {
+        let mut len = 0;
+        let mut text = self.canonical();
+        while let Some(place) = buffer.get_mut(len)
+            && let Some(byte) = text.next()
+        {
+            *place = if matches!(byte, 0x21..=0x7e) {
+                byte
+            } else {
+                b'?'
+            };
+            len += 1;
+        }
+        if text.next().is_some()
+            && let Some(last) = buffer.get_mut(..len).and_then(<[u8]>::last_mut)
+        {
+            *last = b'~';
+        }
+        let written = buffer.get(..len).unwrap_or_default();
+        std::str::from_utf8(written).unwrap_or_default()
+    }
+
+    /// Whether an entry of the priority list means this AoR: `user` (in any domain) or `user@domain`, both with or
+    /// without `sip:`, `sips:` or `tel:`. Compared like [`Aor::fingerprint`], but whatever the scheme.
+    pub fn is_listed(&self, entry: &[u8]) -> bool {
+        let prefixes: [&[u8]; 3] = [b"sip:", b"sips:", b"tel:"];
+        let bare = prefixes.iter().find_map(|prefix| {
+            let (head, rest) = entry.split_at_checked(prefix.len())?;
+            head.eq_ignore_ascii_case(prefix).then_some(rest)
+        });
+        let listed = Aor {
+            user: bare.unwrap_or(entry),
+            host: &[],
+            ..*self
+        };
+        match memchr(b'@', listed.user) {
+            None => !self.user.is_empty() && self.user_bytes().eq(listed.user_bytes()),
+            Some(at) => {
+                let (user, host) = listed.user.split_at(at);
+                let listed = Aor { user, ..listed };
+                host.get(1..).is_some_and(|host| self.is_in_domain(host))
+                    && self.user_bytes().eq(listed.user_bytes())
+            }
+        }
+    }
+
+    /// Whether the host is this domain.
+    pub fn is_in_domain(&self, domain: &[u8]) -> bool {
+        !self.host.is_empty() && self.host.eq_ignore_ascii_case(domain)
+    }
+
+    /// The AoR under which Kamailio's registrar keeps the bindings in usrloc, written into `buffer`.
+    ///
+    /// As registrar/common.c extract_aor of 5.6 and 6.0, the core's phone2tel (on by default) included. `None` where it
+    /// refuses: an escape that is no printable ASCII, a user or host above 248 bytes, or a buffer that is too small
+    /// (512 bytes hold every AoR).
+    pub fn registrar_text<'b>(
+        &self,
+        rules: &RegistrarRules<'_>,
+        buffer: &'b mut [u8],
+    ) -> Option<&'b [u8]> {
+        const LONGEST_PART: usize = 248; // USERNAME_MAX_SIZE and DOMAIN_MAX_SIZE of registrar.h
+        let is_phone = self.params.split(|b| *b == b';').any(|param| {
+            let (name, value) = cut_at(param, b'=');
+            name.eq_ignore_ascii_case(b"user") && value == b"phone"
+        });
+        let user = if is_phone {
+            cut_at(self.user, b';').0
+        } else {
+            self.user
+        };
+        if user.len() > LONGEST_PART || self.host.len() > LONGEST_PART {
+            return None;
+        }
+        let mut len = 0;
+        let mut put = |byte: u8| {
+            *buffer.get_mut(len)? = byte;
+            len += 1;
+            Some(())
+        };
+        let mut escaped = Unescaped { rest: user };
+        while let Some(byte) = escaped.next_strict()? {
+            put(if rules.case_sensitive {
+                byte
+            } else {
+                byte.to_ascii_lowercase()
+            })?;
+        }
+        if rules.use_domain {
+            if !user.is_empty() {
+                put(b'@')?;
+            }
+            let host = match self.host.strip_prefix(rules.realm_prefix) {
+                Some(stripped) if !stripped.is_empty() => stripped,
+                _ => self.host,
+            };
+            for byte in host {
+                put(byte.to_ascii_lowercase())?;
+            }
+        }
+        buffer.get(..len)
+    }
+}
+
+/// How the registrar module makes an AoR of a URI (its parameters of the same names).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RegistrarRules<'a> {
+    /// `use_domain`
+    pub use_domain: bool,
+    /// `case_sensitive`
+    pub case_sensitive: bool,
+    /// `realm_prefix`; empty: none
+    pub realm_prefix: &'a [u8],
+}
+
+/// The number of an AoR's URI; `None` for what is no SIP, SIPS or TEL URI. See [`Aor::fingerprint`].
+pub fn aor_fingerprint(key: &Key, uri: &[u8]) -> Option<u64> {
+    Some(Aor::parse(uri)?.fingerprint(key))
+}
+
+/// The numbers that stand for one binding: it is known when either is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindingFingerprints {
+    /// By instance and reg-id where the contact has an instance (RFC 5626 6), else the same as `by_uri`.
+    pub primary: u64,
+    /// By contact URI.
+    pub by_uri: u64,
+}
+
+/// The numbers of a binding of the AoR with this fingerprint.
+///
+/// The URI counts by user, host and port. Scheme, transport and all other URI parameters do not: proxies add and change
+/// them (`alias=`, `rport`, `received=`) between request and reply. A missing port is not 5060 (RFC 3261 19.1.4).
+pub fn binding_fingerprint(key: &Key, aor: u64, contact: &Contact<'_>) -> BindingFingerprints {
+    let by_uri = match Aor::parse(contact.uri) {
+        Some(uri) => {
+            let mut text = Hashed::new(key.hasher(Kind::Uri));
+            text.put_number(aor);
+            let port = uri.port.iter().fold(0u64, |port, digit| {
+                port.wrapping_mul(10)
+                    .wrapping_add(u64::from(digit.wrapping_sub(b'0')))
+            });
+            text.put_number(port);
+            uri.put_host_and_user(&mut text);
+            text.finish()
+        }
+        None => {
+            let mut hasher = key.hasher(Kind::OpaqueUri);
+            hasher.write(&aor.to_le_bytes());
+            hasher.write(contact.uri);
+            hasher.finish()
+        }
+    };
+    let by_instance = contact.instance.map(|instance| {
+        let mut hasher = key.hasher(Kind::Instance);
+        hasher.write(&aor.to_le_bytes());
+        hasher.write(&contact.reg_id.unwrap_or(0).to_le_bytes());
+        hasher.write(instance);
+        hasher.finish()
+    });
+    BindingFingerprints {
+        primary: by_instance.unwrap_or(by_uri),
+        by_uri,
+    }
+}
+
+/// The number of a Call-ID, byte by byte (RFC 3261 20.8: case-sensitive).
+pub fn call_id_fingerprint(key: &Key, call_id: &[u8]) -> u64 {
+    let mut hasher = key.hasher(Kind::CallId);
+    hasher.write(call_id);
+    hasher.finish()
+}
+
+/// How many points there are: a share in hundredths of a percent.
+pub const POINTS: u32 = 10_000;
+
+/// An AoR's point, 0 to 9999, uniform: it is refused while the share in force (in the same unit) is above its point.
+///
+/// `salt` changes when the level returns to normal, so that it is not always the same AoRs that wait.
+pub fn aor_point(key: &Key, salt: u64, aor: u64) -> u32 {
+    let mut hasher = key.hasher(Kind::Point);
+    hasher.write(&salt.to_le_bytes());
+    hasher.write(&aor.to_le_bytes());
+    let scaled = (u128::from(hasher.finish()) * u128::from(POINTS)) >> 64;
+    u32::try_from(scaled).unwrap_or(POINTS - 1)
+}
+
+/// `text` up to the first `mark`, and what follows it.
+fn cut_at(text: &[u8], mark: u8) -> (&[u8], &[u8]) {
+    match memchr(mark, text).and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?))) {
+        Some(parts) => parts,
+        None => (text, &[]),
+    }
+}
+
+/// The bytes of a user part without their `%HH` escapes; a `%` that begins none stays as it is.
+struct Unescaped<'a> {
+    rest: &'a [u8],
+}
+
+impl Unescaped<'_> {
+    /// As Kamailio's un_escape (core/ut.h): the outer `None` for an escape that is cut off, no hex, or not printable.
+    fn next_strict(&mut self) -> Option<Option<u8>> {
+        let escaped = self.rest.first() == Some(&b'%');
+        let before = self.rest.len();
+        let byte = self.next();
+        match byte {
+            Some(byte) if escaped => {
+                (before - self.rest.len() == 3 && matches!(byte, 32..=126)).then_some(Some(byte))
+            }
+            byte => Some(byte),
+        }
+    }
+}
+
+impl Iterator for Unescaped<'_> {
+    type Item = u8;
+
+    #[inline]
+    fn next(&mut self) -> Option<u8> {
+        let (first, mut rest) = self.rest.split_first()?;
+        let mut byte = *first;
+        if byte == b'%'
+            && let [high, low, after @ ..] = rest
+            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+        {
+            byte = high << 4 | low;
+            rest = after;
+        }
+        self.rest = rest;
+        Some(byte)
+    }
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    let value = char::from(digit).to_digit(16)?;
+    u8::try_from(value).ok()
+}
+
+/// Bytes on their way into the hash, in pieces large enough for it to be quick.
+struct Hashed {
+    hasher: SipHasher13,
+    piece: [u8; PIECE],
+    len: usize,
+}
+
+const PIECE: usize = 64; // holds nearly every AoR
+
+impl Hashed {
+    fn new(hasher: SipHasher13) -> Self {
+        Hashed {
+            hasher,
+            piece: [0; PIECE],
+            len: 0,
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, byte: u8) {
+        if self.len == PIECE {
+            self.hasher.write(&self.piece);
+            self.len = 0;
+        }
+        if let Some(place) = self.piece.get_mut(self.len) {
+            *place = byte;
+            self.len += 1;
+        }
+    }
+
+    fn put_number(&mut self, number: u64) {
+        for byte in number.to_le_bytes() {
+            self.put(byte);
+        }
+    }
+
+    fn finish(mut self) -> u64 {
+        self.hasher
+            .write(self.piece.get(..self.len).unwrap_or_default());
+        self.hasher.finish()
+    }
+}

@@ -1,0 +1,227 @@
+//! The lines of a SIP message: start line, header names and values with their folds. Every worker, every datagram.
+//! Forbidden here: allocation, panics, indexing that can fail, anything that is not linear in the message's length.
+
+use memchr::{memchr, memchr3};
+
+use super::Why;
+
+/// What the first line says.
+pub(super) enum Start<'a> {
+    /// A REGISTER; `rest` begins at its first header line.
+    Register { ruri: &'a [u8], rest: &'a [u8] },
+    /// A reply; `rest` begins at its first header line.
+    Reply { status: u16, rest: &'a [u8] },
+    /// Another method, a keep-alive, or no SIP at all.
+    Other,
+    /// Begins like a REGISTER or a reply but goes on otherwise.
+    Bad,
+}
+
+/// Reads the first line.
+///
+/// As Kamailio does (core/parser/msg_parser.c, parse_fline.c): leading blanks, line ends and NULs are skipped, and known
+/// method names match in any case although RFC 3261 7.1 makes them case-sensitive: a "register" would otherwise pass
+/// the gate and still be served.
+pub(super) fn start(message: &[u8]) -> Start<'_> {
+    let skipped = message.iter().position(|b| !is_lws(*b) && *b != 0);
+    let message = skipped.and_then(|at| message.get(at..)).unwrap_or_default();
+    match message.first() {
+        Some(b'R' | b'r') => match strip_word(message, b"REGISTER ") {
+            Some(line) => register_line(line).unwrap_or(Start::Bad),
+            None => Start::Other,
+        },
+        Some(b'S' | b's') => match strip_word(message, b"SIP/2.0 ") {
+            Some(line) => status_line(line).unwrap_or(Start::Bad),
+            None => Start::Other,
+        },
+        _ => Start::Other,
+    }
+}
+
+/// `Request-URI SP SIP/2.0`, several blanks before and after the version allowed as in Kamailio.
+fn register_line(line: &[u8]) -> Option<Start<'_>> {
+    let (ruri, rest) = line.split_at_checked(memchr3(b' ', b'\t', b'\n', line)?)?;
+    let rest = strip_word(skip_blanks(rest), b"SIP/2.0")?;
+    let rest = skip_blanks(rest);
+    let rest = rest.strip_prefix(b"\r").unwrap_or(rest);
+    let rest = rest.strip_prefix(b"\n")?;
+    (!ruri.is_empty()).then_some(Start::Register { ruri, rest })
+}
+
+/// `3DIGIT SP anything`.
+fn status_line(line: &[u8]) -> Option<Start<'_>> {
+    let (digits, rest) = line.split_at_checked(3)?;
+    let mut status = 0u16;
+    for digit in digits {
+        status = status * 10 + u16::from(digit.checked_sub(b'0').filter(|d| *d <= 9)?);
+    }
+    if !matches!(rest.first(), Some(b' ' | b'\t')) {
+        return None;
+    }
+    let rest = rest.get(memchr(b'\n', rest)? + 1..)?;
+    Some(Start::Reply { status, rest })
+}
+
+/// The headers that memguard reads; all others are `Other`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Via,
+    From,
+    To,
+    CallId,
+    CSeq,
+    Contact,
+    Expires,
+    Credentials,
+    Other,
+}
+
+impl Kind {
+    /// Long and compact names in any case (RFC 3261 7.3.1, 7.3.3).
+    #[inline]
+    fn of(name: &[u8]) -> Kind {
+        let Some(first) = name.first().map(|b| b | 0x20) else {
+            return Kind::Other;
+        };
+        let (kind, long): (Kind, &[u8]) = match (first, name.len()) {
+            (b'v', 1) => return Kind::Via,
+            (b'f', 1) => return Kind::From,
+            (b't', 1) => return Kind::To,
+            (b'i', 1) => return Kind::CallId,
+            (b'm', 1) => return Kind::Contact,
+            (b'v', 3) => (Kind::Via, b"via"),
+            (b'f', 4) => (Kind::From, b"from"),
+            (b't', 2) => (Kind::To, b"to"),
+            (b'c', 4) => (Kind::CSeq, b"cseq"),
+            (b'c', 7) if name.get(4) == Some(&b'-') => (Kind::CallId, b"call-id"),
+            (b'c', 7) => (Kind::Contact, b"contact"),
+            (b'e', 7) => (Kind::Expires, b"expires"),
+            (b'a', 13) => (Kind::Credentials, b"authorization"),
+            (b'p', 19) => (Kind::Credentials, b"proxy-authorization"),
+            _ => return Kind::Other,
+        };
+        if name.eq_ignore_ascii_case(long) {
+            kind
+        } else {
+            Kind::Other
+        }
+    }
+}
+
+/// One header line.
+pub(super) struct Header<'a> {
+    pub kind: Kind,
+    /// Without blanks and line ends around it; folds inside stay.
+    pub value: &'a [u8],
+    /// The message from this line on.
+    pub from_here: &'a [u8],
+}
+
+/// The header lines of a message, up to the empty line or the message's end (a missing empty line is tolerated, as in
+/// Kamailio's parse_headers).
+#[derive(Clone, Copy)]
+pub(super) struct Headers<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Headers<'a> {
+    pub fn new(rest: &'a [u8]) -> Self {
+        Headers { rest }
+    }
+
+    /// The next line; `Ok(None)` at the end.
+    ///
+    /// # Errors
+    /// `Why::HeaderLine` for a line without name and colon, `Why::CutOff` for one without a line end.
+    #[inline]
+    pub fn next(&mut self) -> Result<Option<Header<'a>>, Why> {
+        let line = self.rest;
+        if matches!(line.first(), None | Some(b'\r' | b'\n')) {
+            return Ok(None);
+        }
+        let name_len = line.iter().position(|b| !is_name_byte(*b));
+        let (name, after) = name_len
+            .and_then(|len| line.split_at_checked(len))
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or(Why::HeaderLine)?;
+        let value = skip_blanks(after)
+            .strip_prefix(b":")
+            .ok_or(Why::HeaderLine)?;
+        let mut end = 0;
+        loop {
+            let tail = value.get(end..).unwrap_or_default();
+            end += memchr(b'\n', tail).ok_or(Why::CutOff)? + 1;
+            if !matches!(value.get(end), Some(b' ' | b'\t')) {
+                break;
+            }
+        }
+        let (value, rest) = value.split_at_checked(end).ok_or(Why::CutOff)?;
+        self.rest = rest;
+        Ok(Some(Header {
+            kind: Kind::of(name),
+            value: trim(value),
+            from_here: line,
+        }))
+    }
+}
+
+/// Bytes that Kamailio accepts in a header name (core/parser/parse_hname2.c; RFC 3261's token less a few marks).
+const NAME_BYTES: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        allowed[byte] = b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'+' | b'~');
+        byte += 1;
+    }
+    allowed
+};
+
+#[inline]
+fn is_name_byte(byte: u8) -> bool {
+    NAME_BYTES.get(usize::from(byte)).is_some_and(|name| *name)
+}
+
+/// A blank or a line end: linear whitespace once lines are cut out.
+#[inline]
+pub(super) fn is_lws(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+/// Without linear whitespace before it.
+#[inline]
+pub(super) fn trim_start(mut text: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = text
+        && is_lws(*first)
+    {
+        text = rest;
+    }
+    text
+}
+
+/// Without linear whitespace around it.
+#[inline]
+pub(super) fn trim(text: &[u8]) -> &[u8] {
+    let mut text = trim_start(text);
+    while let [rest @ .., last] = text
+        && is_lws(*last)
+    {
+        text = rest;
+    }
+    text
+}
+
+#[inline]
+fn skip_blanks(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    text
+}
+
+/// What follows `word` (any case) at the start of `text`.
+#[inline]
+fn strip_word<'a>(text: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
+    let (head, rest) = text.split_at_checked(word.len())?;
+    head.eq_ignore_ascii_case(word).then_some(rest)
+}

@@ -1,0 +1,214 @@
+//! The insides of header values: comma lists, name-addr, parameters, CSeq, Expires.
+//! Forbidden here: allocation, panics, indexing that can fail, anything that is not linear in the value's length.
+
+use memchr::{memchr, memchr2, memchr3};
+
+use super::Expires;
+use super::lines::{is_lws, trim, trim_start};
+
+/// Cuts the first element off a comma list; commas in quotes and angle brackets do not count.
+///
+/// `None` for a quote or bracket that is never closed. Elements are trimmed and may be empty.
+#[inline]
+pub(super) fn split_list(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    if memchr(b',', value).is_none() {
+        return Some((value, &[]));
+    }
+    let mut at = 0;
+    while let Some(found) = memchr3(b',', b'"', b'<', value.get(at..)?) {
+        at += found;
+        let (_, after) = value.split_at_checked(at + 1)?;
+        match value.get(at) {
+            Some(b',') => return Some((trim(value.get(..at)?), trim_start(after))),
+            Some(b'"') => at += 1 + quoted_len(after)?,
+            _ => at += 2 + memchr(b'>', after)?,
+        }
+    }
+    Some((value, &[]))
+}
+
+/// Length of a quoted string from after its opening quote to behind its closing one.
+fn quoted_len(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += memchr2(b'"', b'\\', text.get(at..)?)?;
+        if text.get(at) == Some(&b'"') {
+            return Some(at + 1);
+        }
+        at += 2; // the backslash and what it escapes (RFC 3261 25.1 quoted-pair)
+    }
+}
+
+/// `name-addr / addr-spec` with the header parameters behind it (RFC 3261 20, 25.1).
+pub(super) struct Address<'a> {
+    pub uri: &'a [u8],
+    /// The header's parameters: those behind the brackets, or all when there are none (RFC 3261 20.10).
+    pub params: Params<'a>,
+}
+
+/// Reads one From, To or Contact element (trimmed). `None` when it is not one.
+#[inline]
+pub(super) fn address(value: &[u8]) -> Option<Address<'_>> {
+    let after_name = match value.strip_prefix(b"\"") {
+        Some(quoted) => {
+            let after = trim_start(quoted.get(quoted_len(quoted)?..)?);
+            if after.first() != Some(&b'<') {
+                return None;
+            }
+            after
+        }
+        None => value,
+    };
+    let (uri, params) = match memchr3(b'<', b'"', b';', after_name) {
+        None => (after_name, &[][..]),
+        Some(at) => match after_name.split_at_checked(at)? {
+            (uri, params @ [b';', ..]) => (trim(uri), params),
+            (_, [b'<', inside @ ..]) => {
+                let (uri, params) = inside.split_at_checked(memchr(b'>', inside)?)?;
+                (trim(uri), trim_start(params.get(1..)?))
+            }
+            _ => return None,
+        },
+    };
+    if !is_uri_text(uri) || !matches!(params.first(), None | Some(b';')) {
+        return None;
+    }
+    Some(Address {
+        uri,
+        params: Params { rest: params },
+    })
+}
+
+/// Not empty, and free of blanks, control bytes, quotes and brackets, none of which a URI may hold unescaped.
+#[inline]
+fn is_uri_text(uri: &[u8]) -> bool {
+    let bad = uri.iter().fold(false, |bad, b| {
+        bad | (*b <= b' ') | matches!(*b, 0x7f | b'<' | b'"')
+    });
+    !bad && !uri.is_empty()
+}
+
+/// The `;name=value` parameters of a header.
+#[derive(Clone, Copy)]
+pub(super) struct Params<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Params<'a> {
+    /// Name, and value without quotes; an absent value is empty.
+    type Item = (&'a [u8], &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        while let [first, rest @ ..] = self.rest
+            && (*first == b';' || is_lws(*first))
+        {
+            self.rest = rest;
+        }
+        if self.rest.is_empty() {
+            return None;
+        }
+        let mut end = 0;
+        loop {
+            let tail = self.rest.get(end..).unwrap_or_default();
+            match memchr2(b';', b'"', tail) {
+                None => end = self.rest.len(),
+                Some(at) => {
+                    end += at;
+                    if self.rest.get(end) == Some(&b'"') {
+                        let inside = self.rest.get(end + 1..).unwrap_or_default();
+                        // An unclosed quote swallows the rest.
+                        end += 1 + quoted_len(inside).unwrap_or(inside.len());
+                        continue;
+                    }
+                }
+            }
+            break;
+        }
+        let (param, rest) = self.rest.split_at_checked(end)?;
+        self.rest = rest;
+        let (name, value) = match memchr(b'=', param) {
+            Some(at) => (param.get(..at)?, param.get(at + 1..)?),
+            None => (param, &[][..]),
+        };
+        Some((trim(name), unquote(trim(value))))
+    }
+}
+
+fn unquote(value: &[u8]) -> &[u8] {
+    match value {
+        [b'"', inside @ .., b'"'] => inside,
+        _ => value,
+    }
+}
+
+/// Whether a URI has this parameter (lower-case name), by RFC 3261 19.1.1: after the host, before the headers.
+pub(super) fn has_uri_param(uri: &[u8], wanted: &[u8]) -> bool {
+    let after_user = match memchr(b'@', uri) {
+        Some(at) => uri.get(at..).unwrap_or_default(),
+        None => uri,
+    };
+    let Some(params) = memchr(b';', after_user).and_then(|at| after_user.get(at + 1..)) else {
+        return false;
+    };
+    params
+        .split(|b| *b == b'?')
+        .next()
+        .unwrap_or_default()
+        .split(|b| *b == b';')
+        .filter_map(|param| param.split(|b| *b == b'=').next())
+        .any(|name| name.eq_ignore_ascii_case(wanted))
+}
+
+/// Number and method of a CSeq value. `None` unless the number is one of 32 bits.
+pub(super) fn cseq(value: &[u8]) -> Option<(u32, &[u8])> {
+    let blank = value.iter().position(|b| is_lws(*b))?;
+    let (number, method) = value.split_at_checked(blank)?;
+    Some((decimal(number)?, trim(method)))
+}
+
+/// A decimal number of at most 32 bits, digits only.
+pub(super) fn decimal(text: &[u8]) -> Option<u32> {
+    let mut number = 0u32;
+    for byte in text {
+        let digit = byte.checked_sub(b'0').filter(|d| *d <= 9)?;
+        number = number.checked_mul(10)?.checked_add(u32::from(digit))?;
+    }
+    (!text.is_empty()).then_some(number)
+}
+
+/// An Expires header: delta-seconds, then nothing or a blank and anything.
+///
+/// More than ten digits are the largest value even when they spell 0: Kamailio's parse_expires.c does not take them, so
+/// such a REGISTER adds a binding.
+pub(super) fn expires_header(value: &[u8]) -> Expires {
+    let number = value.split(|b| is_lws(*b)).next().unwrap_or_default();
+    match delta_seconds(number) {
+        Expires::Seconds(_) if number.len() > 10 => Expires::Seconds(u32::MAX),
+        expires => expires,
+    }
+}
+
+/// A Contact's expires parameter; an empty one counts as absent (registrar/sip_msg.c), a `+` may precede (core/ut.h).
+pub(super) fn expires_param(value: &[u8]) -> Expires {
+    match value {
+        [] => Expires::Absent,
+        [b'+', digits @ ..] => delta_seconds(digits),
+        digits => delta_seconds(digits),
+    }
+}
+
+/// Clamped at 2^32-1, the largest delta-seconds (RFC 3261 20.19).
+fn delta_seconds(digits: &[u8]) -> Expires {
+    let mut seconds = 0u32;
+    for byte in digits {
+        let Some(digit) = byte.checked_sub(b'0').filter(|d| *d <= 9) else {
+            return Expires::Garbage;
+        };
+        seconds = seconds.saturating_mul(10).saturating_add(u32::from(digit));
+    }
+    if digits.is_empty() {
+        return Expires::Garbage;
+    }
+    Expires::Seconds(seconds)
+}

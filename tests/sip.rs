@@ -1,0 +1,323 @@
+//! Facts about the SIP scanner, message by message; RFC 4475's cases that begin like a REGISTER are among them.
+//! Forbidden here: sockets, Kamailio.
+
+use memguard::guard::sip::{Expires, Register, Reply, Scanned, Why, scan};
+
+const PHONE: &str = "REGISTER sip:example.com SIP/2.0\r\n\
+    Via: SIP/2.0/UDP 192.0.2.7:5060;branch=z9hG4bK776asdhds;rport\r\n\
+    Max-Forwards: 70\r\n\
+    To: \"Alice, <the> \\\"first\\\"\" <sip:alice@example.com>\r\n\
+    From: Alice <sip:alice@example.com>;tag=456248\r\n\
+    Call-ID: 843817637684230@998sdasdh09\r\n\
+    CSeq: 1826 REGISTER\r\n\
+    Contact: <sip:alice@192.0.2.7:5060;transport=udp>;expires=600;+sip.instance=\"<urn:uuid:1>\";reg-id=1\r\n\
+    Expires: 7200\r\n\
+    Content-Length: 0\r\n\r\n";
+
+fn register(message: &str) -> Register<'_> {
+    match scan(message.as_bytes()) {
+        Scanned::Register(register) => register,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn reply(message: &str) -> Reply<'_> {
+    match scan(message.as_bytes()) {
+        Scanned::Reply(reply) => reply,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn not_understood(message: &str) -> Option<Why> {
+    match scan(message.as_bytes()) {
+        Scanned::NotUnderstood(why) => Some(why),
+        _ => None,
+    }
+}
+
+fn with_contact(contact: &str) -> String {
+    let (head, tail) = PHONE.split_once("Contact: ").unwrap();
+    let (_, tail) = tail.split_once("\r\n").unwrap();
+    format!("{head}Contact: {contact}\r\n{tail}")
+}
+
+#[test]
+fn everything_a_decision_and_a_reply_need_is_read() {
+    let r = register(PHONE);
+    assert_eq!(r.ruri, b"sip:example.com");
+    assert_eq!(r.via_count, 1);
+    assert!(r.top_via.ends_with(b";rport"));
+    assert_eq!(r.to_uri, b"sip:alice@example.com");
+    assert!(!r.to_has_tag);
+    assert_eq!(r.from, b"Alice <sip:alice@example.com>;tag=456248");
+    assert_eq!(r.from_uri, b"sip:alice@example.com");
+    assert_eq!(r.call_id, b"843817637684230@998sdasdh09");
+    assert_eq!((r.cseq, r.cseq_number), (&b"1826 REGISTER"[..], 1826));
+    assert_eq!(r.expires, Expires::Seconds(7200));
+    assert!(!r.has_credentials);
+    let [contact] = r.contacts.kept() else {
+        panic!("{:?}", r.contacts)
+    };
+    assert_eq!(contact.uri, b"sip:alice@192.0.2.7:5060;transport=udp");
+    assert_eq!(contact.expires, Expires::Seconds(600));
+    assert_eq!(contact.instance, Some(&b"<urn:uuid:1>"[..]));
+    assert_eq!(contact.reg_id, Some(1));
+    assert!(!contact.sos);
+}
+
+/// RFC 4475 3.1.1.1 in the shape of a REGISTER: folds everywhere, odd cases, blanks before colons, unknown headers.
+#[test]
+fn a_short_tortuous_register_is_understood() {
+    let r = register(
+        "\r\n\r\nREGISTER sip:example.com;unknownparam SIP/2.0\r\n\
+         TO :\r\n sip:vivekg@example.com ;   tag    = 1918181833n\r\n\
+         from   : \"J Rosenberg \\\\\\\"\"       <sip:jdrosen@example.com>\r\n  ;\r\n  tag = 98asjd8\r\n\
+         MaX-fOrWaRdS: 0068\r\n\
+         Call-ID: wsinv.ndaksdj@192.0.2.1\r\n\
+         cseq: 0009\r\n  REGISTER\r\n\
+         Via  : SIP  /   2.0\r\n /UDP\r\n    192.0.2.2;branch=390skdjuw\r\n\
+         s :\r\n\
+         NewFangledHeader:   newfangled value\r\n continued newfangled value\r\n\
+         UnknownHeaderWithUnusualValue: ;;,,;;,;\r\n\
+         v:  SIP  / 2.0  / TCP     spindle.example.com   ;\r\n  branch  =   z9hG4bK9ikj8  ,\r\n SIP  /    2.0   / UDP  192.168.255.111   ; branch=\r\n z9hG4bK30239\r\n\
+         m:\"Quoted string \\\"\\\"\" <sip:jdrosen@example.com> ; newparam =\r\n      newvalue ;\r\n  secondparam ; q = 0.33\r\n\r\n",
+    );
+    assert_eq!(r.to_uri, b"sip:vivekg@example.com");
+    assert!(r.to_has_tag);
+    assert_eq!(r.from_uri, b"sip:jdrosen@example.com");
+    assert_eq!(r.cseq_number, 9);
+    assert_eq!(r.via_count, 3);
+    assert_eq!(r.via_headers().count(), 2);
+    assert_eq!(r.contacts.kept()[0].uri, b"sip:jdrosen@example.com");
+}
+
+/// RFC 4475 3.1.1.6: a parameter behind brackets is the header's, inside them the URI's.
+#[test]
+fn contact_parameters_outside_brackets_are_the_headers() {
+    let inside = with_contact("<sip:+19725552222@192.0.2.2;sos;expires=5>");
+    let outside = with_contact("sip:+19725552222@192.0.2.2;sos;expires=5");
+    let (inside, outside) = (register(&inside), register(&outside));
+    assert!(inside.contacts.kept()[0].sos && !outside.contacts.kept()[0].sos);
+    assert_eq!(inside.contacts.kept()[0].expires, Expires::Absent);
+    assert_eq!(outside.contacts.kept()[0].expires, Expires::Seconds(5));
+}
+
+#[test]
+fn sos_counts_only_as_a_parameter_of_the_uri() {
+    for (uri, sos) in [
+        ("sip:a@h;ob;SOS", true),
+        ("sip:a@h;sos=1?x=y", true),
+        ("sip:a;sos@h", false),
+        ("sip:a@h?sos", false),
+        ("sip:a@h;sosx", false),
+        ("sip:sos@sos", false),
+    ] {
+        let message = with_contact(&format!("<{uri}>"));
+        assert_eq!(register(&message).contacts.kept()[0].sos, sos, "{uri}");
+    }
+}
+
+#[test]
+fn commas_in_quotes_and_brackets_separate_nothing() {
+    let message =
+        with_contact("\"a,b\\\",\" <sip:a,b@h>;x=\",\", sip:c@h;expires=0 ,\r\n <sip:d@h>");
+    let r = register(&message);
+    let uris: Vec<_> = r.contacts.kept().iter().map(|c| c.uri).collect();
+    assert_eq!(uris, [&b"sip:a,b@h"[..], b"sip:c@h", b"sip:d@h"]);
+    assert_eq!(r.contacts.adding(r.expires), 2);
+    assert_eq!(r.contacts.adding(Expires::Seconds(0)), 0);
+}
+
+#[test]
+fn contacts_beyond_those_kept_are_counted_with_their_expiry() {
+    let message = with_contact(&["<sip:a@h>;expires=0"; 9].join(","));
+    let r = register(&message);
+    assert_eq!((r.contacts.total, r.contacts.kept().len()), (9, 8));
+    assert!(!r.contacts.are_all_kept());
+    assert_eq!(r.contacts.adding(Expires::Absent), 0);
+}
+
+#[test]
+fn a_star_is_reported_with_whatever_stands_beside_it() {
+    let (alone, beside) = (with_contact("*"), with_contact("<sip:a@h>, *"));
+    assert!(register(&alone).contacts.star);
+    let beside = register(&beside);
+    assert!(beside.contacts.star);
+    assert_eq!(beside.contacts.total, 1);
+}
+
+/// RFC 4475 3.1.2.4 and RFC 3261 20.19: large numbers clamp; Kamailio takes no header of more than ten digits.
+#[test]
+fn expires_values_clamp_and_garbage_is_not_zero() {
+    for (text, want) in [
+        ("3600", Expires::Seconds(3600)),
+        ("0", Expires::Seconds(0)),
+        ("0 ;x", Expires::Seconds(0)),
+        ("4294967296", Expires::Seconds(u32::MAX)),
+        ("100000000000000000000", Expires::Seconds(u32::MAX)),
+        ("00000000000", Expires::Seconds(u32::MAX)),
+        ("-1", Expires::Garbage),
+        ("", Expires::Garbage),
+        ("Thu, 01 Dec 1994 16:00:00 GMT", Expires::Garbage),
+    ] {
+        let message = PHONE.replace("Expires: 7200", &format!("Expires: {text}"));
+        assert_eq!(register(&message).expires, want, "{text:?}");
+    }
+    for (param, want) in [
+        ("expires=", Expires::Absent),
+        ("expires=\"0\"", Expires::Seconds(0)),
+        ("expires=+0", Expires::Seconds(0)),
+        ("expires=1;EXPIRES=0", Expires::Seconds(0)),
+        ("expires=never", Expires::Garbage),
+        ("expires=1000000000000", Expires::Seconds(u32::MAX)),
+    ] {
+        let message = with_contact(&format!("<sip:a@h>;{param}"));
+        assert_eq!(
+            register(&message).contacts.kept()[0].expires,
+            want,
+            "{param}"
+        );
+    }
+}
+
+#[test]
+fn what_kamailio_tolerates_is_tolerated() {
+    register(&PHONE.replace("\r\n", "\n"));
+    register(&PHONE.replace("REGISTER", "Register"));
+    register(&PHONE.replace("SIP/2.0\r\n", "  sip/2.0 \r\n"));
+    register(
+        PHONE
+            .trim_end_matches("\r\n\r\n")
+            .rsplit_once("Content")
+            .unwrap()
+            .0,
+    );
+    register(&format!("\0\r\n \t{PHONE}"));
+    register(&PHONE.replace("\r\n\r\n", "\r\n\r\nTo: body, not a header"));
+}
+
+#[test]
+fn what_is_broken_is_left_to_kamailio_with_a_reason() {
+    for (from, to, why) in [
+        (
+            "REGISTER sip:example.com",
+            "REGISTER  sip:example.com",
+            Why::StartLine,
+        ),
+        (
+            "example.com SIP/2.0\r\n",
+            "example.com SIP/3.0\r\n",
+            Why::StartLine,
+        ),
+        ("example.com SIP/2.0\r\n", "example.com\r\n", Why::StartLine),
+        ("Max-Forwards: 70", "Max-Forwards 70", Why::HeaderLine),
+        ("Max-Forwards", "Max Forwards", Why::HeaderLine),
+        (
+            "Content-Length: 0\r\n\r\n",
+            "Content-Length: 0",
+            Why::CutOff,
+        ),
+        (
+            "Call-ID: 843817637684230@998sdasdh09",
+            "Call-ID:",
+            Why::Missing,
+        ),
+        ("Via:", "Vja:", Why::Missing),
+        ("To:", "T0:", Why::Missing),
+        ("Max-Forwards: 70", "t: <sip:b@h>", Why::Duplicate),
+        ("Max-Forwards: 70", "i: x", Why::Duplicate),
+        ("Via: SIP/2.0", "Via: HTTP/2.0", Why::Via),
+        (
+            "<sip:alice@example.com>\r\n",
+            "<sip:alice@example.com\r\n",
+            Why::Address,
+        ),
+        ("\\\"first\\\"\"", "\\\"first\\\"", Why::Address),
+        (
+            "<sip:alice@example.com>;tag",
+            "<sip:ali ce@example.com>;tag",
+            Why::Address,
+        ),
+        ("1826 REGISTER", "1826 INVITE", Why::CSeq),
+        ("1826 REGISTER", "36893488147419103232 REGISTER", Why::CSeq),
+        ("1826 REGISTER", "1826", Why::CSeq),
+        ("Contact: <sip", "Contact: \"<sip", Why::Contact),
+        ("reg-id=1", "reg-id=1,\"", Why::Contact),
+    ] {
+        let message = PHONE.replacen(from, to, 1);
+        assert_ne!(message, PHONE, "{from}");
+        assert_eq!(not_understood(&message), Some(why), "{to}");
+    }
+}
+
+#[test]
+fn other_traffic_is_dismissed() {
+    for message in [
+        "",
+        "\r\n\r\n",
+        "\0\0\0\0",
+        "OPTIONS sip:x SIP/2.0\r\nVia: SIP/2.0/UDP h\r\n\r\n",
+        "REGISTERED sip:x SIP/2.0\r\n",
+        "REFER sip:x SIP/2.0\r\n",
+        "SUBSCRIBE sip:x SIP/2.0\r\n",
+        "\u{1}\u{2}garbage",
+        "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP h\r\nCSeq: 1 INVITE\r\nthis line is never reached\r\n",
+    ] {
+        assert!(
+            matches!(scan(message.as_bytes()), Scanned::Other),
+            "{message:?}"
+        );
+    }
+}
+
+#[test]
+fn a_reply_tells_what_was_granted() {
+    let r = reply(
+        "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP a;branch=1, SIP/2.0/UDP b;branch=2\r\n\
+         From: <sip:alice@example.com>;tag=1\r\nTo: <sip:alice@example.com>;tag=2\r\n\
+         Call-ID: abc\r\nCSeq: 7 REGISTER\r\n\
+         Contact: <sip:alice@192.0.2.7:5060>;expires=120, <sip:alice@192.0.2.8>;q=0.5;expires=60;reg-id=0\r\n\r\n",
+    );
+    assert_eq!((r.status, r.via_count, r.cseq_number), (200, 2, 7));
+    assert_eq!(
+        (r.call_id, r.to_uri),
+        (&b"abc"[..], &b"sip:alice@example.com"[..])
+    );
+    let granted: Vec<_> = r
+        .contacts
+        .kept()
+        .iter()
+        .map(|c| c.expires.seconds())
+        .collect();
+    assert_eq!(granted, [Some(120), Some(60)]);
+    assert_eq!(r.contacts.kept()[1].reg_id, None);
+}
+
+#[test]
+fn via_headers_come_back_whole_and_in_order() {
+    let message = PHONE.replace(
+        "Max-Forwards: 70",
+        "v: SIP/2.0/TCP a;branch=1,\r\n SIP/2.0/UDP b;branch=2\r\nMax-Forwards: 70\r\nVIA : SIP/2.0/UDP c",
+    );
+    let r = register(&message);
+    assert_eq!(r.via_count, 4);
+    let vias: Vec<_> = r.via_headers().collect();
+    assert_eq!(vias.len(), 3);
+    assert_eq!(vias[0], r.top_via);
+    assert_eq!(
+        vias[1],
+        b"SIP/2.0/TCP a;branch=1,\r\n SIP/2.0/UDP b;branch=2"
+    );
+    assert_eq!(vias[2], b"SIP/2.0/UDP c");
+}
+
+#[test]
+fn credentials_of_either_kind_are_seen() {
+    for name in ["Authorization", "PROXY-authorization"] {
+        let message = PHONE.replace(
+            "Max-Forwards: 70",
+            &format!("{name}: Digest username=\"a\""),
+        );
+        assert!(register(&message).has_credentials);
+    }
+}
