@@ -5,7 +5,9 @@
 pub mod admission;
 pub mod filters;
 pub mod level;
+pub mod osmem;
 pub mod params;
+pub mod priority;
 pub mod rates;
 pub mod text;
 pub mod words;
