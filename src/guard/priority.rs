@@ -210,32 +210,29 @@ fn masked_v6(address: Ipv6Addr, prefix: u8) -> u128 {
 /// Writes the canonical form of a URI's user part into `out` and answers its length; `None` when `out` is too small.
 ///
 /// An escape (`%61`) becomes its character, unless that is reserved (RFC 3261 §25.1), `%`, or no visible ASCII: then
-/// it stays an escape, in upper case. So two users are equal as §19.1.4 says exactly when their canonical bytes are.
+/// it stays an escape, in upper case; a `%` that begins none becomes `%25`. So two users are equal as §19.1.4 says exactly when their canonical bytes are.
 pub fn canonical_user(user: &[u8], out: &mut [u8]) -> Option<usize> {
     let mut len = 0;
     let mut rest = user;
     while let Some((&first, tail)) = rest.split_first() {
         let escaped = match (first, tail) {
-            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)),
+            (b'%', [high, low, after @ ..]) => hex(*high)
+                .zip(hex(*low))
+                .map(|(high, low)| (high << 4 | low, after)),
             _ => None,
         };
-        let Some((high, low)) = escaped else {
-            *out.get_mut(len)? = first;
-            len += 1;
-            rest = tail;
-            continue;
-        };
-        let byte = high << 4 | low;
-        if byte.is_ascii_graphic() && !b";/?:@&=+$,%".contains(&byte) {
+        let (byte, after) = escaped.unwrap_or((first, tail));
+        let is_plain = byte.is_ascii_graphic() && !b";/?:@&=+$,%".contains(&byte);
+        if is_plain || (escaped.is_none() && byte != b'%') {
             *out.get_mut(len)? = byte;
             len += 1;
         } else {
             let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'A' - 10 };
-            let escape = [b'%', digit(high), digit(low)];
+            let escape = [b'%', digit(byte >> 4), digit(byte & 15)];
             out.get_mut(len..len + 3)?.copy_from_slice(&escape);
             len += 3;
         }
-        rest = tail.get(2..).unwrap_or_default();
+        rest = after;
     }
     Some(len)
 }
