@@ -15,33 +15,64 @@ mod host {
 
     /// Words of `module_flags` whose text is not the define itself, as core/ver_defs.h spells them.
     const RENAMED: &[(&str, &[&str])] = &[
-        ("FAST_LOCK-ADAPTIVE_WAIT", &["FAST_LOCK", "ADAPTIVE_WAIT", "ADAPTIVE_WAIT_LOOPS=1024"]),
+        (
+            "FAST_LOCK-ADAPTIVE_WAIT",
+            &["FAST_LOCK", "ADAPTIVE_WAIT", "ADAPTIVE_WAIT_LOOPS=1024"],
+        ),
         ("FAST_LOCK-BUSY_WAIT", &["FAST_LOCK", "BUSY_WAIT"]),
         ("TLS_PTHREAD_MUTEX_SHARED", &["KSR_PTHREAD_MUTEX_SHARED"]),
     ];
 
     /// Defines of every Linux build that leave no word in `module_flags` (Makefile.defs, cmake/defs.cmake).
     const SILENT: &[&str] = &[
-        "USE_CORE_STATS", "STATISTICS", "MALLOC_STATS", "WITH_XAVP", "MEM_JOIN_FREE", "CC_GCC_LIKE_ASM",
-        "HAVE_GETHOSTBYNAME2", "HAVE_UNION_SEMUN", "HAVE_SCHED_YIELD", "HAVE_MSG_NOSIGNAL",
-        "HAVE_MSGHDR_MSG_CONTROL", "HAVE_ALLOCA_H", "HAVE_TIMEGM", "HAVE_SCHED_SETSCHEDULER",
-        "HAVE_IP_MREQN", "HAVE_EPOLL", "HAVE_SIGIO_RT", "SIGINFO64_WORKARROUND", "HAVE_SELECT",
+        "USE_CORE_STATS",
+        "STATISTICS",
+        "MALLOC_STATS",
+        "WITH_XAVP",
+        "MEM_JOIN_FREE",
+        "CC_GCC_LIKE_ASM",
+        "HAVE_GETHOSTBYNAME2",
+        "HAVE_UNION_SEMUN",
+        "HAVE_SCHED_YIELD",
+        "HAVE_MSG_NOSIGNAL",
+        "HAVE_MSGHDR_MSG_CONTROL",
+        "HAVE_ALLOCA_H",
+        "HAVE_TIMEGM",
+        "HAVE_SCHED_SETSCHEDULER",
+        "HAVE_IP_MREQN",
+        "HAVE_EPOLL",
+        "HAVE_SIGIO_RT",
+        "SIGINFO64_WORKARROUND",
+        "HAVE_SELECT",
     ];
 
     pub fn build() {
         for name in ["MEMGUARD_KAMAILIO_SRC", "MEMGUARD_KAMAILIO_MODULES"] {
             println!("cargo:rerun-if-env-changed={name}");
         }
-        let src = folder("MEMGUARD_KAMAILIO_SRC", "the src folder of Kamailio's source package");
-        let modules = folder("MEMGUARD_KAMAILIO_MODULES", "the folder that holds the installed pv.so");
+        let src = folder(
+            "MEMGUARD_KAMAILIO_SRC",
+            "the src folder of Kamailio's source package",
+        );
+        let modules = folder(
+            "MEMGUARD_KAMAILIO_MODULES",
+            "the folder that holds the installed pv.so",
+        );
         let reference = modules.join("pv.so");
         println!("cargo:rerun-if-changed={}", reference.display());
         let (version, flags) = reference_strings(&reference);
         let defines = defines(&version, &flags);
 
         let mut shim = cc::Build::new();
-        shim.include(&src).include("c_shim").warnings(false).flag("-fno-strict-aliasing");
-        let mut clang = vec![format!("-I{}", src.display()), "-Ic_shim".into(), "-w".into()];
+        shim.include(&src)
+            .include("c_shim")
+            .warnings(false)
+            .flag("-fno-strict-aliasing");
+        let mut clang = vec![
+            format!("-I{}", src.display()),
+            "-Ic_shim".into(),
+            "-w".into(),
+        ];
         for define in &defines {
             let (name, value) = define.split_once('=').unwrap_or((define, ""));
             if value.is_empty() {
@@ -83,8 +114,12 @@ mod host {
     /// The two strings that Kamailio compares at load time, as an installed module carries them
     /// (`kamailio -v` shows other flags from 6.1 on).
     fn reference_strings(module: &Path) -> (String, String) {
-        let bytes = fs::read(module)
-            .unwrap_or_else(|e| panic!("cannot read {}: {e}; is Kamailio installed?", module.display()));
+        let bytes = fs::read(module).unwrap_or_else(|e| {
+            panic!(
+                "cannot read {}: {e}; is Kamailio installed?",
+                module.display()
+            )
+        });
         let find = |wanted: &dyn Fn(&str) -> bool| {
             bytes
                 .split(|b| *b == 0)
@@ -95,15 +130,23 @@ mod host {
         let version = find(&|s| s.starts_with("kamailio ") && s.ends_with(')') && s.contains('/'));
         let flags = find(&|s| s.contains("USE_TCP, ") || s.starts_with("USE_TCP"));
         let missing = || -> String { panic!("{} carries no version strings", module.display()) };
-        (version.unwrap_or_else(missing), flags.unwrap_or_else(missing))
+        (
+            version.unwrap_or_else(missing),
+            flags.unwrap_or_else(missing),
+        )
     }
 
     /// "kamailio 5.6.3 (x86_64/linux)" and the flag words, as `-D` options.
     fn defines(version: &str, flags: &str) -> Vec<String> {
-        let inner = version.split_once('(').map(|(_, r)| r.trim_end_matches(')')).unwrap_or("");
+        let inner = version
+            .split_once('(')
+            .map(|(_, r)| r.trim_end_matches(')'))
+            .unwrap_or("");
         let (arch, os) = inner.split_once('/').unwrap_or(("x86_64", "linux"));
         let number = version.split(' ').nth(1).unwrap_or("");
-        let mut part = number.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+        let mut part = number
+            .split(|c: char| !c.is_ascii_digit())
+            .map(|n| n.parse().unwrap_or(0));
         let mut next = || part.next().unwrap_or(0u32);
         let value = next() * 1_000_000 + next() * 1000 + next();
         let mut list = vec![

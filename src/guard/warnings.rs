@@ -60,7 +60,11 @@ warnings! {
 
 /// The warnings of a mask, as sentences.
 pub fn sentences(mask: u64) -> Vec<&'static str> {
-    Warning::ALL.iter().filter(|w| mask >> (**w as u8) & 1 == 1).map(|w| w.sentence()).collect()
+    Warning::ALL
+        .iter()
+        .filter(|w| mask >> (**w as u8) & 1 == 1)
+        .map(|w| w.sentence())
+        .collect()
 }
 
 #[cfg(test)]

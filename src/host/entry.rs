@@ -76,6 +76,9 @@ fn failed(place: &'static str) {
     }
     // ORDERING: Relaxed; a flag of this process's own.
     if !LOCAL_SAID.swap(true, Ordering::Relaxed) {
-        log!(Severity::Error, "internal error in {place}: this call changed nothing; counted in internal_errors");
+        log!(
+            Severity::Error,
+            "internal error in {place}: this call changed nothing; counted in internal_errors"
+        );
     }
 }

@@ -168,7 +168,12 @@ impl PoolView {
     fn size_of(&self, block: *mut c_void) -> u64 {
         // SAFETY: the block came from this pool's manager, whose header lies `size_back` bytes before it
         // (layout compiled from its headers and tried at installation).
-        let word = unsafe { *block.cast::<u8>().wrapping_sub(self.size_back).cast::<u64>() };
+        let word = unsafe {
+            *block
+                .cast::<u8>()
+                .wrapping_sub(self.size_back)
+                .cast::<u64>()
+        };
         word & self.size_mask
     }
 
@@ -179,8 +184,17 @@ impl PoolView {
             return None;
         }
         // SAFETY: as in size_of; inside the pool both words are readable whatever the pointer is.
-        let mark = unsafe { *block.cast::<u8>().wrapping_sub(self.free_back).cast::<u64>() };
-        if mark & self.free_mask != 0 { None } else { Some(self.size_of(block)) }
+        let mark = unsafe {
+            *block
+                .cast::<u8>()
+                .wrapping_sub(self.free_back)
+                .cast::<u64>()
+        };
+        if mark & self.free_mask != 0 {
+            None
+        } else {
+            Some(self.size_of(block))
+        }
     }
 
     #[inline(always)]
@@ -252,7 +266,11 @@ impl Change {
         Change {
             grown: after.saturating_sub(before),
             shrunk,
-            unbooked: if pool.forgets_shrinks && !moved { shrunk } else { 0 },
+            unbooked: if pool.forgets_shrinks && !moved {
+                shrunk
+            } else {
+                0
+            },
         }
     }
 }
@@ -335,7 +353,9 @@ macro_rules! wrap_malloc {
             line: c_uint,
             mname: *const c_char,
         ) -> *mut c_void {
-            let Some(real) = LOCAL.$real.get().$entry else { return ptr::null_mut() };
+            let Some(real) = LOCAL.$real.get().$entry else {
+                return ptr::null_mut();
+            };
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, size, file, func, line, mname) };
             if got.is_null() {
@@ -359,7 +379,9 @@ macro_rules! wrap_free {
             line: c_uint,
             mname: *const c_char,
         ) {
-            let Some(real) = LOCAL.$real.get().$entry else { return };
+            let Some(real) = LOCAL.$real.get().$entry else {
+                return;
+            };
             // Read before the real free: the header then names the freeing place.
             let size = LOCAL.$pool.get().size_if_live(pointer);
             // SAFETY: the manager's own function with its own arguments.
@@ -390,7 +412,9 @@ macro_rules! wrap_realloc {
             line: c_uint,
             mname: *const c_char,
         ) -> *mut c_void {
-            let Some(real) = LOCAL.$real.get().$entry else { return ptr::null_mut() };
+            let Some(real) = LOCAL.$real.get().$entry else {
+                return ptr::null_mut();
+            };
             let before = LOCAL.$pool.get().size_if_live(pointer);
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, pointer, size, file, func, line, mname) };
@@ -398,7 +422,8 @@ macro_rules! wrap_realloc {
                 if size != 0 {
                     $failed();
                 }
-                if let (Some(before), true) = (before, size == 0 || $on_failure == OnFailure::Frees) {
+                if let (Some(before), true) = (before, size == 0 || $on_failure == OnFailure::Frees)
+                {
                     $freed(before);
                 }
                 return got;
@@ -420,24 +445,91 @@ macro_rules! wrap_realloc {
     };
 }
 
-wrap_malloc!(pkg_malloc, pkg_pool, pkg_real, malloc, pkg_allocated, pkg_failed);
-wrap_malloc!(pkg_mallocxz, pkg_pool, pkg_real, mallocxz, pkg_allocated, pkg_failed);
-wrap_realloc!(
-    pkg_realloc, pkg_pool, pkg_real, realloc, OnFailure::Keeps, pkg_allocated, pkg_freed, pkg_changed, pkg_failed
+wrap_malloc!(
+    pkg_malloc,
+    pkg_pool,
+    pkg_real,
+    malloc,
+    pkg_allocated,
+    pkg_failed
+);
+wrap_malloc!(
+    pkg_mallocxz,
+    pkg_pool,
+    pkg_real,
+    mallocxz,
+    pkg_allocated,
+    pkg_failed
 );
 wrap_realloc!(
-    pkg_reallocxf, pkg_pool, pkg_real, reallocxf, OnFailure::Frees, pkg_allocated, pkg_freed, pkg_changed, pkg_failed
+    pkg_realloc,
+    pkg_pool,
+    pkg_real,
+    realloc,
+    OnFailure::Keeps,
+    pkg_allocated,
+    pkg_freed,
+    pkg_changed,
+    pkg_failed
+);
+wrap_realloc!(
+    pkg_reallocxf,
+    pkg_pool,
+    pkg_real,
+    reallocxf,
+    OnFailure::Frees,
+    pkg_allocated,
+    pkg_freed,
+    pkg_changed,
+    pkg_failed
 );
 wrap_free!(pkg_free, pkg_pool, pkg_real, free, pkg_freed);
 
-wrap_malloc!(shm_malloc, shm_pool, shm_real, malloc, shm_allocated, shm_failed);
-wrap_malloc!(shm_mallocxz, shm_pool, shm_real, mallocxz, shm_allocated, shm_failed);
-wrap_malloc!(shm_malloc_unsafe, shm_pool, shm_real, malloc_unsafe, shm_allocated, shm_failed);
-wrap_realloc!(
-    shm_realloc, shm_pool, shm_real, realloc, OnFailure::Keeps, shm_allocated, shm_freed, shm_changed, shm_failed
+wrap_malloc!(
+    shm_malloc,
+    shm_pool,
+    shm_real,
+    malloc,
+    shm_allocated,
+    shm_failed
+);
+wrap_malloc!(
+    shm_mallocxz,
+    shm_pool,
+    shm_real,
+    mallocxz,
+    shm_allocated,
+    shm_failed
+);
+wrap_malloc!(
+    shm_malloc_unsafe,
+    shm_pool,
+    shm_real,
+    malloc_unsafe,
+    shm_allocated,
+    shm_failed
 );
 wrap_realloc!(
-    shm_reallocxf, shm_pool, shm_real, reallocxf, OnFailure::Frees, shm_allocated, shm_freed, shm_changed, shm_failed
+    shm_realloc,
+    shm_pool,
+    shm_real,
+    realloc,
+    OnFailure::Keeps,
+    shm_allocated,
+    shm_freed,
+    shm_changed,
+    shm_failed
+);
+wrap_realloc!(
+    shm_reallocxf,
+    shm_pool,
+    shm_real,
+    reallocxf,
+    OnFailure::Frees,
+    shm_allocated,
+    shm_freed,
+    shm_changed,
+    shm_failed
 );
 wrap_free!(shm_free, shm_pool, shm_real, free, shm_freed);
 wrap_free!(shm_free_unsafe, shm_pool, shm_real, free_unsafe, shm_freed);
@@ -452,7 +544,9 @@ unsafe extern "C" fn shm_resize(
     line: c_uint,
     mname: *const c_char,
 ) -> *mut c_void {
-    let Some(real) = LOCAL.shm_real.get().resize else { return ptr::null_mut() };
+    let Some(real) = LOCAL.shm_real.get().resize else {
+        return ptr::null_mut();
+    };
     let before = LOCAL.shm_pool.get().size_if_live(pointer);
     // SAFETY: the manager's own function with its own arguments.
     let got = unsafe { real(block, pointer, size, file, func, line, mname) };
@@ -512,7 +606,12 @@ fn tlsf_layout() -> sys::mg_layout_t {
 }
 
 /// The view of a pool from its manager's name, control block, first byte and length (core/globals.h).
-fn view(name: &str, control: *mut c_void, start: usize, length: usize) -> Result<PoolView, Refused> {
+fn view(
+    name: &str,
+    control: *mut c_void,
+    start: usize,
+    length: usize,
+) -> Result<PoolView, Refused> {
     let layout = match name {
         // SAFETY: constants of the shim.
         "f_malloc" | "fm" => unsafe { sys::mg_layout_fm },
@@ -524,7 +623,13 @@ fn view(name: &str, control: *mut c_void, start: usize, length: usize) -> Result
     if control.is_null() {
         return Err(Refused::NotReady);
     }
-    let word = |offset: u32| control.cast::<u8>().wrapping_add(offset as usize).cast::<u64>().cast_const();
+    let word = |offset: u32| {
+        control
+            .cast::<u8>()
+            .wrapping_add(offset as usize)
+            .cast::<u64>()
+            .cast_const()
+    };
     Ok(PoolView {
         start,
         length,
@@ -561,7 +666,8 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
         let size = pool.size_of(p);
         let booked = PoolView::read(pool.used).wrapping_sub(before);
         let live = pool.size_if_live(p) == Some(size);
-        let mut fits = live && booked == size && (TRIAL_BYTES as u64..TRIAL_BYTES as u64 * 2).contains(&size);
+        let mut fits =
+            live && booked == size && (TRIAL_BYTES as u64..TRIAL_BYTES as u64 * 2).contains(&size);
         if fits {
             let q = realloc(block, p, TRIAL_SHRUNK, TRIAL, TRIAL, 2, TRIAL);
             let now = PoolView::read(pool.used).wrapping_sub(before);
@@ -572,7 +678,11 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
         } else {
             free(block, p, TRIAL, TRIAL, 3, TRIAL);
         }
-        if fits { Ok(pool) } else { Err(Refused::LayoutDiffers) }
+        if fits {
+            Ok(pool)
+        } else {
+            Err(Refused::LayoutDiffers)
+        }
     }
 }
 
@@ -598,7 +708,12 @@ pub fn install_pkg(rows: &'static [Row]) -> Result<(), Refused> {
             free: api.xfree,
             ..NOTHING
         };
-        let pool = view(manager_name(api.mname), api.mem_block, api.mem_pool as usize, sys::pkg_mem_size as usize)?;
+        let pool = view(
+            manager_name(api.mname),
+            api.mem_block,
+            api.mem_pool as usize,
+            sys::pkg_mem_size as usize,
+        )?;
         let pool = tried(pool, api.mem_block, &real)?;
         LOCAL.pkg_pool.set(pool);
         LOCAL.rows.set(rows.as_ptr());
@@ -642,7 +757,12 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
             free: api.xfree,
             free_unsafe: api.xfree_unsafe,
         };
-        let pool = view(manager_name(api.mname), api.mem_block, api.mem_pool as usize, sys::shm_mem_size as usize)?;
+        let pool = view(
+            manager_name(api.mname),
+            api.mem_block,
+            api.mem_pool as usize,
+            sys::shm_mem_size as usize,
+        )?;
         let pool = tried(pool, api.mem_block, &real)?;
         LOCAL.shm_pool.set(pool);
         LOCAL.rows.set(rows.as_ptr());
@@ -712,7 +832,8 @@ pub fn publish_process() {
     if let Some(row) = own_row() {
         republish(row);
         // ORDERING: Relaxed; read by reports only.
-        row.pid.store(std::process::id(), std::sync::atomic::Ordering::Relaxed);
+        row.pid
+            .store(std::process::id(), std::sync::atomic::Ordering::Relaxed);
     }
 }
 
@@ -740,12 +861,20 @@ fn now(pool: &PoolView, size: u64) -> PoolNow {
 
 /// Figures of the shared pool; `None` while it is not hooked.
 pub fn shm_now(size: u64) -> Option<PoolNow> {
-    LOCAL.shm_real.get().malloc.map(|_| now(&LOCAL.shm_pool.get(), size))
+    LOCAL
+        .shm_real
+        .get()
+        .malloc
+        .map(|_| now(&LOCAL.shm_pool.get(), size))
 }
 
 /// Figures of this process's private pool; `None` while it is not hooked.
 pub fn pkg_now(size: u64) -> Option<PoolNow> {
-    LOCAL.pkg_real.get().malloc.map(|_| now(&LOCAL.pkg_pool.get(), size))
+    LOCAL
+        .pkg_real
+        .get()
+        .malloc
+        .map(|_| now(&LOCAL.pkg_pool.get(), size))
 }
 
 /// Sizes of the two pools as their managers report them, and the managers' names. Before the fork only.
@@ -753,10 +882,17 @@ pub fn pool_sizes() -> [(&'static str, u64); 2] {
     // SAFETY: the tables are set before any module is loaded (pkg) or when shm exists; both checked for null inside.
     unsafe {
         let (shm, pkg) = (&*(&raw const sys::_shm_root), &*(&raw const sys::_pkg_root));
-        let shm_size = if shm.mem_block.is_null() { 0 } else { pool_size(shm.xinfo, shm.mem_block) };
+        let shm_size = if shm.mem_block.is_null() {
+            0
+        } else {
+            pool_size(shm.xinfo, shm.mem_block)
+        };
         [
             (manager_name(shm.mname), shm_size as u64),
-            (manager_name(pkg.mname), pool_size(pkg.xinfo, pkg.mem_block) as u64),
+            (
+                manager_name(pkg.mname),
+                pool_size(pkg.xinfo, pkg.mem_block) as u64,
+            ),
         ]
     }
 }

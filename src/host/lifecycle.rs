@@ -46,7 +46,10 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
 pub fn hook_shm() {
     if let Some(region) = state::region() {
         let refused = hooks::install_shm(&region.rows).err();
-        region.warn(Warning::ShmNotCounted, refused.is_some_and(|r| r != Refused::NotReady));
+        region.warn(
+            Warning::ShmNotCounted,
+            refused.is_some_and(|r| r != Refused::NotReady),
+        );
     }
 }
 
@@ -67,7 +70,10 @@ fn try_init() -> Result<(), String> {
     hook_shm();
     let found = params::contradictions(&region.settings.all());
     if !found.is_empty() {
-        return Err(format!("the parameters contradict each other: {}", found.join("; ")));
+        return Err(format!(
+            "the parameters contradict each other: {}",
+            found.join("; ")
+        ));
     }
     let [(_, shm), (_, pkg)] = hooks::pool_sizes();
     region.control.shm_size.set(shm);
@@ -106,7 +112,8 @@ fn random_key() -> Result<Key, String> {
     if got != bytes.len() as isize {
         return Err("the system gave no random numbers".into());
     }
-    Ok(Key::from_bytes(bytes))
+    let [k0, k1] = [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i])));
+    Ok(Key::new(k0, k1))
 }
 
 /// In every process after its fork, and in main before (PROC_INIT) and after (PROC_MAIN) the workers' forks.

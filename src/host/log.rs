@@ -49,11 +49,20 @@ pub fn write(severity: Severity, text: fmt::Arguments<'_>) {
     if unsafe { sys::mg_log_wanted(severity as c_int) } == 0 {
         return;
     }
-    let mut line = Line { text: [0; LINE], length: 0 };
+    let mut line = Line {
+        text: [0; LINE],
+        length: 0,
+    };
     // Writing into the buffer cannot fail; a failing Display leaves what came before it.
     let _ = line.write_fmt(text);
     // SAFETY: pointer and length of an initialised buffer; the shim prints it with "%.*s".
-    unsafe { sys::mg_log(severity as c_int, line.text.as_ptr().cast(), line.length as c_int) };
+    unsafe {
+        sys::mg_log(
+            severity as c_int,
+            line.text.as_ptr().cast(),
+            line.length as c_int,
+        )
+    };
 }
 
 macro_rules! log {

@@ -39,7 +39,11 @@ static GATHERED: Mutex<Option<Texts>> = Mutex::new(None);
 
 /// Takes the gathered text values, once.
 pub fn take_texts() -> Texts {
-    GATHERED.lock().ok().and_then(|mut g| g.take()).unwrap_or_default()
+    GATHERED
+        .lock()
+        .ok()
+        .and_then(|mut g| g.take())
+        .unwrap_or_default()
 }
 
 /// The value of a modparam call as text: numbers come as numbers in the pointer, words as C strings.
@@ -54,7 +58,9 @@ unsafe fn as_text(kind: c_uint, value: *mut c_void) -> String {
         return String::new();
     }
     // SAFETY: a zero-terminated string for PARAM_STRING.
-    unsafe { CStr::from_ptr(value.cast()) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(value.cast()) }
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn said(result: Result<(), String>) -> Init {
@@ -103,10 +109,15 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
     let name = text.param().name;
     match text.param().kind {
         Kind::Text { max_len, .. } if value.len() > max_len => {
-            return Err(format!("parameter {name} is {} bytes long, but accepts at most {max_len}", value.len()));
+            return Err(format!(
+                "parameter {name} is {} bytes long, but accepts at most {max_len}",
+                value.len()
+            ));
         }
         Kind::Text { .. } if value.chars().any(char::is_control) => {
-            return Err(format!("parameter {name} contains control characters, which it does not accept"));
+            return Err(format!(
+                "parameter {name} contains control characters, which it does not accept"
+            ));
         }
         _ => (),
     }
@@ -116,12 +127,20 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
         Text::PrioritySource => drop(priority::parse_source(&value)?),
         _ => (),
     }
-    let mut gathered = GATHERED.lock().map_err(|_| "internal error while reading parameters")?;
-    let values = gathered.get_or_insert_default().values.get_mut(index).ok_or("unknown parameter")?;
+    let mut gathered = GATHERED
+        .lock()
+        .map_err(|_| "internal error while reading parameters")?;
+    let values = gathered
+        .get_or_insert_default()
+        .values
+        .get_mut(index)
+        .ok_or("unknown parameter")?;
     if let Kind::List { max_items } = text.param().kind
         && values.len() >= max_items
     {
-        return Err(format!("parameter {name} is given more than {max_items} times"));
+        return Err(format!(
+            "parameter {name} is given more than {max_items} times"
+        ));
     }
     values.push(value);
     Ok(())
@@ -129,10 +148,22 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
 
 /// The entries of the three priority lists. Every value was checked when it was read.
 pub fn priority_entries(texts: &Texts) -> Vec<priority::Entry> {
-    let aors = texts.list(Text::PriorityAor).iter().map(|t| priority::parse_aor(t));
-    let domains = texts.list(Text::PriorityDomain).iter().map(|t| priority::parse_domain(t));
-    let sources = texts.list(Text::PrioritySource).iter().map(|t| priority::parse_source(t));
-    aors.chain(domains).chain(sources).filter_map(Result::ok).collect()
+    let aors = texts
+        .list(Text::PriorityAor)
+        .iter()
+        .map(|t| priority::parse_aor(t));
+    let domains = texts
+        .list(Text::PriorityDomain)
+        .iter()
+        .map(|t| priority::parse_domain(t));
+    let sources = texts
+        .list(Text::PrioritySource)
+        .iter()
+        .map(|t| priority::parse_source(t));
+    aors.chain(domains)
+        .chain(sources)
+        .filter_map(Result::ok)
+        .collect()
 }
 
 /// A setter for each index, chosen at compile time: Kamailio does not tell a setter which parameter it is for.
@@ -140,8 +171,7 @@ macro_rules! setters {
     ($set:ident: $($i:literal)*) => { [$($set::<$i> as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int),*] };
 }
 
-const INT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Int::COUNT] =
-    setters!(set_int: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30);
+const INT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Int::COUNT] = setters!(set_int: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30);
 const TEXT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Text::COUNT] =
     setters!(set_text: 0 1 2 3 4 5 6 7 8);
 
@@ -160,7 +190,11 @@ pub fn param_table() -> *mut sys::param_export_t {
             });
         }
     }
-    table.push(sys::param_export_t { name: ptr::null_mut(), type_: 0, param_pointer: ptr::null_mut() });
+    table.push(sys::param_export_t {
+        name: ptr::null_mut(),
+        type_: 0,
+        param_pointer: ptr::null_mut(),
+    });
     table.leak().as_mut_ptr()
 }
 
@@ -181,7 +215,10 @@ static CFG_VALUES: Mutex<CfgValues> = Mutex::new(CfgValues([0; Int::COUNT]));
 /// The numeric parameters that may change at run time, in the order of the cfg group. `mode` is not among them:
 /// `memguard.mode` sets it, and there must be one place that tells it.
 fn runtime_ints() -> impl Iterator<Item = Int> {
-    Int::ALL.iter().copied().filter(|p| p.param().runtime && *p != Int::Mode)
+    Int::ALL
+        .iter()
+        .copied()
+        .filter(|p| p.param().runtime && *p != Int::Mode)
 }
 
 /// Declares the cfg group `memguard` with the values in force; in `mod_init`.
@@ -216,7 +253,11 @@ pub fn declare_cfg() -> Result<(), String> {
             HANDLE.0.get(),
         )
     };
-    if declared < 0 { Err("the configuration framework refused the group memguard".into()) } else { Ok(()) }
+    if declared < 0 {
+        Err("the configuration framework refused the group memguard".into())
+    } else {
+        Ok(())
+    }
 }
 
 /// CFG_ATOMIC of core/cfg/cfg.h: `1U << (2*CFG_INPUT_SHIFT)`.
@@ -267,7 +308,10 @@ fn change(name: &str, value: i64) -> Result<(), String> {
     values[param as usize] = value;
     let found = params::contradictions(&values);
     if !found.is_empty() {
-        return Err(format!("{name} was not changed to {value}: {}", found.join("; ")));
+        return Err(format!(
+            "{name} was not changed to {value}: {}",
+            found.join("; ")
+        ));
     }
     region.settings.set(param, value);
     log!(Severity::Notice, "{name} is {value} now");

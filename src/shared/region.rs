@@ -67,7 +67,9 @@ impl Settings {
     #[inline(always)]
     pub fn get(&self, param: Int) -> i64 {
         // ORDERING: Relaxed; each parameter stands for itself.
-        self.0.get(param as usize).map_or(0, |v| v.load(Ordering::Relaxed))
+        self.0
+            .get(param as usize)
+            .map_or(0, |v| v.load(Ordering::Relaxed))
     }
 
     /// One value that cannot be negative (all bounds start at 0).
@@ -172,12 +174,19 @@ impl Region {
 
     /// The last published figures; zeros before the first sample.
     pub fn figures(&self) -> Figures {
-        self.published.read().map(Figures::from_words).unwrap_or_default()
+        self.published
+            .read()
+            .map(Figures::from_words)
+            .unwrap_or_default()
     }
 
     /// Sets or clears a warning.
     pub fn warn(&self, warning: Warning, is_on: bool) {
         let bit = 1 << warning as u8;
-        if is_on { self.control.warnings.set_bits(bit) } else { self.control.warnings.clear_bits(bit) }
+        if is_on {
+            self.control.warnings.set_bits(bit)
+        } else {
+            self.control.warnings.clear_bits(bit)
+        }
     }
 }

@@ -29,7 +29,10 @@ impl Own {
     #[inline(always)]
     pub fn add(&self, n: u64) {
         // ORDERING: Relaxed; one writer, each counter stands for itself.
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
     }
 
     /// Replaces the value; only the owner may call this.
@@ -237,12 +240,18 @@ impl Row {
         let (own, threads) = (&self.shm, &self.shm_threads);
         // Frees first: a block that is allocated and freed while we read then counts as live, never as negative.
         let frees = own.frees.get().wrapping_add(threads.frees.get());
-        let bytes_freed = own.bytes_freed.get().wrapping_add(threads.bytes_freed.get());
+        let bytes_freed = own
+            .bytes_freed
+            .get()
+            .wrapping_add(threads.bytes_freed.get());
         ShmSum {
             frees,
             bytes_freed,
             allocs: own.allocs.get().wrapping_add(threads.allocs.get()),
-            bytes_allocated: own.bytes_allocated.get().wrapping_add(threads.bytes_allocated.get()),
+            bytes_allocated: own
+                .bytes_allocated
+                .get()
+                .wrapping_add(threads.bytes_allocated.get()),
             unbooked: own.unbooked.get().wrapping_add(threads.unbooked.get()),
             failures: own.failures.get().wrapping_add(threads.failures.get()),
         }
