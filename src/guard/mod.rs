@@ -11,6 +11,7 @@ pub mod osmem;
 pub mod params;
 pub mod priority;
 pub mod rates;
+pub mod reply;
 pub mod sip;
 pub mod text;
 pub mod warnings;

@@ -145,7 +145,7 @@ fn thread_pointer() -> usize {
 
 /// This process's row; `None` above the number of rows.
 #[inline(always)]
-fn own_row() -> Option<&'static Row> {
+pub fn own_row() -> Option<&'static Row> {
     // SAFETY: process_no is a plain int of the server, set right after each fork (core/pt.c).
     let index = unsafe { sys::process_no } as usize;
     let rows = LOCAL.rows.get();

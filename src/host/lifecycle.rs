@@ -1,12 +1,13 @@
 //! Order of things: mod_register, mod_init, child_init, mod_destroy, and which process runs each.
 //! Forbidden here: work on SIP messages; threads; anything that must survive daemonize and is not a mapping.
 
-use std::ffi::c_int;
+use std::ffi::{CString, c_int, c_void};
+use std::ptr;
 
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{settings, state, sys};
+use super::{gate, learn, sampler, settings, state, sys};
 use crate::guard::aor::Key;
 use crate::guard::params::{self, Int};
 use crate::guard::warnings::Warning;
@@ -16,6 +17,9 @@ use crate::shared::region::Region;
 
 /// Registrations in flight that are remembered: 16384 × 64 bytes, touched as used; 30 s of 500 per second.
 const IN_FLIGHT: usize = 16384;
+
+/// Longest Expires assumed until a longer one is granted, seconds: Kamailio's and most phones' default.
+const FIRST_EXPIRES: u64 = 3600;
 
 /// `mod_register`: maps the region and wraps pkg. Process: the one that reads the configuration.
 pub fn register(exports: &mut sys::module_exports_t) -> c_int {
@@ -78,6 +82,7 @@ fn try_init() -> Result<(), String> {
     let [(_, shm), (_, pkg)] = hooks::pool_sizes();
     region.control.shm_size.set(shm);
     region.control.pkg_size.set(pkg);
+    region.control.longest_expires.set(FIRST_EXPIRES);
     make_tables(region)?;
     settings::declare_cfg()?;
     // SAFETY: mod_init is the place for it (core/pt.c).
@@ -99,7 +104,6 @@ fn make_tables(region: &Region) -> Result<(), String> {
         key: random_key()?,
         priority: settings::priority_entries(&texts),
         texts,
-        registrar: state::Registrar::default(),
     };
     state::set_tables(tables);
     Ok(())
@@ -119,11 +123,75 @@ fn random_key() -> Result<Key, String> {
 /// In every process after its fork, and in main before (PROC_INIT) and after (PROC_MAIN) the workers' forks.
 pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
     guarded("child_init", || {
-        let _ = rank;
         hooks::publish_process();
+        match rank {
+            sys::PROC_INIT => bind_all(),
+            sys::PROC_MAIN => return sampler::start(),
+            _ => (),
+        }
         Init(0)
     })
     .0
+}
+
+/// PROC_INIT: every module is initialised and nothing is forked: the place to bind to others although we were loaded
+/// first, and to run before them in the pre-script list (last registered runs first: internals D.1).
+fn bind_all() {
+    let Some(region) = state::region() else { return };
+    bind_usrloc(region);
+    // SAFETY: function pointers that live as long as the module (linked with nodelete); before any fork.
+    unsafe {
+        region.warn(Warning::NoSl, sys::mg_sl_watch(Some(learn::on_local_reply)) == 0);
+        if region.settings.get(Int::Auto) == 1 {
+            let on_request: sys::cb_script_f = Some(gate::on_request);
+            sys::register_script_cb(on_request, sys::PRE_SCRIPT_CB | sys::REQUEST_CB, ptr::null_mut());
+            let taken = sys::sr_event_register_cb(sys::SREV_NET_DGRAM_IN as c_int, Some(gate::on_datagram)) < 0;
+            region.warn(Warning::DatagramSlotTaken, taken);
+        }
+        sys::register_script_cb(Some(learn::on_reply), sys::PRE_SCRIPT_CB | sys::ONREPLY_CB, ptr::null_mut());
+    }
+}
+
+/// usrloc's db_mode 3: bindings live in the database only (usrloc.h).
+const DB_ONLY: c_int = 3;
+
+fn bind_usrloc(region: &Region) {
+    // SAFETY: PROC_INIT: usrloc's mod_init has run, which its binding function demands (usrloc.c).
+    let (is_bound, db_mode) = unsafe { (sys::mg_usrloc_bind() != 0, sys::mg_usrloc_db_mode()) };
+    region.warn(Warning::NoUsrloc, !is_bound);
+    region.warn(Warning::UsrlocDbOnly, is_bound && db_mode == DB_ONLY);
+    if !is_bound {
+        return;
+    }
+    // SAFETY: as above; the names are constants.
+    unsafe {
+        sys::mg_usrloc_watch(Some(learn::on_binding));
+        let mut prefix = [0u8; 256];
+        let (group, name) = (c"registrar".as_ptr(), c"realm_prefix".as_ptr());
+        let length = sys::mg_cfg_text(group, name, prefix.as_mut_ptr().cast(), prefix.len() as c_int);
+        state::set_registrar(state::Registrar {
+            use_domain: sys::mg_usrloc_use_domain() != 0,
+            case_sensitive: sys::mg_cfg_int(group, c"case_sensitive".as_ptr(), 1) != 0,
+            realm_prefix: prefix.get(..length.max(0) as usize).unwrap_or_default().to_vec(),
+            tables: usrloc_tables(),
+        });
+    }
+    region.control.usrloc_in_memory.set(u64::from(db_mode != DB_ONLY));
+}
+
+/// Names of usrloc's tables, from its statistics "<table>-contacts" (usrloc/udomain.c new_udomain).
+fn usrloc_tables() -> Vec<CString> {
+    unsafe extern "C" fn each(closure: *mut c_void, name: *mut sys::str_) {
+        guarded("usrloc's tables", || {
+            // SAFETY: the vector below; a live name.
+            let (names, name) = unsafe { (&mut *closure.cast::<Vec<CString>>(), settings::text_of(name)) };
+            names.extend(name.strip_suffix("-contacts").and_then(|t| CString::new(t).ok()));
+        });
+    }
+    let mut names: Vec<CString> = Vec::new();
+    // SAFETY: the closure lives for the call.
+    unsafe { sys::mg_each_counter(c"usrloc".as_ptr(), Some(each), (&raw mut names).cast()) };
+    names
 }
 
 /// At shutdown, in the main process only.

@@ -3,10 +3,13 @@
 
 pub mod entry;
 pub mod exports;
+pub mod gate;
 pub mod hooks;
+pub mod learn;
 pub mod lifecycle;
 pub mod log;
 pub mod os;
+pub mod sampler;
 pub mod settings;
 pub mod state;
 pub mod sys;

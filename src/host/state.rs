@@ -14,6 +14,7 @@ use crate::shared::region::Region;
 
 static REGION: OnceCell<&'static Region> = OnceCell::new();
 static TABLES: OnceCell<Tables> = OnceCell::new();
+static REGISTRAR: OnceCell<Registrar> = OnceCell::new();
 
 /// What `mod_init` makes once all parameters are known.
 pub struct Tables {
@@ -29,8 +30,6 @@ pub struct Tables {
     pub texts: Texts,
     /// The priority lists.
     pub priority: Vec<Entry>,
-    /// How the local registrar spells AoRs, and its tables.
-    pub registrar: Registrar,
 }
 
 /// The local registrar's rules, read once before the first fork (core/registrar cfg group, usrloc).
@@ -64,6 +63,16 @@ pub fn tables() -> Option<&'static Tables> {
 /// Keeps the tables; false when they were there already.
 pub fn set_tables(tables: Tables) -> bool {
     TABLES.set(tables).is_ok()
+}
+
+/// The local registrar's rules; `None` before PROC_INIT and without a usrloc that can be asked.
+pub fn registrar() -> Option<&'static Registrar> {
+    REGISTRAR.get()
+}
+
+/// Keeps the local registrar's rules.
+pub fn set_registrar(registrar: Registrar) {
+    let _ = REGISTRAR.set(registrar); // set once, in PROC_INIT
 }
 
 /// Unix time in milliseconds.

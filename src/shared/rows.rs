@@ -14,7 +14,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::guard::words::Class;
+use crate::guard::words::{Class, Level};
 
 /// Most processes that are counted; Kamailio installations have 20 to 200.
 pub const MAX_PROCESSES: usize = 512;
@@ -180,7 +180,7 @@ pub struct Row {
     /// Process id, for `/proc` and reports; never exported as a label.
     pub pid: AtomicU32,
     /// Last published level ([`crate::guard::words::Level`]'s number), by the sampler.
-    pub level: AtomicU32,
+    level: AtomicU32,
     /// Bytes outside the pools, by the sampler.
     pub private_bytes: Shared,
     /// Resident bytes of anonymous memory (RssAnon), by the sampler.
@@ -255,6 +255,18 @@ impl Row {
             unbooked: own.unbooked.get().wrapping_add(threads.unbooked.get()),
             failures: own.failures.get().wrapping_add(threads.failures.get()),
         }
+    }
+
+    /// Publishes the process's level. Writer: the sampling process.
+    pub fn set_level(&self, level: Level) {
+        // ORDERING: Relaxed; one word, read by reports.
+        self.level.store(level.index() as u32, Ordering::Relaxed);
+    }
+
+    /// The process's level by the last sample.
+    pub fn level(&self) -> Level {
+        // ORDERING: Relaxed; one word.
+        Level::from_index(u64::from(self.level.load(Ordering::Relaxed))).unwrap_or(Level::Normal)
     }
 
     /// Bytes that live in the process's private pool. Approximate while it runs.

@@ -30,6 +30,13 @@ const NO_CONTACT: Contact<'static> = Contact {
     sos: false,
 };
 
+impl<'a> Contact<'a> {
+    /// A contact of which only the URI is known (as usrloc hands it over).
+    pub const fn of_uri(uri: &'a [u8]) -> Contact<'a> {
+        Contact { uri, ..NO_CONTACT }
+    }
+}
+
 /// All Contacts of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Contacts<'a> {

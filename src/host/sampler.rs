@@ -1,0 +1,379 @@
+//! The sampling process: once per `sample_interval` it reads pools, processes and the machine, and publishes.
+//! Forbidden here: Kamailio's allocators, its locks and its log while a level does not change; blocking on anything.
+
+use std::ffi::c_int;
+use std::time::Duration;
+
+use super::entry::{Init, guarded};
+use super::log::{Severity, log};
+use super::os::{self, OsReader};
+use super::{hooks, state, sys};
+use crate::guard::level::{self, LevelTracker, Standing, Thresholds, permyriad};
+use crate::guard::osmem::Missing;
+use crate::guard::params::Int;
+use crate::guard::rates::{Baseline, RateMeter, Rates};
+use crate::guard::warnings::Warning;
+use crate::guard::words::{Class, Level, Pool};
+use crate::shared::events::{Event, Reason};
+use crate::shared::figures::Figures;
+use crate::shared::region::Region;
+use crate::shared::rows::MAX_PROCESSES;
+
+/// Buckets of the tables that one tick counts: all 262,144 bindings' within about ten ticks.
+const COUNTED_BUCKETS: usize = 8192;
+
+/// Forks the process; `child_init(PROC_MAIN)` in the main process.
+pub fn start() -> Init {
+    // SAFETY: the place for it (internals C.4); no child_init of other modules runs in this process.
+    let pid = unsafe { sys::fork_process(sys::PROC_NOCHLDINIT, c"memguard sampler".as_ptr().cast_mut(), 0) };
+    match pid {
+        0 => run(),
+        1.. => Init(0),
+        _ => Init(-1),
+    }
+}
+
+/// The loop; ends with the main process.
+fn run() -> ! {
+    // SAFETY: a plain call; the process that must outlive us.
+    let parent = unsafe { libc::getppid() };
+    // SAFETY: our own process, right after the fork.
+    unsafe { sys::cfg_child_init() };
+    hooks::publish_process();
+    if let Some(region) = state::region() {
+        let mut sampler = Sampler::new(region);
+        // SAFETY: a plain call.
+        while unsafe { libc::getppid() } == parent {
+            guarded("the sampler", || sampler.tick());
+            sampler.sleep();
+        }
+    }
+    // SAFETY: ends this process without running the server's exit handlers.
+    unsafe { libc::_exit(0) }
+}
+
+/// Counts the live entries of a table a part at a time.
+#[derive(Default)]
+struct Census {
+    next: usize,
+    sum: u64,
+    last: u64,
+}
+
+impl Census {
+    /// Counts one part; the answer is the last complete count.
+    fn tick(&mut self, table: &crate::shared::fingerprints::Fingerprints, now_s: u64, grace: u32) -> u64 {
+        let (live, next) = table.count_live(now_s, grace, self.next, COUNTED_BUCKETS);
+        self.sum += live;
+        self.next = next;
+        if next == 0 {
+            self.last = self.sum;
+            self.sum = 0;
+        }
+        self.last
+    }
+}
+
+struct Sampler {
+    region: &'static Region,
+    os: OsReader,
+    shm: LevelTracker,
+    os_level: LevelTracker,
+    workers: Vec<LevelTracker>,
+    server: Level,
+    was_shed: bool,
+    new: RateMeter,
+    refresh: RateMeter,
+    rejected: RateMeter,
+    baseline: Baseline,
+    bindings: Census,
+    aors: Census,
+    figures: Figures,
+    last_ms: u64,
+}
+
+impl Sampler {
+    fn new(region: &'static Region) -> Sampler {
+        let now = state::now_ms();
+        Sampler {
+            region,
+            os: OsReader::discover(region.settings.get_u64(Int::OsLimit)),
+            shm: LevelTracker::default(),
+            os_level: LevelTracker::default(),
+            workers: vec![LevelTracker::default(); MAX_PROCESSES],
+            server: Level::Normal,
+            was_shed: false,
+            new: RateMeter::new(now, 0),
+            refresh: RateMeter::new(now, 0),
+            rejected: RateMeter::new(now, 0),
+            baseline: Baseline::default(),
+            bindings: Census::default(),
+            aors: Census::default(),
+            figures: Figures::default(),
+            last_ms: now,
+        }
+    }
+
+    /// Waits for the next tick in short steps, so that a changed interval counts at once.
+    fn sleep(&self) {
+        const STEP: u64 = 100;
+        loop {
+            let interval = self.region.settings.get_u64(Int::SampleInterval).max(STEP);
+            let passed = state::now_ms().saturating_sub(self.last_ms);
+            // A clock that was set back must not stop the sampling.
+            if passed >= interval || passed > 60_000 || state::now_ms() < self.last_ms {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(STEP.min(interval - passed)));
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = state::now_ms();
+        let elapsed = now.saturating_sub(self.last_ms).max(1);
+        self.last_ms = now;
+        self.figures.time_ms = now;
+        self.figures.samples += 1;
+        let shm = self.sample_shm(now);
+        let pkg = self.sample_workers(now);
+        let os = self.sample_os(now);
+        self.sample_rates(now, elapsed);
+        self.sample_tables(now);
+        let shed = self.sample_shed(now);
+        let worst = level::worst([self.shm.level(), self.os_level.level(), pkg.1, shed]);
+        self.figures.level = worst.index() as u64;
+        if self.server != Level::Normal && worst == Level::Normal {
+            self.region.control.salt.add(1); // other AoRs wait next time
+        }
+        self.server = worst;
+        if let Some(tightest) = level::tightest([shm, Some(pkg.0), os].into_iter().flatten()) {
+            self.figures.tightest = tightest.pool.index() as u64;
+            self.figures.headroom = tightest.headroom_bytes();
+            self.figures.headroom_permyriad = u64::from(tightest.headroom_permyriad());
+        }
+        self.region.published.publish(&self.figures.to_words());
+    }
+
+    fn thresholds(&self, pool: Pool) -> Thresholds {
+        Thresholds::of(&self.region.settings.all(), pool)
+    }
+
+    /// Takes one pool's use to its tracker; a change becomes an event and a log line.
+    fn track(&mut self, pool: Pool, worker: Option<usize>, used: u32, now: u64) -> Level {
+        let thresholds = self.thresholds(pool);
+        let gap = self.region.settings.get_u64(Int::ResumeGap) as u32;
+        let dwell = self.region.settings.get_u64(Int::Dwell) as u32;
+        let tracker = match (pool, worker) {
+            (Pool::Shm, _) => &mut self.shm,
+            (Pool::Os, _) => &mut self.os_level,
+            (Pool::Pkg, worker) => match self.workers.get_mut(worker.unwrap_or(MAX_PROCESSES)) {
+                Some(tracker) => tracker,
+                None => return Level::Normal,
+            },
+        };
+        let change = tracker.sample(used, &thresholds, gap, dwell, now);
+        let level = tracker.level();
+        if let Some((from, to)) = change {
+            self.changed(Event {
+                time_ms: now,
+                from,
+                to,
+                pool,
+                worker: worker.and_then(|w| u16::try_from(w).ok()),
+                percent: (used / 100).min(255) as u8,
+                reason: Reason::Memory,
+            });
+        }
+        level
+    }
+
+    fn changed(&mut self, event: Event) {
+        self.figures.level_changes += 1;
+        self.region.events.push(&event);
+        let worst = event.from.max(event.to);
+        let severity = if worst >= Level::Shedding { Severity::Warn } else { Severity::Notice };
+        let Event { from, to, pool, percent, reason, .. } = event;
+        match event.worker {
+            Some(index) => {
+                log!(severity, "level {from} -> {to}: {pool} of worker {index} at {percent} %, cause {reason}");
+            }
+            None => log!(severity, "level {from} -> {to}: {pool} at {percent} %, cause {reason}"),
+        }
+    }
+
+    fn sample_shm(&mut self, now: u64) -> Option<Standing> {
+        let control = &self.region.control;
+        let size = control.shm_size.get();
+        let pool = hooks::shm_now(size)?;
+        let is_impossible = level::impossible(size, pool.real_used, size.wrapping_sub(pool.real_used)).is_some();
+        self.region.warn(Warning::ImpossibleShm, is_impossible);
+        let used = if is_impossible { shm_live(self.region).min(size) } else { pool.real_used };
+        control.shm_peak.raise(used);
+        self.figures.shm_peak = control.shm_peak.get();
+        let level = self.track(Pool::Shm, None, permyriad(used, size), now);
+        self.figures.shm_level = level.index() as u64;
+        Some(self.standing(Pool::Shm, size, used))
+    }
+
+    fn standing(&self, pool: Pool, total: u64, used: u64) -> Standing {
+        Standing { pool, total, used, shed_pct: self.thresholds(pool).shed }
+    }
+
+    /// All processes; the fullest of those that receive SIP stands for pkg.
+    fn sample_workers(&mut self, now: u64) -> (Standing, Level) {
+        let size = self.region.control.pkg_size.get();
+        let count = processes();
+        let mut worst = Level::Normal;
+        let (mut fullest, mut fullest_used) = (0, 0);
+        let mut unreadable = count > 0;
+        let mut impossible = false;
+        for (index, process) in process_table().enumerate() {
+            let Some(row) = self.region.rows.get(index) else { break };
+            let mut used = row.pkg.real_used.get();
+            if size > 0 && used > size {
+                impossible = true;
+                used = row.pkg_live().min(size);
+            }
+            let level = self.track(Pool::Pkg, Some(index), permyriad(used, size), now);
+            row.set_level(level);
+            let receives_sip = process.rank > 0 || row.sip.messages.get() > 0;
+            if receives_sip {
+                worst = worst.max(level);
+            }
+            if used > fullest_used {
+                (fullest, fullest_used) = (index, used);
+            }
+            if let Some(bytes) = os::rss_anon_bytes(process.pid) {
+                unreadable = false;
+                row.rss_anon.set(bytes);
+            }
+        }
+        self.region.warn(Warning::NoProcStatus, unreadable);
+        self.region.warn(Warning::ImpossiblePkg, impossible);
+        self.region.warn(Warning::TooManyProcesses, count > MAX_PROCESSES);
+        self.figures.workers = count as u64;
+        self.figures.pkg_level = worst.index() as u64;
+        self.figures.fullest_worker = fullest as u64;
+        self.figures.fullest_real_used = fullest_used;
+        (self.standing(Pool::Pkg, size, fullest_used), worst)
+    }
+
+    fn sample_os(&mut self, now: u64) -> Option<Standing> {
+        let sample = self.os.sample();
+        let missing = |kind: fn(&Missing) -> bool| sample.missing.iter().any(kind);
+        self.region.warn(Warning::NoCgroup, missing(Missing::is_cgroup));
+        self.region.warn(Warning::NoMeminfo, missing(Missing::is_meminfo));
+        self.region.warn(Warning::NoOs, sample.memory.is_none());
+        let control = &self.region.control;
+        let Some(memory) = sample.memory else {
+            self.figures.sample_errors += 1;
+            control.os_time_ms.set(0);
+            return None;
+        };
+        let used = permyriad(memory.used_bytes, memory.limit_bytes);
+        control.os_permyriad.set(u64::from(used));
+        control.os_time_ms.set(now);
+        control.os_peak.raise(memory.used_bytes);
+        self.figures.os_peak = control.os_peak.get();
+        self.figures.os_limit = memory.limit_bytes;
+        self.figures.os_used = memory.used_bytes;
+        self.figures.os_source = memory.source as u64;
+        let level = self.track(Pool::Os, None, used, now);
+        self.figures.os_level = level.index() as u64;
+        Some(self.standing(Pool::Os, memory.limit_bytes, memory.used_bytes))
+    }
+
+    fn sample_rates(&mut self, now: u64, elapsed: u64) {
+        let rows = &self.region.rows;
+        let total = |f: &dyn Fn(&crate::shared::rows::Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add);
+        let new = total(&|r| r.sip.received.get(Class::New));
+        let refresh = total(&|r| r.sip.received.get(Class::Refresh));
+        let rejected = total(&|r| r.sip.rejected.sum());
+        let f = &mut self.figures;
+        let rates = self.new.sample(now, new);
+        [f.new_rate_1s, f.new_rate_10s, f.new_rate_1m, f.new_rate_5m, f.new_rate_15m] = milli(rates);
+        let other = self.refresh.sample(now, refresh);
+        [f.refresh_rate_1s, f.refresh_rate_10s, f.refresh_rate_1m, f.refresh_rate_5m, f.refresh_rate_15m] = milli(other);
+        let other = self.rejected.sample(now, rejected);
+        [f.rejected_rate_1s, f.rejected_rate_10s, f.rejected_rate_1m, f.rejected_rate_5m, f.rejected_rate_15m] =
+            milli(other);
+        let factor = self.region.settings.get_u64(Int::StormFactor) as u32;
+        let least = self.region.settings.get_u64(Int::StormMinRate) as u32;
+        let storms = self.baseline.sample(rates.s10, elapsed, factor, least);
+        f.storm = u64::from(storms);
+        f.baseline = (self.baseline.rate() * 1000.0) as u64;
+    }
+
+    fn sample_tables(&mut self, now: u64) {
+        let Some(tables) = state::tables() else { return };
+        let memory = u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
+        self.figures.known_bindings = self.bindings.tick(&tables.bindings, now / 1000, 0);
+        self.figures.known_aors = self.aors.tick(&tables.aors, now / 1000, memory);
+    }
+
+    /// An operator's `shed`: level shedding while it runs; its begin is an event of the RPC, its end is ours.
+    fn sample_shed(&mut self, now: u64) -> Level {
+        let is_shed = self.region.control.shed_until_ms.get() > now;
+        let (from, to, reason) = match (self.was_shed, is_shed) {
+            (false, true) => (self.server, self.server.max(Level::Shedding), Reason::Operator),
+            (true, false) => (Level::Shedding, Level::Normal, Reason::Ended),
+            _ => return if is_shed { Level::Shedding } else { Level::Normal },
+        };
+        self.was_shed = is_shed;
+        let percent = hooks::shm_now(self.region.control.shm_size.get())
+            .map_or(0, |p| permyriad(p.real_used, p.size) / 100)
+            .min(255) as u8;
+        self.changed(Event { time_ms: now, from, to, pool: Pool::Shm, worker: None, percent, reason });
+        if is_shed { Level::Shedding } else { Level::Normal }
+    }
+}
+
+fn milli(rates: Rates) -> [u64; 5] {
+    [rates.s1, rates.s10, rates.m1, rates.m5, rates.m15].map(|rate| (rate * 1000.0) as u64)
+}
+
+/// memguard's own count of shm: what all processes allocated and did not free.
+pub fn shm_live(region: &Region) -> u64 {
+    let sum = region.rows.iter().map(|row| row.shm_sum()).fold(Default::default(), crate::shared::rows::ShmSum::plus);
+    u64::try_from(sum.live()).unwrap_or(0)
+}
+
+/// One line of Kamailio's process table.
+pub struct Process {
+    /// Process id.
+    pub pid: c_int,
+    /// Rank given to child_init (core/sr_module.h).
+    pub rank: c_int,
+    /// What `core.psx` says of it.
+    pub description: String,
+}
+
+/// How many processes the server has; 0 before the table exists.
+pub fn processes() -> usize {
+    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
+    unsafe {
+        let count = sys::process_count;
+        if count.is_null() { 0 } else { usize::try_from(count.read_volatile()).unwrap_or(0) }
+    }
+}
+
+/// The server's processes, by index.
+pub fn process_table() -> impl Iterator<Item = Process> {
+    (0..processes()).map_while(|index| {
+        // SAFETY: the table has at least `process_count` lines and lives in shm (core/pt.c).
+        unsafe {
+            let table = sys::pt;
+            if table.is_null() {
+                return None;
+            }
+            let line = &*table.add(index);
+            let text = line.desc.map(|c| c as u8);
+            let text = text.split(|b| *b == 0).next().unwrap_or_default();
+            Some(Process {
+                pid: line.pid,
+                rank: line.rank,
+                description: String::from_utf8_lossy(text).into_owned(),
+            })
+        }
+    })
+}
