@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod cgroup;
 pub mod filters;
 pub mod level;
 pub mod osmem;
