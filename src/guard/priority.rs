@@ -363,7 +363,7 @@ pub fn parse_source(text: &str) -> Result<Entry, String> {
         return Err(wrong());
     }
     // ::ffff:192.0.2.0/120 is 192.0.2.0/24; a prefix that is shorter than the mapping stays IPv6
-    let mapped = given_prefix.checked_sub(96).filter(|_| given.is_ipv6());
+    let mapped = given_prefix.checked_sub(96);
     let (net, prefix) = match (given.to_canonical(), mapped) {
         (IpAddr::V4(v4), Some(prefix)) => (IpAddr::V4(v4), prefix),
         (IpAddr::V4(v4), None) if given.is_ipv4() => (IpAddr::V4(v4), given_prefix),
