@@ -1,5 +1,11 @@
 //! Admission: whether one REGISTER may still cost memory, from live use at this moment (design §4).
 //! Forbidden here: allocation, division by what could be zero, panics: every worker runs this for every REGISTER.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 use crate::guard::level::{Thresholds, WHOLE};
 use crate::guard::params::Int;

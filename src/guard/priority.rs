@@ -1,5 +1,11 @@
 //! The priority list: users, AoRs, domains and networks that are admitted to the last; parsed, packed and matched.
 //! Forbidden here: keeping the list (it lives in the shared region); allocation while matching.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
