@@ -160,6 +160,18 @@ fn priority_is_refused_only_when_not_one_more_registration_fits() {
 }
 
 #[test]
+fn thresholds_out_of_order_are_raised_to_the_one_before() {
+    let mut values = int_defaults();
+    values[Int::ShmFull as usize] = 50; // below shed, 80
+    let at = |used| Pressure {
+        shm_permyriad: used,
+        ..ROOM
+    };
+    let shares = [7_999, 8_000].map(|used| share_of(Class::New, &at(used), &Curves::of(&values)).0);
+    assert_eq!(shares, [0, POINTS]);
+}
+
+#[test]
 fn modes_turn_a_refusal_into_a_count_or_into_nothing() {
     let pressure = Pressure {
         shm_permyriad: 9_300,
@@ -218,8 +230,8 @@ fn pressures() -> impl Strategy<Value = Pressure> {
     let permyriad = || 0u32..=10_000;
     (
         (permyriad(), permyriad(), prop::option::of(permyriad())),
-        (0u64..10_000, 0u64..100_000),
-        (any::<bool>(), any::<bool>()),
+        (3_000u64..30_000, 48_000u64..480_000),
+        (prop::bool::weighted(0.1), prop::bool::weighted(0.1)),
     )
         .prop_map(
             |((shm, pkg, os), (shm_free, pkg_free), (operator, ballast))| Pressure {

@@ -132,6 +132,15 @@ fn a_gap_larger_than_the_threshold_still_lets_the_level_go() {
 }
 
 #[test]
+fn without_a_gap_use_at_the_threshold_itself_is_not_low() {
+    let mut tracker = LevelTracker::default();
+    for (second, used) in [(0, 8_000), (100, 8_000), (101, 7_999)] {
+        tracker.sample(used, &SHM, 0, 10, second * 1000);
+        assert_eq!(tracker.level(), Level::Shedding, "at second {second}");
+    }
+}
+
+#[test]
 fn without_gap_and_dwell_the_level_is_what_live_use_says() {
     let mut tracker = LevelTracker::default();
     for used in [9_700, 9_699, 8_000, 7_999, 7_000, 6_999, 9_000] {

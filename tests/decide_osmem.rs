@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use memguard::guard::cgroup::{Version, find_cgroup, limit_bytes, stat_field};
 use memguard::guard::osmem::{
-    Missing, OsMemory, OsSample, Plan, Source, Version, find_cgroup, host_memory, kib_field,
-    limit_bytes, private_bytes, rss_anon_bytes, stat_field,
+    Missing, OsMemory, OsSample, Plan, Source, host_memory, kib_field, private_bytes,
+    rss_anon_bytes,
 };
 use proptest::prelude::*;
 
@@ -280,6 +281,10 @@ fn a_cgroup_is_not_taken_for_a_neighbour_with_the_same_beginning() {
     let mounts = "30 22 0:26 /a /one rw - cgroup2 c rw\n31 22 0:26 /ab /two rw - cgroup2 c rw\n";
     let found = find_cgroup("0::/ab/c\n", mounts).unwrap().unwrap();
     assert_eq!(found.dirs, ["/two/c", "/two"].map(PathBuf::from));
+    let neighbour = find_cgroup("0::/ab/c\n", "30 22 0:26 /a /one rw - cgroup2 c rw\n")
+        .unwrap()
+        .unwrap();
+    assert_eq!(neighbour.dirs, [PathBuf::from("/one")]);
 }
 
 #[test]
@@ -305,6 +310,44 @@ fn an_unreadable_limit_is_said_and_the_host_decides() {
           No such file or directory; using host memory only"
         ]
     );
+}
+
+#[test]
+fn a_forbidden_limit_is_said_although_its_ancestor_can_be_read() {
+    let files = v2(&[("memory.current", "104857600\n")]).with(
+        "/sys/fs/cgroup/system.slice",
+        &[("memory.current", 90 * MIB), ("memory.max", 100 * MIB)],
+    );
+    let read = |path: &Path| match path.ends_with("kamailio.service/memory.max") {
+        true => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "Permission denied",
+        )),
+        false => files.read(path),
+    };
+    let sample = Plan::discover(0, &read).sample(&read);
+    assert_eq!(sample.memory, memory(100, 90, Source::CgroupMax).memory);
+    assert_eq!(sample.warnings().len(), 1, "{sample:?}");
+    assert!(sample.warnings()[0].contains("kamailio.service/memory.max: Permission denied"));
+}
+
+#[test]
+fn a_forbidden_ancestor_is_said_although_the_own_directory_accounts_nothing() {
+    let files = v2(&[]).with(
+        "/sys/fs/cgroup",
+        &[("memory.current", 90 * MIB), ("memory.max", 100 * MIB)],
+    );
+    let read = |path: &Path| match path.ends_with("system.slice/memory.current") {
+        true => Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "Permission denied",
+        )),
+        false => files.read(path),
+    };
+    let sample = Plan::discover(0, &read).sample(&read);
+    let said = "cgroup limit not readable: /sys/fs/cgroup/system.slice/memory.current: Permission denied; \
+                using the cgroup limit only";
+    assert_eq!(sample.warnings(), [said]);
 }
 
 #[test]

@@ -1,5 +1,11 @@
 //! Admission: whether one REGISTER may still cost memory, from live use at this moment (design §4).
 //! Forbidden here: allocation, division by what could be zero, panics: every worker runs this for every REGISTER.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 use crate::guard::level::{Thresholds, WHOLE};
 use crate::guard::params::Int;
@@ -145,15 +151,21 @@ impl Reason {
 /// What frees memory or keeps a registration alive is never refused here. The share never falls when use rises, and
 /// never falls from a class to one that is dearer to admit.
 pub fn share_of(class: Class, pressure: &Pressure, curves: &Curves) -> (u32, Reason) {
-    let curve_share: fn(&Curve, u32) -> u32 = match class {
-        Class::Unregister | Class::Query | Class::Followup | Class::Refresh => {
-            return (0, Reason::None);
-        }
-        Class::Priority if pressure.is_exhausted() => return (POINTS, Reason::Exhausted),
-        Class::Priority => return (0, Reason::None),
-        Class::Returning => Curve::share_returning,
-        Class::New => Curve::share_new,
-    };
+    match class {
+        Class::Unregister | Class::Query | Class::Followup | Class::Refresh => (0, Reason::None),
+        Class::Priority if pressure.is_exhausted() => (POINTS, Reason::Exhausted),
+        Class::Priority => (0, Reason::None),
+        Class::Returning => refusable(pressure, curves, Curve::share_returning),
+        Class::New => refusable(pressure, curves, Curve::share_new),
+    }
+}
+
+/// The share of a class that memory's use may refuse: complete for a cause beyond the curves, or else the largest.
+fn refusable(
+    pressure: &Pressure,
+    curves: &Curves,
+    share_on: impl Fn(&Curve, u32) -> u32,
+) -> (u32, Reason) {
     if pressure.operator_shed {
         return (POINTS, Reason::Operator);
     }
@@ -163,20 +175,19 @@ pub fn share_of(class: Class, pressure: &Pressure, curves: &Curves) -> (u32, Rea
     if pressure.is_exhausted() {
         return (POINTS, Reason::Exhausted);
     }
-    let os = pressure
-        .os_permyriad
-        .map_or(0, |used| curve_share(&curves.os, used));
-    let mut found = (0, Reason::None);
-    for (share, pool) in [
-        (curve_share(&curves.shm, pressure.shm_permyriad), Pool::Shm),
-        (curve_share(&curves.pkg, pressure.pkg_permyriad), Pool::Pkg),
-        (os, Pool::Os),
-    ] {
-        if share > found.0 {
-            found = (share, Reason::Use(pool));
+    let uses = [
+        (&curves.shm, pressure.shm_permyriad, Pool::Shm),
+        (&curves.pkg, pressure.pkg_permyriad, Pool::Pkg),
+        (&curves.os, pressure.os_permyriad.unwrap_or(0), Pool::Os),
+    ];
+    let mut largest = (0, Reason::None);
+    for (curve, used, pool) in uses {
+        let share = share_on(curve, used);
+        if share > largest.0 {
+            largest = (share, Reason::Use(pool));
         }
     }
-    found
+    largest
 }
 
 /// What happens to one REGISTER.

@@ -3,7 +3,7 @@
 
 use crate::guard::words::{Mode, Pool};
 
-/// The sentence of fault 400: what is accepted.
+/// The error of every parser here, the sentence of fault 400: what its command accepts.
 pub type Rejected = String;
 
 /// Longest duration of `memguard.shed` in seconds (a day).
@@ -126,9 +126,6 @@ fn pool_word(word: &str) -> Option<Pool> {
 }
 
 /// `memguard.workers [pid N | rank N | index N | leaking | top N]`
-///
-/// # Errors
-/// What is accepted.
 pub fn workers(words: &[&str]) -> Result<Workers, Rejected> {
     let found = match words {
         [] => Some(Workers::All),
@@ -144,17 +141,13 @@ pub fn workers(words: &[&str]) -> Result<Workers, Rejected> {
     })
 }
 
-/// Which of the words of [`Sites`] a command knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Known {
-    module: bool,
-    by: bool,
-    top: bool,
-    sentence: &'static str,
-}
-
-fn narrowed<'a>(words: &[&'a str], known: Known) -> Result<Sites<'a>, Rejected> {
-    let wrong = || Rejected::from(known.sentence);
+/// Reads pairs of filter and value in any order; `known` are the filters that only some commands have.
+fn narrowed<'a>(
+    words: &[&'a str],
+    known: &[&str],
+    accepted: &'static str,
+) -> Result<Sites<'a>, Rejected> {
+    let wrong = || Rejected::from(accepted);
     let mut found = Sites::default();
     let mut by = None;
     let mut rest = words.iter().copied();
@@ -173,12 +166,12 @@ fn narrowed<'a>(words: &[&'a str], known: Known) -> Result<Sites<'a>, Rejected> 
                 let index = value.parse().map_err(|_| wrong())?;
                 found.worker.replace(index).is_none()
             }
-            "module" if known.module => found.module.replace(value).is_none(),
-            "top" if known.top => {
+            "module" if known.contains(&"module") => found.module.replace(value).is_none(),
+            "top" if known.contains(&"top") => {
                 let top = positive(value).ok_or_else(wrong)?;
                 found.top.replace(top).is_none()
             }
-            "by" if known.by => {
+            "by" if known.contains(&"by") => {
                 let order = match value {
                     "live" => By::Live,
                     "growth" => By::Growth,
@@ -198,67 +191,39 @@ fn narrowed<'a>(words: &[&'a str], known: Known) -> Result<Sites<'a>, Rejected> 
 }
 
 /// `memguard.sites [pool P] [worker INDEX] [module M] [by live|growth|failures] [top N]`, in any order.
-///
-/// # Errors
-/// What is accepted.
 pub fn sites<'a>(words: &[&'a str]) -> Result<Sites<'a>, Rejected> {
     narrowed(
         words,
-        Known {
-            module: true,
-            by: true,
-            top: true,
-            sentence: "memguard.sites accepts pool shm or pkg, worker INDEX, module NAME, by live, growth or failures, \
+        &["module", "by", "top"],
+        "memguard.sites accepts pool shm or pkg, worker INDEX, module NAME, by live, growth or failures, \
                        and top N, each once",
-        },
     )
 }
 
 /// `memguard.modules [pool P] [worker INDEX]`, in any order.
-///
-/// # Errors
-/// What is accepted.
 pub fn modules<'a>(words: &[&'a str]) -> Result<Sites<'a>, Rejected> {
     narrowed(
         words,
-        Known {
-            module: false,
-            by: false,
-            top: false,
-            sentence: "memguard.modules accepts pool shm or pkg, and worker INDEX, each once",
-        },
+        &[],
+        "memguard.modules accepts pool shm or pkg, and worker INDEX, each once",
     )
 }
 
 /// `memguard.paths [pool P] [worker INDEX] [module M] [top N]`, in any order.
-///
-/// # Errors
-/// What is accepted.
 pub fn paths<'a>(words: &[&'a str]) -> Result<Sites<'a>, Rejected> {
     narrowed(
         words,
-        Known {
-            module: true,
-            by: false,
-            top: true,
-            sentence: "memguard.paths accepts pool shm or pkg, worker INDEX, module NAME, and top N, each once",
-        },
+        &["module", "top"],
+        "memguard.paths accepts pool shm or pkg, worker INDEX, module NAME, and top N, each once",
     )
 }
 
 /// `memguard.profile [pool] [worker INDEX]`, in any order.
-///
-/// # Errors
-/// What is accepted.
 pub fn profile<'a>(words: &[&'a str]) -> Result<Sites<'a>, Rejected> {
     narrowed(
         words,
-        Known {
-            module: false,
-            by: false,
-            top: false,
-            sentence: "memguard.profile accepts shm or pkg, and worker INDEX, each once",
-        },
+        &[],
+        "memguard.profile accepts shm or pkg, and worker INDEX, each once",
     )
 }
 
@@ -273,25 +238,16 @@ fn last_n(words: &[&str], command: &str) -> Result<Option<u32>, Rejected> {
 }
 
 /// `memguard.events [N]`
-///
-/// # Errors
-/// What is accepted.
 pub fn events(words: &[&str]) -> Result<Option<u32>, Rejected> {
     last_n(words, "events")
 }
 
 /// `memguard.refusals [N]`
-///
-/// # Errors
-/// What is accepted.
 pub fn refusals(words: &[&str]) -> Result<Option<u32>, Rejected> {
     last_n(words, "refusals")
 }
 
 /// `memguard.mode [enforce|observe|off]`; `None` only asks.
-///
-/// # Errors
-/// What is accepted.
 pub fn mode(words: &[&str]) -> Result<Option<Mode>, Rejected> {
     match words {
         [] => Ok(None),
@@ -301,9 +257,6 @@ pub fn mode(words: &[&str]) -> Result<Option<Mode>, Rejected> {
 }
 
 /// `memguard.shed SECONDS`
-///
-/// # Errors
-/// What is accepted.
 pub fn shed(words: &[&str]) -> Result<u32, Rejected> {
     let seconds = match words {
         [n] => positive(n).filter(|s| *s <= MAX_SHED_S),
@@ -314,9 +267,6 @@ pub fn shed(words: &[&str]) -> Result<u32, Rejected> {
 }
 
 /// `memguard.reset peaks|baseline|failures`
-///
-/// # Errors
-/// What is accepted.
 pub fn reset(words: &[&str]) -> Result<Reset, Rejected> {
     match words {
         ["peaks"] => Ok(Reset::Peaks),
@@ -327,9 +277,6 @@ pub fn reset(words: &[&str]) -> Result<Reset, Rejected> {
 }
 
 /// `memguard.history NAME [points] [step]`; also `points N` and `step N`, by name.
-///
-/// # Errors
-/// What is accepted.
 pub fn history<'a>(words: &[&'a str]) -> Result<History<'a>, Rejected> {
     let wrong = || {
         Rejected::from(
@@ -356,9 +303,6 @@ pub fn history<'a>(words: &[&'a str]) -> Result<History<'a>, Rejected> {
 }
 
 /// `memguard.forecast [POOL]`; `None` is all of them.
-///
-/// # Errors
-/// What is accepted.
 pub fn forecast(words: &[&str]) -> Result<Option<Pool>, Rejected> {
     match words {
         [] => Ok(None),
@@ -375,9 +319,6 @@ fn is_mark_name(name: &str) -> bool {
 }
 
 /// `memguard.mark [NAME]`; `None` is the unnamed one.
-///
-/// # Errors
-/// What is accepted.
 pub fn mark<'a>(words: &[&'a str]) -> Result<Option<&'a str>, Rejected> {
     match words {
         [] => Ok(None),
@@ -390,9 +331,6 @@ pub fn mark<'a>(words: &[&'a str]) -> Result<Option<&'a str>, Rejected> {
 }
 
 /// `memguard.diff [NAME] [top N]`
-///
-/// # Errors
-/// What is accepted.
 pub fn diff<'a>(words: &[&'a str]) -> Result<Diff<'a>, Rejected> {
     let top = |n: &str| positive(n);
     let found = match words {
@@ -415,9 +353,6 @@ pub fn diff<'a>(words: &[&'a str]) -> Result<Diff<'a>, Rejected> {
 }
 
 /// `memguard.check [warn_pct crit_pct] [warn_s crit_s]`
-///
-/// # Errors
-/// What is accepted.
 pub fn check(words: &[&str]) -> Result<Check, Rejected> {
     let wrong = || {
         Rejected::from(
@@ -442,9 +377,6 @@ pub fn check(words: &[&str]) -> Result<Check, Rejected> {
 }
 
 /// `memguard.priority [list|add|remove] [aor|domain|source] [VALUE]`
-///
-/// # Errors
-/// What is accepted.
 pub fn priority<'a>(words: &[&'a str]) -> Result<Priority<'a>, Rejected> {
     let list = |word: &str| match word {
         "aor" => Some(PriorityList::Aor),

@@ -1,5 +1,11 @@
 //! Levels: when a pool's use makes its level rise, and how long it must stay low before the level falls again.
 //! Forbidden here: refusing (that is `admission`, which follows live use and needs no level); clocks.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 use crate::guard::params::Int;
 use crate::guard::words::{Level, Pool};

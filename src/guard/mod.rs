@@ -3,8 +3,12 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+<<<<<<< HEAD
 pub mod aor;
 pub mod class;
+=======
+pub mod cgroup;
+>>>>>>> w/decide
 pub mod filters;
 pub mod level;
 pub mod osmem;

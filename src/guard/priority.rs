@@ -1,5 +1,11 @@
 //! The priority list: users, AoRs, domains and networks that are admitted to the last; parsed, packed and matched.
 //! Forbidden here: keeping the list (it lives in the shared region); allocation while matching.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -363,7 +369,7 @@ pub fn parse_source(text: &str) -> Result<Entry, String> {
         return Err(wrong());
     }
     // ::ffff:192.0.2.0/120 is 192.0.2.0/24; a prefix that is shorter than the mapping stays IPv6
-    let mapped = given_prefix.checked_sub(96).filter(|_| given.is_ipv6());
+    let mapped = given_prefix.checked_sub(96);
     let (net, prefix) = match (given.to_canonical(), mapped) {
         (IpAddr::V4(v4), Some(prefix)) => (IpAddr::V4(v4), prefix),
         (IpAddr::V4(v4), None) if given.is_ipv4() => (IpAddr::V4(v4), given_prefix),
