@@ -3,12 +3,9 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
-<<<<<<< HEAD
 pub mod aor;
-pub mod class;
-=======
 pub mod cgroup;
->>>>>>> w/decide
+pub mod class;
 pub mod filters;
 pub mod level;
 pub mod osmem;

@@ -306,14 +306,14 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
     let (Some(tables), Some(row)) = (state::tables(), hooks::own_row()) else { return Verdict::Pass };
     let register = match scan(arrived.text) {
         Scanned::Register(register) => register,
-        Scanned::NotUnderstood(_) if stage == Stage::Script => {
+        Scanned::NotUnderstood(_) if stage == Stage::Request => {
             row.sip.not_understood.add(u64::from(is_register(arrived.text)));
             return Verdict::Pass;
         }
         _ => return Verdict::Pass,
     };
     let Some(aor) = Aor::parse(register.to_uri) else {
-        row.sip.not_understood.add(u64::from(stage == Stage::Script));
+        row.sip.not_understood.add(u64::from(stage == Stage::Request));
         return Verdict::Pass;
     };
     let visit = Visit {
@@ -342,7 +342,7 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         visit.row.sip.rejected.count(class);
         return Verdict::Answered;
     }
-    if stage == Stage::Script {
+    if stage == Stage::Request {
         visit.row.sip.received.count(class);
         if decision == Decision::Observe {
             visit.row.sip.observed.count(class);
@@ -444,7 +444,7 @@ pub unsafe extern "C" fn on_request(msg: *mut sys::sip_msg, _flags: c_uint, _par
             sys::mg_message_view(msg, &mut view);
             Arrived::of(&view)
         };
-        match consider(&arrived, Stage::Script) {
+        match consider(&arrived, Stage::Request) {
             Verdict::Pass => GoOn(1),
             Verdict::Answered => GoOn(0),
         }

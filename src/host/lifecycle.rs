@@ -126,13 +126,16 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
         hooks::publish_process();
         match rank {
             sys::PROC_INIT => bind_all(),
-            sys::PROC_MAIN => return sampler::start(),
+            PROC_MAIN => return sampler::start(),
             _ => (),
         }
         Init(0)
     })
     .0
 }
+
+/// `sys::PROC_MAIN` is unsigned because it is 0 (core/sr_module.h).
+const PROC_MAIN: c_int = sys::PROC_MAIN as c_int;
 
 /// PROC_INIT: every module is initialised and nothing is forked: the place to bind to others although we were loaded
 /// first, and to run before them in the pre-script list (last registered runs first: internals D.1).
@@ -143,12 +146,13 @@ fn bind_all() {
     unsafe {
         region.warn(Warning::NoSl, sys::mg_sl_watch(Some(learn::on_local_reply)) == 0);
         if region.settings.get(Int::Auto) == 1 {
-            let on_request: sys::cb_script_f = Some(gate::on_request);
-            sys::register_script_cb(on_request, sys::PRE_SCRIPT_CB | sys::REQUEST_CB, ptr::null_mut());
+            let requests = sys::PRE_SCRIPT_CB | sys::script_cb_flag_REQUEST_CB;
+            sys::register_script_cb(Some(gate::on_request), requests, ptr::null_mut());
             let taken = sys::sr_event_register_cb(sys::SREV_NET_DGRAM_IN as c_int, Some(gate::on_datagram)) < 0;
             region.warn(Warning::DatagramSlotTaken, taken);
         }
-        sys::register_script_cb(Some(learn::on_reply), sys::PRE_SCRIPT_CB | sys::ONREPLY_CB, ptr::null_mut());
+        let replies = sys::PRE_SCRIPT_CB | sys::script_cb_flag_ONREPLY_CB;
+        sys::register_script_cb(Some(learn::on_reply), replies, ptr::null_mut());
     }
 }
 

@@ -9,7 +9,7 @@ use super::log::{Severity, log};
 use super::os::{self, OsReader};
 use super::{hooks, state, sys};
 use crate::guard::level::{self, LevelTracker, Standing, Thresholds, permyriad};
-use crate::guard::osmem::Missing;
+use crate::guard::osmem::{self, Missing};
 use crate::guard::params::Int;
 use crate::guard::rates::{Baseline, RateMeter, Rates};
 use crate::guard::warnings::Warning;
@@ -80,6 +80,8 @@ struct Sampler {
     shm: LevelTracker,
     os_level: LevelTracker,
     workers: Vec<LevelTracker>,
+    /// Largest use of each process's private pool ever seen: `reset peaks` does not lower it.
+    touched: Vec<u64>,
     server: Level,
     was_shed: bool,
     new: RateMeter,
@@ -101,6 +103,7 @@ impl Sampler {
             shm: LevelTracker::default(),
             os_level: LevelTracker::default(),
             workers: vec![LevelTracker::default(); MAX_PROCESSES],
+            touched: vec![0; MAX_PROCESSES],
             server: Level::Normal,
             was_shed: false,
             new: RateMeter::new(now, 0),
@@ -246,6 +249,10 @@ impl Sampler {
             if let Some(bytes) = os::rss_anon_bytes(process.pid) {
                 unreadable = false;
                 row.rss_anon.set(bytes);
+                // What the process ever used of its pool is resident in it.
+                let touched = &mut self.touched[index];
+                *touched = (*touched).max(row.pkg.peak.get());
+                row.private_bytes.set(osmem::private_bytes(bytes, *touched));
             }
         }
         self.region.warn(Warning::NoProcStatus, unreadable);
@@ -260,9 +267,10 @@ impl Sampler {
 
     fn sample_os(&mut self, now: u64) -> Option<Standing> {
         let sample = self.os.sample();
-        let missing = |kind: fn(&Missing) -> bool| sample.missing.iter().any(kind);
-        self.region.warn(Warning::NoCgroup, missing(Missing::is_cgroup));
-        self.region.warn(Warning::NoMeminfo, missing(Missing::is_meminfo));
+        let cgroup = sample.missing.iter().any(|m| matches!(m, Missing::Cgroup(_)));
+        let host = sample.missing.iter().any(|m| matches!(m, Missing::Host(_)));
+        self.region.warn(Warning::NoCgroup, cgroup);
+        self.region.warn(Warning::NoMeminfo, host);
         self.region.warn(Warning::NoOs, sample.memory.is_none());
         let control = &self.region.control;
         let Some(memory) = sample.memory else {
