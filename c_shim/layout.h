@@ -23,4 +23,7 @@ typedef struct mg_layout
 extern mg_layout_t mg_layout_fm;
 extern mg_layout_t mg_layout_qm;
 
+unsigned long mg_fm_largest_free(void *block);
+unsigned long mg_qm_largest_free(void *block);
+
 #endif

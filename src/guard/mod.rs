@@ -13,6 +13,7 @@ pub mod params;
 pub mod priority;
 pub mod rates;
 pub mod reply;
+pub mod report;
 pub mod sip;
 pub mod text;
 pub mod warnings;

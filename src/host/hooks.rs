@@ -868,6 +868,40 @@ pub fn shm_now(size: u64) -> Option<PoolNow> {
         .map(|_| now(&LOCAL.shm_pool.get(), size))
 }
 
+/// A lower bound of the largest free block of shm, by size class: the free lists' counts are read without a lock, so a
+/// block that is being split or joined may be missed or counted a moment too long. 0 when unknown.
+pub fn shm_largest_free() -> u64 {
+    // SAFETY: the control block lives as long as the server; only aligned words are read.
+    unsafe {
+        let api = &*(&raw const sys::_shm_root);
+        match (api.mem_block.is_null(), manager_name(api.mname)) {
+            (false, "f_malloc") => sys::mg_fm_largest_free(api.mem_block),
+            (false, "q_malloc") => sys::mg_qm_largest_free(api.mem_block),
+            (false, "tlsf_malloc") => tlsf_largest_free(api.mem_block.cast()),
+            _ => 0,
+        }
+    }
+}
+
+/// tlsf keeps one bit per first-level class at 112 and the second-level bits after it (core/mem/tlsf_malloc.c:
+/// FL_INDEX_SHIFT 8, SL_INDEX_COUNT_LOG2 5): class `fl` holds blocks from 2^(fl+7) on, in 32 steps.
+///
+/// # Safety
+/// `control` is tlsf's control block.
+unsafe fn tlsf_largest_free(control: *const u8) -> u64 {
+    // SAFETY: aligned 32-bit words of the control block.
+    unsafe {
+        let first: u32 = control.add(112).cast::<u32>().read_volatile();
+        let Some(fl) = first.checked_ilog2() else { return 0 };
+        let second: u32 = control.add(116).cast::<u32>().add(fl as usize).read_volatile();
+        let sl = u64::from(second.checked_ilog2().unwrap_or(0));
+        match fl {
+            0 => sl.wrapping_mul(8),
+            _ => 1u64.wrapping_shl(fl.wrapping_add(7)).wrapping_add(sl.wrapping_shl(fl.wrapping_add(2))),
+        }
+    }
+}
+
 /// Figures of this process's private pool; `None` while it is not hooked.
 pub fn pkg_now(size: u64) -> Option<PoolNow> {
     LOCAL

@@ -7,7 +7,7 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{gate, learn, sampler, settings, state, sys};
+use super::{gate, learn, rpc, sampler, settings, state, sys};
 use crate::guard::aor::Key;
 use crate::guard::params::{self, Int};
 use crate::guard::warnings::Warning;
@@ -38,6 +38,7 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
     region.control.start_ms.set(state::now_ms());
     state::set_region(region);
     exports.params = settings::param_table();
+    exports.rpc_methods = rpc::table();
     match hooks::install_pkg(&region.rows) {
         Ok(()) => (),
         Err(_) => region.warn(Warning::PkgNotCounted, true),

@@ -1,6 +1,7 @@
 //! The only code that knows Kamailio: exports and lifecycle, allocator hooks, SIP gate, RPC, statistics, sampler.
 //! Forbidden here: decisions (those are `guard`'s) and layouts of shared state (those are `shared`'s).
 
+pub mod commands;
 pub mod entry;
 pub mod exports;
 pub mod gate;
@@ -9,6 +10,8 @@ pub mod learn;
 pub mod lifecycle;
 pub mod log;
 pub mod os;
+pub mod reports;
+pub mod rpc;
 pub mod sampler;
 pub mod settings;
 pub mod state;

@@ -88,6 +88,7 @@ struct Sampler {
     refresh: RateMeter,
     rejected: RateMeter,
     baseline: Baseline,
+    baseline_resets: u64,
     bindings: Census,
     aors: Census,
     figures: Figures,
@@ -110,6 +111,7 @@ impl Sampler {
             refresh: RateMeter::new(now, 0),
             rejected: RateMeter::new(now, 0),
             baseline: Baseline::default(),
+            baseline_resets: 0,
             bindings: Census::default(),
             aors: Census::default(),
             figures: Figures::default(),
@@ -307,6 +309,11 @@ impl Sampler {
             milli(other);
         let factor = self.region.settings.get_u64(Int::StormFactor) as u32;
         let least = self.region.settings.get_u64(Int::StormMinRate) as u32;
+        let resets = self.region.control.baseline_resets.get();
+        if resets != self.baseline_resets {
+            self.baseline_resets = resets;
+            self.baseline.reset();
+        }
         let storms = self.baseline.sample(rates.s10, elapsed, factor, least);
         f.storm = u64::from(storms);
         f.baseline = (self.baseline.rate() * 1000.0) as u64;

@@ -135,6 +135,8 @@ pub struct Control {
     pub shm_failures_base: Word,
     /// As above.
     pub pkg_failures_base: Word,
+    /// Counts `memguard.reset baseline`: the sampling process follows it.
+    pub baseline_resets: Word,
     /// Level events that the event route has been run for.
     pub events_routed: Word,
 }

@@ -1,0 +1,66 @@
+//! The commands that change something: they write memguard's own region only, so they work when every pool is empty.
+//! Forbidden here: Kamailio's pools and locks. Process: RPC processes.
+
+use super::log::{Severity, log};
+use super::state;
+use super::{hooks, reports};
+use crate::guard::filters;
+use crate::guard::params::Int;
+use crate::guard::report::{Answer, Fault, int, word};
+use crate::shared::region::Region;
+
+pub(super) fn region() -> Result<&'static Region, Fault> {
+    state::region().ok_or_else(|| Fault::cannot("memguard has no shared region; see the log of the start"))
+}
+
+/// `memguard.mode [enforce, observe or off]`
+pub fn mode(words: &[&str]) -> Result<Answer, Fault> {
+    let region = region()?;
+    if let Some(mode) = filters::mode(words).map_err(Fault::bad)? {
+        region.settings.set(Int::Mode, mode as i64);
+        log!(Severity::Notice, "mode is {mode} now (memguard.mode)");
+    }
+    Ok(Answer::One(vec![("mode", word(region.settings.mode()))]))
+}
+
+/// `memguard.shed SECONDS`
+pub fn shed(words: &[&str]) -> Result<Answer, Fault> {
+    let region = region()?;
+    let seconds = filters::shed(words).map_err(Fault::bad)?;
+    region.control.shed_until_ms.set(state::now_ms().saturating_add(u64::from(seconds) * 1000));
+    log!(Severity::Warn, "new and returning registrations are refused for {seconds} s (memguard.shed)");
+    Ok(Answer::One(vec![("level", word(reports::level_now(region))), ("seconds", int(u64::from(seconds)))]))
+}
+
+/// `memguard.resume`
+pub fn resume(words: &[&str]) -> Result<Answer, Fault> {
+    reports::no_arguments(words, "memguard.resume")?;
+    let region = region()?;
+    region.control.shed_until_ms.set(0);
+    log!(Severity::Notice, "refusing follows live use again (memguard.resume)");
+    Ok(Answer::One(vec![("level", word(reports::level_now(region)))]))
+}
+
+/// `memguard.reset peaks, baseline or failures`
+pub fn reset(words: &[&str]) -> Result<Answer, Fault> {
+    let region = region()?;
+    let control = &region.control;
+    match filters::reset(words).map_err(Fault::bad)? {
+        filters::Reset::Peaks => {
+            let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
+            control.shm_peak.set(shm.real_used);
+            control.os_peak.set(region.figures().os_used);
+            for row in &region.rows {
+                // Its owner raises it again; at worst one operation's peak is lost.
+                row.pkg.peak.set(row.pkg.real_used.get());
+            }
+        }
+        filters::Reset::Baseline => control.baseline_resets.add(1),
+        filters::Reset::Failures => {
+            let (shm, pkg) = reports::failures_since_start(region);
+            control.shm_failures_base.set(shm);
+            control.pkg_failures_base.set(pkg);
+        }
+    }
+    Ok(Answer::Text("ok".into()))
+}

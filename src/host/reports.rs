@@ -1,0 +1,440 @@
+//! What the read-only commands answer, from memguard's own state and lock-free reads.
+//! Forbidden here: changing anything; shm locks; Kamailio's allocators. Process: RPC processes.
+
+use super::commands::region;
+use super::rpc::COMMANDS;
+use super::{gate, hooks, sampler, state};
+use crate::guard::admission::{self, Curves, Pressure};
+use crate::guard::filters;
+use crate::guard::level::{self, permyriad};
+use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
+use crate::guard::report::{Answer, Fault, Fields, Node, int, real, to_json, word};
+use crate::guard::text::{NONE_FORESEEN_S, Until};
+use crate::guard::warnings;
+use crate::guard::words::{Class, Level, Mode, Pool};
+use crate::shared::figures::Figures;
+use crate::shared::region::Region;
+use crate::shared::rows::{Row, ShmSum};
+
+/// Refuses arguments where there are none.
+pub fn no_arguments(words: &[&str], command: &str) -> Result<(), Fault> {
+    if words.is_empty() { Ok(()) } else { Err(Fault::bad(format!("{command} accepts no arguments"))) }
+}
+
+fn bytes(n: u64) -> Node {
+    Node::Count(n)
+}
+
+fn milli(thousandths: u64) -> Node {
+    real(thousandths as f64 / 1000.0)
+}
+
+fn percent(permyriad: u32) -> Node {
+    real(f64::from(permyriad) / 100.0)
+}
+
+/// Sums over all rows.
+fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
+    region.rows.iter().map(f).fold(0, u64::wrapping_add)
+}
+
+fn shm_sum(region: &Region) -> ShmSum {
+    region.rows.iter().map(Row::shm_sum).fold(ShmSum::default(), ShmSum::plus)
+}
+
+/// Failed allocations of shm and pkg since the start.
+pub fn failures_since_start(region: &Region) -> (u64, u64) {
+    (shm_sum(region).failures, total(region, |r| r.pkg_failures.get()))
+}
+
+/// The level as it is: the last sample's, or shedding from the moment an operator says so.
+pub fn level_now(region: &Region) -> Level {
+    let sampled = Level::from_index(region.figures().level).unwrap_or(Level::Normal);
+    let is_shed = region.control.shed_until_ms.get() > state::now_ms();
+    if is_shed { sampled.max(Level::Shedding) } else { sampled }
+}
+
+/// Share of class `new` that is refused at this moment (shm live, the fullest worker's pkg by the last sample).
+fn share_now(region: &Region, figures: &Figures) -> u32 {
+    let control = &region.control;
+    let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
+    let pressure = Pressure {
+        shm_permyriad: permyriad(shm.real_used, shm.size),
+        pkg_permyriad: permyriad(figures.fullest_real_used, control.pkg_size.get()),
+        os_permyriad: (control.os_time_ms.get() != 0).then(|| control.os_permyriad.get() as u32),
+        shm_free_bytes: u64::MAX,
+        pkg_free_bytes: u64::MAX,
+        operator_shed: control.shed_until_ms.get() > state::now_ms(),
+        ..Pressure::default()
+    };
+    if region.settings.mode() == Mode::Off {
+        return 0;
+    }
+    admission::share_of(Class::New, &pressure, &Curves::of(&region.settings.all())).0
+}
+
+/// `memguard.status`
+pub fn status(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.status")?;
+    let region = region()?;
+    Ok(Answer::One(status_fields(region)))
+}
+
+fn status_fields(region: &Region) -> Fields {
+    let figures = region.figures();
+    let now = state::now_ms();
+    let share = share_now(region, &figures);
+    let tightest = Pool::from_index(figures.tightest).unwrap_or(Pool::Shm);
+    let mut fields = vec![
+        ("level", word(level_now(region))),
+        ("mode", word(region.settings.mode())),
+        ("tightest", word(tightest)),
+        ("headroom", bytes(figures.headroom)),
+        ("headroom_pct", percent(figures.headroom_permyriad as u32)),
+        ("shed_pct", int(u64::from(admission::shed_pct(share)))),
+        ("exhaustion_seconds", Node::Count(NONE_FORESEEN_S)),
+        ("exhaustion", word(Until(NONE_FORESEEN_S))),
+        ("cause", word("unknown")),
+        ("confidence", word("none")),
+    ];
+    let cost = region.control.registration_cost.get();
+    if cost > 0 {
+        fields.push(("registration_cost", bytes(cost)));
+        fields.push(("registrations_left", Node::Count(registrations_left(region, cost))));
+    }
+    fields.extend([
+        ("new_rate", milli(figures.new_rate_10s)),
+        ("refresh_rate", milli(figures.refresh_rate_10s)),
+        ("rejected", Node::Count(total(region, |r| r.sip.rejected.sum()))),
+        ("rejected_observed", Node::Count(total(region, |r| r.sip.observed.sum()))),
+        ("fail_open", Node::Count(total(region, |r| r.sip.fail_open.get()))),
+        ("workers", int(sampler::processes() as u64)),
+        ("workers_leaking", int(0)),
+        ("sample_age_ms", Node::Count(now.saturating_sub(figures.time_ms))),
+        ("warnings", Node::Texts(warnings_now(region))),
+        ("uptime", Node::Count(now.saturating_sub(region.control.start_ms.get()) / 1000)),
+        ("version", word(env!("CARGO_PKG_VERSION"))),
+        ("kamailio", word(env!("MEMGUARD_KAMAILIO_VERSION"))),
+    ]);
+    fields
+}
+
+/// Registrations that fit below the point where all new ones are refused.
+fn registrations_left(region: &Region, cost: u64) -> u64 {
+    let size = region.control.shm_size.get();
+    let full = size / 100 * region.settings.get_u64(Int::ShmFull);
+    let used = hooks::shm_now(size).map_or(0, |p| p.real_used);
+    full.saturating_sub(used) / cost.max(1)
+}
+
+fn warnings_now(region: &Region) -> Vec<String> {
+    warnings::sentences(region.control.warnings.get()).into_iter().map(str::to_owned).collect()
+}
+
+/// `memguard.pools`
+pub fn pools(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.pools")?;
+    Ok(Answer::Many(pool_rows(region()?)))
+}
+
+fn pool_rows(region: &Region) -> Vec<Fields> {
+    let figures = region.figures();
+    let control = &region.control;
+    let (shm_failures, pkg_failures) = failures_since_start(region);
+    let mut rows = Vec::new();
+    if let Some(shm) = hooks::shm_now(control.shm_size.get()) {
+        let sum = shm_sum(region);
+        let live = u64::try_from(sum.live()).unwrap_or(0);
+        let mut row = pool_head(Pool::Shm, shm.size, shm.real_used, Some(live));
+        row.extend([
+            ("peak", bytes(control.shm_peak.get().max(shm.real_used))),
+            ("largest_free", bytes(hooks::shm_largest_free())),
+            ("fragments", Node::Count(shm.fragments)),
+            ("growth", Node::Signed(0)),
+            ("drift", Node::Signed(shm.used.wrapping_sub(live) as i64)),
+            ("unbooked", bytes(sum.unbooked)),
+            ("failures", Node::Count(shm_failures.saturating_sub(control.shm_failures_base.get()))),
+        ]);
+        rows.push(finished(row, figures.shm_level));
+    }
+    let fullest = usize::try_from(figures.fullest_worker).unwrap_or(0);
+    if let (Some(worker), size @ 1..) = (region.rows.get(fullest), control.pkg_size.get()) {
+        let used = worker.pkg.real_used.get();
+        let mut row = pool_head(Pool::Pkg, size, used, Some(worker.pkg_live()));
+        row.extend([
+            ("peak", bytes(worker.pkg.peak.get())),
+            ("growth", Node::Signed(0)),
+            ("drift", Node::Signed(worker.pkg.used.get().wrapping_sub(worker.pkg_live()) as i64)),
+            ("unbooked", bytes(worker.pkg.unbooked.get())),
+            ("failures", Node::Count(pkg_failures.saturating_sub(control.pkg_failures_base.get()))),
+            ("worker", int(figures.fullest_worker)),
+        ]);
+        rows.push(finished(row, figures.pkg_level));
+    }
+    if figures.os_limit > 0 {
+        let mut row = pool_head(Pool::Os, figures.os_limit, figures.os_used, None);
+        row.push(("peak", bytes(control.os_peak.get())));
+        row.push(("growth", Node::Signed(0)));
+        rows.push(finished(row, figures.os_level));
+    }
+    rows
+}
+
+fn pool_head(pool: Pool, size: u64, used: u64, live: Option<u64>) -> Fields {
+    let mut row = vec![("name", word(pool)), ("size", bytes(size)), ("real_used", bytes(used))];
+    row.extend(live.map(|live| ("live", bytes(live))));
+    row.push(("free", bytes(level::headroom_bytes(size, used))));
+    row.push(("used_pct", percent(permyriad(used, size))));
+    row
+}
+
+fn finished(mut row: Fields, level: u64) -> Fields {
+    row.push(("exhaustion_seconds", Node::Count(NONE_FORESEEN_S)));
+    row.push(("level", word(Level::from_index(level).unwrap_or(Level::Normal))));
+    row
+}
+
+/// `memguard.workers [pid N or rank N or index N or leaking or top N]`
+pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
+    let region = region()?;
+    let filter = filters::workers(words).map_err(Fault::bad)?;
+    let mut found: Vec<(u64, Fields)> = sampler::process_table()
+        .enumerate()
+        .filter(|(index, process)| match filter {
+            filters::Workers::All | filters::Workers::Top(_) => true,
+            filters::Workers::Pid(pid) => process.pid == pid,
+            filters::Workers::Rank(rank) => process.rank == rank,
+            filters::Workers::Index(wanted) => *index == wanted as usize,
+            filters::Workers::Leaking => false,
+        })
+        .filter_map(|(index, process)| {
+            let row = region.rows.get(index)?;
+            Some((row.pkg.real_used.get(), worker_row(region, index, &process, row)))
+        })
+        .collect();
+    match filter {
+        filters::Workers::Top(n) => {
+            found.sort_by_key(|(used, _)| std::cmp::Reverse(*used));
+            found.truncate(n as usize);
+        }
+        filters::Workers::All | filters::Workers::Leaking => (),
+        _ if found.is_empty() => {
+            return Err(Fault::unknown(format!("there is no worker with {}; see core.psx", words.join(" "))));
+        }
+        _ => (),
+    }
+    Ok(Answer::Many(found.into_iter().map(|(_, fields)| fields).collect()))
+}
+
+fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &Row) -> Fields {
+    let shm = row.shm_sum();
+    vec![
+        ("index", int(index as u64)),
+        ("pid", Node::Int(process.pid)),
+        ("rank", Node::Int(process.rank)),
+        ("desc", word(&process.description)),
+        ("pkg_size", bytes(region.control.pkg_size.get())),
+        ("pkg_real_used", bytes(row.pkg.real_used.get())),
+        ("pkg_live", bytes(row.pkg_live())),
+        ("pkg_peak", bytes(row.pkg.peak.get())),
+        ("pkg_drift", Node::Signed(row.pkg.used.get().wrapping_sub(row.pkg_live()) as i64)),
+        ("pkg_unbooked", bytes(row.pkg.unbooked.get())),
+        ("pkg_allocs", Node::Count(row.pkg.allocs.get())),
+        ("pkg_frees", Node::Count(row.pkg.frees.get())),
+        ("pkg_bytes_allocated", bytes(row.pkg.bytes_allocated.get())),
+        ("pkg_bytes_freed", bytes(row.pkg.bytes_freed.get())),
+        ("shm_allocs", Node::Count(shm.allocs)),
+        ("shm_frees", Node::Count(shm.frees)),
+        ("shm_bytes_allocated", bytes(shm.bytes_allocated)),
+        ("shm_bytes_freed", bytes(shm.bytes_freed)),
+        ("failures", Node::Count(row.pkg_failures.get().wrapping_add(shm.failures))),
+        ("private", bytes(row.private_bytes.get())),
+        ("messages", Node::Count(row.sip.messages.get())),
+        ("registers", Node::Count(row.sip.received.sum())),
+        ("growth", Node::Signed(0)),
+        ("growth_per_message", real(0.0)),
+        ("leak", word("none")),
+        ("level", word(row.level())),
+    ]
+}
+
+/// Field names of the classes: received, admitted, rejected, rejected_observed.
+macro_rules! class_names {
+    ($($class:ident $received:literal $admitted:literal $rejected:literal $observed:literal;)+) => {
+        const CLASS_NAMES: [(Class, [&str; 4]); Class::COUNT] =
+            [$((Class::$class, [$received, $admitted, $rejected, $observed])),+];
+    };
+}
+class_names! {
+    Unregister "unregister_received" "unregister_admitted" "unregister_rejected" "unregister_rejected_observed";
+    Query "query_received" "query_admitted" "query_rejected" "query_rejected_observed";
+    Followup "followup_received" "followup_admitted" "followup_rejected" "followup_rejected_observed";
+    Refresh "refresh_received" "refresh_admitted" "refresh_rejected" "refresh_rejected_observed";
+    Priority "priority_received" "priority_admitted" "priority_rejected" "priority_rejected_observed";
+    Returning "returning_received" "returning_admitted" "returning_rejected" "returning_rejected_observed";
+    New "new_received" "new_admitted" "new_rejected" "new_rejected_observed";
+}
+
+/// `memguard.registrations`
+pub fn registrations(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.registrations")?;
+    Ok(Answer::One(registration_fields(region()?)))
+}
+
+fn registration_fields(region: &Region) -> Fields {
+    let f = region.figures();
+    let not_understood = total(region, |r| r.sip.not_understood.get());
+    let received = total(region, |r| r.sip.received.sum());
+    let mut fields = vec![("received", Node::Count(received.wrapping_add(not_understood)))];
+    for (class, [received, admitted, rejected, observed]) in CLASS_NAMES {
+        // Rejected first: a REGISTER that is counted meanwhile then shows as admitted, never as less than none.
+        let refused = total(region, |r| r.sip.rejected.get(class));
+        let came = total(region, |r| r.sip.received.get(class));
+        fields.extend([
+            (received, Node::Count(came)),
+            (admitted, Node::Count(came.saturating_sub(refused))),
+            (rejected, Node::Count(refused)),
+            (observed, Node::Count(total(region, |r| r.sip.observed.get(class)))),
+        ]);
+    }
+    fields.extend([
+        ("not_understood", Node::Count(not_understood)),
+        ("challenged", Node::Count(total(region, |r| r.sip.challenged.get()))),
+        ("accepted", Node::Count(total(region, |r| r.sip.accepted.get()))),
+        ("failed", Node::Count(total(region, |r| r.sip.failed.get()))),
+        ("new_rate_1s", milli(f.new_rate_1s)),
+        ("new_rate_10s", milli(f.new_rate_10s)),
+        ("new_rate_1m", milli(f.new_rate_1m)),
+        ("new_rate_5m", milli(f.new_rate_5m)),
+        ("new_rate_15m", milli(f.new_rate_15m)),
+        ("refresh_rate_1s", milli(f.refresh_rate_1s)),
+        ("refresh_rate_10s", milli(f.refresh_rate_10s)),
+        ("refresh_rate_1m", milli(f.refresh_rate_1m)),
+        ("refresh_rate_5m", milli(f.refresh_rate_5m)),
+        ("refresh_rate_15m", milli(f.refresh_rate_15m)),
+        ("rejected_rate_1s", milli(f.rejected_rate_1s)),
+        ("rejected_rate_10s", milli(f.rejected_rate_10s)),
+        ("rejected_rate_1m", milli(f.rejected_rate_1m)),
+        ("rejected_rate_5m", milli(f.rejected_rate_5m)),
+        ("rejected_rate_15m", milli(f.rejected_rate_15m)),
+        ("known_bindings", Node::Count(f.known_bindings)),
+        ("known_aors", Node::Count(f.known_aors)),
+        ("table_size", Node::Count(region.settings.get_u64(Int::Bindings))),
+        ("table_unsure", int(u64::from(is_unsure(region)))),
+        ("replicated", Node::Count(total(region, |r| r.sip.replicated.get()))),
+        ("baseline", milli(f.baseline)),
+        ("storm", int(f.storm)),
+        ("queue_length", Node::Count(0)),
+        ("queue_seconds", Node::Count(0)),
+    ]);
+    fields
+}
+
+fn is_unsure(region: &Region) -> bool {
+    let now = state::now_ms() / 1000;
+    region.control.usrloc_in_memory.get() == 0
+        && state::tables().is_some_and(|tables| gate::is_unsure(region, tables, now))
+}
+
+/// Rows of `memguard.events` and `memguard.refusals` when no number is given.
+const USUAL_ROWS: u32 = 20;
+
+/// `memguard.events [N]`
+pub fn events(words: &[&str]) -> Result<Answer, Fault> {
+    let count = filters::events(words).map_err(Fault::bad)?.unwrap_or(USUAL_ROWS) as usize;
+    let rows = region()?.events.last(count).map(|(_, event)| {
+        let mut row = vec![
+            ("time", Node::Count(event.time_ms / 1000)),
+            ("from", word(event.from)),
+            ("to", word(event.to)),
+            ("pool", word(event.pool)),
+        ];
+        row.extend(event.worker.map(|worker| ("worker", int(u64::from(worker)))));
+        row.push(("percent", int(u64::from(event.percent))));
+        row.push(("reason", word(event.reason)));
+        row
+    });
+    Ok(Answer::Many(rows.collect()))
+}
+
+/// `memguard.refusals [N]`
+pub fn refusals(words: &[&str]) -> Result<Answer, Fault> {
+    let count = filters::refusals(words).map_err(Fault::bad)?.unwrap_or(USUAL_ROWS) as usize;
+    let rows = region()?.refusals.last(count).map(|(_, refusal)| {
+        let address = refusal.source();
+        let source = match address.ip().to_ipv4_mapped() {
+            Some(v4) => format!("{v4}:{}", address.port()),
+            None => address.to_string(),
+        };
+        vec![
+            ("time", Node::Count(refusal.time_ms / 1000)),
+            ("aor", word(String::from_utf8_lossy(refusal.aor.as_bytes()))),
+            ("source", word(source)),
+            ("class", word(refusal.class)),
+            ("stage", word(refusal.stage)),
+            ("code", int(u64::from(refusal.code))),
+            ("retry_after", int(u64::from(refusal.retry_after))),
+            ("position", int(u64::from(refusal.position))),
+        ]
+    });
+    Ok(Answer::Many(rows.collect()))
+}
+
+/// `memguard.config`
+pub fn config(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.config")?;
+    Ok(Answer::Many(config_rows(region()?)))
+}
+
+fn config_rows(region: &Region) -> Vec<Fields> {
+    let ints = Int::ALL.iter().zip(INT_PARAMS).map(|(param, line)| {
+        let value = match line.kind {
+            Kind::Mode => region.settings.mode().word().to_owned(),
+            _ => region.settings.get(*param).to_string(),
+        };
+        (line, value)
+    });
+    let texts = state::tables().map(|tables| &tables.texts);
+    let texts = Text::ALL.iter().zip(TEXT_PARAMS).map(|(text, line)| {
+        let value = match (texts, line.kind) {
+            (Some(texts), Kind::List { .. }) => texts.list(*text).join(", "),
+            (Some(texts), _) => texts.get(*text).to_owned(),
+            (None, _) => String::new(),
+        };
+        (line, value)
+    });
+    ints.chain(texts)
+        .map(|(line, value)| {
+            vec![
+                ("name", word(line.name)),
+                ("value", word(value)),
+                ("unit", word(line.unit)),
+                ("runtime", int(u64::from(line.runtime))),
+                ("doc", word(line.doc)),
+            ]
+        })
+        .collect()
+}
+
+/// `memguard.json`: every read-only command's answer under its name.
+pub fn json(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.json")?;
+    let mut document = serde_json::Map::new();
+    for command in COMMANDS.iter().filter(|c| IN_JSON.contains(&c.name)) {
+        let answer = (command.run)(&[])?;
+        let name = command.name.strip_prefix("memguard.").unwrap_or(command.name);
+        document.insert(name.to_owned(), to_json(&answer));
+    }
+    Ok(Answer::Text(serde_json::Value::Object(document).to_string()))
+}
+
+/// What `memguard.json` holds: the read-only commands but itself.
+const IN_JSON: [&str; 7] = [
+    "memguard.status",
+    "memguard.pools",
+    "memguard.workers",
+    "memguard.registrations",
+    "memguard.events",
+    "memguard.refusals",
+    "memguard.config",
+];
