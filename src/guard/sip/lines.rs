@@ -77,35 +77,56 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Long and compact names in any case (RFC 3261 7.3.1, 7.3.3).
+    /// Long and compact names in any case (RFC 3261 7.3.1, 7.3.3); `tail` is [`tail_word`] of the name.
     #[inline]
-    fn of(name: &[u8]) -> Kind {
-        let Some(first) = name.first().map(|b| b | 0x20) else {
-            return Kind::Other;
-        };
-        let (kind, long): (Kind, &[u8]) = match (first, name.len()) {
-            (b'v', 1) => return Kind::Via,
-            (b'f', 1) => return Kind::From,
-            (b't', 1) => return Kind::To,
-            (b'i', 1) => return Kind::CallId,
-            (b'm', 1) => return Kind::Contact,
-            (b'v', 3) => (Kind::Via, b"via"),
-            (b'f', 4) => (Kind::From, b"from"),
-            (b't', 2) => (Kind::To, b"to"),
-            (b'c', 4) => (Kind::CSeq, b"cseq"),
-            (b'c', 7) if name.get(4) == Some(&b'-') => (Kind::CallId, b"call-id"),
-            (b'c', 7) => (Kind::Contact, b"contact"),
-            (b'e', 7) => (Kind::Expires, b"expires"),
-            (b'a', 13) => (Kind::Credentials, b"authorization"),
-            (b'p', 19) => (Kind::Credentials, b"proxy-authorization"),
+    fn of(name: &[u8], tail: u64) -> Kind {
+        const V: u64 = tail_word(b"v");
+        const VIA: u64 = tail_word(b"via");
+        const F: u64 = tail_word(b"f");
+        const FROM: u64 = tail_word(b"from");
+        const T: u64 = tail_word(b"t");
+        const TO: u64 = tail_word(b"to");
+        const I: u64 = tail_word(b"i");
+        const CALL_ID: u64 = tail_word(b"call-id");
+        const CSEQ: u64 = tail_word(b"cseq");
+        const M: u64 = tail_word(b"m");
+        const CONTACT: u64 = tail_word(b"contact");
+        const EXPIRES: u64 = tail_word(b"expires");
+        const AUTHORIZATION: u64 = tail_word(b"authorization");
+        let kind = match tail {
+            V | VIA => Kind::Via,
+            F | FROM => Kind::From,
+            T | TO => Kind::To,
+            I | CALL_ID => Kind::CallId,
+            CSEQ => Kind::CSeq,
+            M | CONTACT => Kind::Contact,
+            EXPIRES => Kind::Expires,
+            AUTHORIZATION
+                if is_word(name, b"Authorization") || is_word(name, b"Proxy-Authorization") =>
+            {
+                return Kind::Credentials;
+            }
             _ => return Kind::Other,
         };
-        if name.eq_ignore_ascii_case(long) {
-            kind
-        } else {
-            Kind::Other
-        }
+        // A longer name may end like a shorter one, but not shorter than its tail.
+        if name.len() < 8 { kind } else { Kind::Other }
     }
+}
+
+/// The last eight bytes of a name, letters in lower case; exact for names of up to seven name bytes.
+const fn tail_word(name: &[u8]) -> u64 {
+    let mut tail = 0;
+    let mut at = 0;
+    while at < name.len() {
+        tail = push_byte(tail, name[at]);
+        at += 1;
+    }
+    tail
+}
+
+#[inline]
+const fn push_byte(tail: u64, byte: u8) -> u64 {
+    tail << 8 | (byte | 0x20) as u64 // no two name bytes but the cases of a letter meet this way
 }
 
 /// One header line.
@@ -139,13 +160,18 @@ impl<'a> Headers<'a> {
         if matches!(line.first(), None | Some(b'\r' | b'\n')) {
             return Ok(None);
         }
-        let name_len = line.iter().position(|b| !is_name_byte(*b));
-        let (name, after) = name_len
-            .and_then(|len| line.split_at_checked(len))
-            .filter(|(name, _)| !name.is_empty())
-            .ok_or(Why::HeaderLine)?;
+        let (mut tail, mut name_len) = (0, 0);
+        for byte in line {
+            if !is_name_byte(*byte) {
+                break;
+            }
+            tail = push_byte(tail, *byte);
+            name_len += 1;
+        }
+        let (name, after) = line.split_at_checked(name_len).ok_or(Why::HeaderLine)?;
         let value = skip_blanks(after)
             .strip_prefix(b":")
+            .filter(|_| !name.is_empty())
             .ok_or(Why::HeaderLine)?;
         let mut end = 0;
         loop {
@@ -158,7 +184,7 @@ impl<'a> Headers<'a> {
         let (value, rest) = value.split_at_checked(end).ok_or(Why::CutOff)?;
         self.rest = rest;
         Ok(Some(Header {
-            kind: Kind::of(name),
+            kind: Kind::of(name, tail),
             value: trim(value),
             from_here: line,
         }))
@@ -223,5 +249,11 @@ fn skip_blanks(mut text: &[u8]) -> &[u8] {
 #[inline]
 fn strip_word<'a>(text: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
     let (head, rest) = text.split_at_checked(word.len())?;
-    head.eq_ignore_ascii_case(word).then_some(rest)
+    is_word(head, word).then_some(rest)
+}
+
+/// Whether the text is this word in any case; the usual case is one comparison.
+#[inline]
+pub(super) fn is_word(text: &[u8], word: &[u8]) -> bool {
+    text == word || text.eq_ignore_ascii_case(word)
 }
