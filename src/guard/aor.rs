@@ -140,12 +140,12 @@ impl<'a> Aor<'a> {
 
     /// Host before user: a host holds no `@`, so no two pairs make the same text.
     fn put_host_and_user(&self, text: &mut Hashed) {
-        for byte in self.host {
-            text.put(byte.to_ascii_lowercase());
-        }
+        text.put_lower_case(self.host);
         text.put(b'@');
-        for byte in self.user_bytes() {
-            text.put(byte);
+        if self.scheme != Scheme::Tel && memchr(b'%', self.user).is_none() {
+            text.put_all(self.user);
+        } else {
+            self.user_bytes().for_each(|byte| text.put(byte));
         }
     }
 
@@ -168,10 +168,7 @@ impl<'a> Aor<'a> {
     /// ends in `~`. Never compare this text: use [`Aor::is_listed`].
     pub fn display<'b>(&self, buffer: &'b mut [u8]) -> &'b str {
         let mut len = 0;
-        let mut text = self.canonical();
-        while let Some(place) = buffer.get_mut(len)
-            && let Some(byte) = text.next()
-        {
+        for (place, byte) in buffer.iter_mut().zip(self.canonical()) {
             *place = if matches!(byte, 0x21..=0x7e) {
                 byte
             } else {
@@ -179,10 +176,8 @@ impl<'a> Aor<'a> {
             };
             len += 1;
         }
-        if text.next().is_some()
-            && let Some(last) = buffer.get_mut(..len).and_then(<[u8]>::last_mut)
-        {
-            *last = b'~';
+        if len == buffer.len() && self.canonical().nth(len).is_some() {
+            buffer.last_mut().into_iter().for_each(|last| *last = b'~');
         }
         let written = buffer.get(..len).unwrap_or_default();
         std::str::from_utf8(written).unwrap_or_default()
@@ -386,15 +381,14 @@ impl Iterator for Unescaped<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<u8> {
-        let (first, mut rest) = self.rest.split_first()?;
-        let mut byte = *first;
-        if byte == b'%'
-            && let [high, low, after @ ..] = rest
-            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
-        {
-            byte = high << 4 | low;
-            rest = after;
-        }
+        let (byte, rest) = match self.rest {
+            [b'%', high, low, rest @ ..] => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, rest),
+                _ => (b'%', self.rest.get(1..)?),
+            },
+            [byte, rest @ ..] => (*byte, rest),
+            [] => return None,
+        };
         self.rest = rest;
         Some(byte)
     }
@@ -435,10 +429,33 @@ impl Hashed {
         }
     }
 
-    fn put_number(&mut self, number: u64) {
-        for byte in number.to_le_bytes() {
-            self.put(byte);
+    #[inline]
+    fn put_all(&mut self, text: &[u8]) {
+        match self.piece.get_mut(self.len..self.len + text.len()) {
+            Some(place) => {
+                place.copy_from_slice(text);
+                self.len += text.len();
+            }
+            None => text.iter().for_each(|byte| self.put(*byte)),
         }
+    }
+
+    #[inline]
+    fn put_lower_case(&mut self, text: &[u8]) {
+        match self.piece.get_mut(self.len..self.len + text.len()) {
+            Some(place) => {
+                place.copy_from_slice(text);
+                place.make_ascii_lowercase();
+                self.len += text.len();
+            }
+            None => text
+                .iter()
+                .for_each(|byte| self.put(byte.to_ascii_lowercase())),
+        }
+    }
+
+    fn put_number(&mut self, number: u64) {
+        self.put_all(&number.to_le_bytes());
     }
 
     fn finish(mut self) -> u64 {

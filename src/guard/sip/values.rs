@@ -100,14 +100,8 @@ impl<'a> Iterator for Params<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        while let [first, rest @ ..] = self.rest
-            && (*first == b';' || is_lws(*first))
-        {
-            self.rest = rest;
-        }
-        if self.rest.is_empty() {
-            return None;
-        }
+        let start = self.rest.iter().position(|b| *b != b';' && !is_lws(*b))?;
+        self.rest = self.rest.get(start..)?;
         // Parameters are short: one walk is quicker than one search per mark.
         let (mut end, mut equals) = (0, None);
         while let Some(byte) = self.rest.get(end) {
