@@ -70,7 +70,7 @@ impl<'a> Aor<'a> {
     /// Cuts a URI. `None` for another scheme, no host, a user that is empty though there is an `@`, two `@`, or a port
     /// that is no number: Kamailio's parse_uri refuses those, too.
     pub fn parse(uri: &'a [u8]) -> Option<Aor<'a>> {
-        let (scheme, rest) = uri.split_at_checked(memchr(b':', uri.get(..5.min(uri.len()))?)?)?;
+        let (scheme, rest) = uri.split_at_checked(uri.iter().take(5).position(|b| *b == b':')?)?;
         let rest = rest.get(1..)?;
         let scheme = match scheme.len() {
             3 if scheme.eq_ignore_ascii_case(b"sip") => Scheme::Sip,
@@ -92,7 +92,7 @@ impl<'a> Aor<'a> {
             Some(at) => {
                 let user = cut_at(rest.get(..at)?, b':').0;
                 let rest = rest.get(at + 1..)?;
-                if user.is_empty() || memchr(b'@', rest).is_some() {
+                if user.is_empty() {
                     return None;
                 }
                 (user, rest)
@@ -103,10 +103,13 @@ impl<'a> Aor<'a> {
             b'[' => memchr(b']', rest)? + 1,
             _ => rest
                 .iter()
-                .position(|b| matches!(b, b':' | b';' | b'?'))
+                .position(|b| matches!(b, b':' | b';' | b'?' | b'@'))
                 .unwrap_or(rest.len()),
         };
         let (host, rest) = rest.split_at_checked(host_len)?;
+        if rest.contains(&b'@') {
+            return None;
+        }
         let rest = cut_at(rest, b'?').0;
         let (port, params) = match rest.first() {
             None => (&[][..], &[][..]),
@@ -350,7 +353,8 @@ pub fn aor_point(key: &Key, salt: u64, aor: u64) -> u32 {
 
 /// `text` up to the first `mark`, and what follows it.
 fn cut_at(text: &[u8], mark: u8) -> (&[u8], &[u8]) {
-    match memchr(mark, text).and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?))) {
+    let at = text.iter().position(|b| *b == mark);
+    match at.and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?))) {
         Some(parts) => parts,
         None => (text, &[]),
     }

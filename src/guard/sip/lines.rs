@@ -132,7 +132,7 @@ const fn push_byte(tail: u64, byte: u8) -> u64 {
 /// One header line.
 pub(super) struct Header<'a> {
     pub kind: Kind,
-    /// Without blanks and line ends around it; folds inside stay.
+    /// Without blanks and line ends around it; folds inside stay. Empty for `Kind::Other`, which nobody reads.
     pub value: &'a [u8],
     /// The message from this line on.
     pub from_here: &'a [u8],
@@ -183,9 +183,14 @@ impl<'a> Headers<'a> {
         }
         let (value, rest) = value.split_at_checked(end).ok_or(Why::CutOff)?;
         self.rest = rest;
+        let kind = Kind::of(name, tail);
         Ok(Some(Header {
-            kind: Kind::of(name, tail),
-            value: trim(value),
+            kind,
+            value: if kind == Kind::Other {
+                &[]
+            } else {
+                trim(value)
+            },
             from_here: line,
         }))
     }
