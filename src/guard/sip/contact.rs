@@ -2,6 +2,7 @@
 //! Forbidden here: allocation, panics; a ninth contact is counted, not kept.
 
 use super::Expires;
+use super::lines::is_word;
 use super::values::{Address, address, decimal, expires_param, has_uri_param, split_list};
 
 /// Contacts kept of one message. Phones send one; Kamailio's reply lists all bindings of the AoR.
@@ -153,11 +154,11 @@ fn read<'a>(address: Address<'a>) -> Contact<'a> {
     };
     for (name, value) in address.params {
         match name.len() {
-            7 if name.eq_ignore_ascii_case(b"expires") => contact.expires = expires_param(value),
-            6 if name.eq_ignore_ascii_case(b"reg-id") => {
+            7 if is_word(name, b"expires") => contact.expires = expires_param(value),
+            6 if is_word(name, b"reg-id") => {
                 contact.reg_id = decimal(value).filter(|id| *id != 0);
             }
-            13 if name.eq_ignore_ascii_case(b"+sip.instance") => {
+            13 if is_word(name, b"+sip.instance") => {
                 contact.instance = Some(value).filter(|value| !value.is_empty());
             }
             _ => (),

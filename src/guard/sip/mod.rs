@@ -10,7 +10,7 @@ mod values;
 
 pub use contact::{Contact, Contacts, MAX_CONTACTS};
 
-use lines::{Headers, Kind, Start};
+use lines::{Headers, Kind, Start, is_word};
 use values::{address, cseq, expires_header, split_list};
 
 /// What a message is to the gate.
@@ -42,7 +42,7 @@ pub enum Why {
     Duplicate,
     /// A Via header that holds no Via value.
     Via,
-    /// No address in From or To.
+    /// No address in To.
     Address,
     /// CSeq without a 32-bit number, or of another method than the request's.
     CSeq,
@@ -90,8 +90,6 @@ pub struct Register<'a> {
     pub from: &'a [u8],
     /// To, whole value.
     pub to: &'a [u8],
-    /// The URI of From.
-    pub from_uri: &'a [u8],
     /// The URI of To: the address of record (RFC 3261 10.2).
     pub to_uri: &'a [u8],
     /// To has a tag already: a reply copies it instead of adding one (RFC 3261 8.2.6.2).
@@ -112,6 +110,11 @@ pub struct Register<'a> {
 }
 
 impl<'a> Register<'a> {
+    /// The URI of From; no decision needs it, so it is read on demand.
+    pub fn from_uri(&self) -> Option<&'a [u8]> {
+        Some(address(self.from)?.uri)
+    }
+
     /// The whole value of every Via header, in order, for the reply (RFC 3261 8.2.6.2).
     pub fn via_headers(&self) -> ViaHeaders<'a> {
         self.vias
@@ -181,22 +184,15 @@ pub fn scan(message: &[u8]) -> Scanned<'_> {
 fn register<'a>(ruri: &'a [u8], lines: &'a [u8]) -> Result<Scanned<'a>, Why> {
     let mut contacts = Contacts::new();
     let fields = Fields::collect(lines, &mut contacts, false)?.ok_or(Why::CSeq)?;
-    let (from, to) = (
-        fields.from.ok_or(Why::Missing)?,
-        fields.to.ok_or(Why::Missing)?,
-    );
-    let (from_uri, mut to_address) = (
-        address(from).ok_or(Why::Address)?.uri,
-        address(to).ok_or(Why::Address)?,
-    );
+    let to = fields.to.ok_or(Why::Missing)?;
+    let mut to_address = address(to).ok_or(Why::Address)?;
     let cseq = fields.cseq.ok_or(Why::Missing)?;
     Ok(Scanned::Register(Register {
         ruri,
         via_count: fields.via_count,
         top_via: fields.top_via.ok_or(Why::Missing)?,
-        from,
+        from: fields.from.ok_or(Why::Missing)?,
         to,
-        from_uri,
         to_uri: to_address.uri,
         to_has_tag: to_address
             .params
@@ -291,7 +287,7 @@ impl<'a> Fields<'a> {
                 Kind::CSeq => {
                     // A reply to another method is no business of ours, however odd its CSeq.
                     match cseq(value) {
-                        Some((number, method)) if method.eq_ignore_ascii_case(b"REGISTER") => {
+                        Some((number, method)) if is_word(method, b"REGISTER") => {
                             set_once(&mut fields.cseq, CSeq { value, number })?;
                         }
                         _ if is_reply => return Ok(None),

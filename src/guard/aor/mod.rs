@@ -1,44 +1,14 @@
-//! Addresses of record and contacts as numbers and as text: what counts as the same one, hashed with the server's key.
-//! Forbidden here: allocation, panics, a hash without the key (clients choose these texts; they must not aim at a slot).
+//! Addresses of record: what counts as the same one, as a number, for people, and as Kamailio's registrar writes it.
+//! Forbidden here: allocation, panics.
 
-use std::hash::Hasher;
+mod fingerprint;
 
+pub use fingerprint::{
+    BindingFingerprints, Key, POINTS, aor_point, binding_fingerprint, call_id_fingerprint,
+};
+
+use fingerprint::{Hashed, Kind};
 use memchr::memchr;
-use siphasher::sip::SipHasher13;
-
-use super::sip::Contact;
-
-/// The secret of all fingerprints, drawn at every server start.
-#[derive(Clone, Copy)]
-pub struct Key {
-    k0: u64,
-    k1: u64,
-}
-
-impl Key {
-    /// A key of two random words.
-    pub const fn new(k0: u64, k1: u64) -> Key {
-        Key { k0, k1 }
-    }
-
-    /// What is hashed begins with what it is, so that an AoR never equals a Call-ID.
-    fn hasher(&self, kind: Kind) -> SipHasher13 {
-        let mut hasher = SipHasher13::new_with_keys(self.k0, self.k1);
-        hasher.write(&[kind as u8]);
-        hasher
-    }
-}
-
-#[derive(Clone, Copy)]
-#[repr(u8)]
-enum Kind {
-    Aor = b'a',
-    Uri = b'u',
-    OpaqueUri = b'o',
-    Instance = b'i',
-    CallId = b'c',
-    Point = b'p',
-}
 
 /// The scheme of an AoR. `sip:` and `sips:` are never the same (RFC 3261 19.1.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +40,7 @@ impl<'a> Aor<'a> {
     /// Cuts a URI. `None` for another scheme, no host, a user that is empty though there is an `@`, two `@`, or a port
     /// that is no number: Kamailio's parse_uri refuses those, too.
     pub fn parse(uri: &'a [u8]) -> Option<Aor<'a>> {
-        let (scheme, rest) = uri.split_at_checked(memchr(b':', uri.get(..5.min(uri.len()))?)?)?;
+        let (scheme, rest) = uri.split_at_checked(uri.iter().take(5).position(|b| *b == b':')?)?;
         let rest = rest.get(1..)?;
         let scheme = match scheme.len() {
             3 if scheme.eq_ignore_ascii_case(b"sip") => Scheme::Sip,
@@ -92,7 +62,7 @@ impl<'a> Aor<'a> {
             Some(at) => {
                 let user = cut_at(rest.get(..at)?, b':').0;
                 let rest = rest.get(at + 1..)?;
-                if user.is_empty() || memchr(b'@', rest).is_some() {
+                if user.is_empty() {
                     return None;
                 }
                 (user, rest)
@@ -103,10 +73,13 @@ impl<'a> Aor<'a> {
             b'[' => memchr(b']', rest)? + 1,
             _ => rest
                 .iter()
-                .position(|b| matches!(b, b':' | b';' | b'?'))
+                .position(|b| matches!(b, b':' | b';' | b'?' | b'@'))
                 .unwrap_or(rest.len()),
         };
         let (host, rest) = rest.split_at_checked(host_len)?;
+        if rest.contains(&b'@') {
+            return None;
+        }
         let rest = cut_at(rest, b'?').0;
         let (port, params) = match rest.first() {
             None => (&[][..], &[][..]),
@@ -126,16 +99,6 @@ impl<'a> Aor<'a> {
         })
     }
 
-    /// User part as it stands, without the password; empty when there is none.
-    pub fn user(&self) -> &'a [u8] {
-        self.user
-    }
-
-    /// Host as it stands; empty in a tel URI.
-    pub fn host(&self) -> &'a [u8] {
-        self.host
-    }
-
     /// The number that stands for this AoR.
     ///
     /// Equal for equal AoRs by RFC 3261 19.1.4 and 10.3 step 5: the user case-sensitive after unescaping, the host in any
@@ -150,12 +113,12 @@ impl<'a> Aor<'a> {
 
     /// Host before user: a host holds no `@`, so no two pairs make the same text.
     fn put_host_and_user(&self, text: &mut Hashed) {
-        for byte in self.host {
-            text.put(byte.to_ascii_lowercase());
-        }
+        text.put_lower_case(self.host);
         text.put(b'@');
-        for byte in self.user_bytes() {
-            text.put(byte);
+        if self.scheme != Scheme::Tel && memchr(b'%', self.user).is_none() {
+            text.put_all(self.user);
+        } else {
+            self.user_bytes().for_each(|byte| text.put(byte));
         }
     }
 
@@ -178,10 +141,7 @@ impl<'a> Aor<'a> {
     /// ends in `~`. Never compare this text: use [`Aor::is_listed`].
     pub fn display<'b>(&self, buffer: &'b mut [u8]) -> &'b str {
         let mut len = 0;
-        let mut text = self.canonical();
-        while let Some(place) = buffer.get_mut(len)
-            && let Some(byte) = text.next()
-        {
+        for (place, byte) in buffer.iter_mut().zip(self.canonical()) {
             *place = if matches!(byte, 0x21..=0x7e) {
                 byte
             } else {
@@ -189,10 +149,8 @@ impl<'a> Aor<'a> {
             };
             len += 1;
         }
-        if text.next().is_some()
-            && let Some(last) = buffer.get_mut(..len).and_then(<[u8]>::last_mut)
-        {
-            *last = b'~';
+        if len == buffer.len() && self.canonical().nth(len).is_some() {
+            buffer.last_mut().into_iter().for_each(|last| *last = b'~');
         }
         let written = buffer.get(..len).unwrap_or_default();
         std::str::from_utf8(written).unwrap_or_default()
@@ -296,76 +254,10 @@ pub fn aor_fingerprint(key: &Key, uri: &[u8]) -> Option<u64> {
     Some(Aor::parse(uri)?.fingerprint(key))
 }
 
-/// The numbers that stand for one binding: it is known when either is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BindingFingerprints {
-    /// By instance and reg-id where the contact has an instance (RFC 5626 6), else the same as `by_uri`.
-    pub primary: u64,
-    /// By contact URI.
-    pub by_uri: u64,
-}
-
-/// The numbers of a binding of the AoR with this fingerprint.
-///
-/// The URI counts by user, host and port. Scheme, transport and all other URI parameters do not: proxies add and change
-/// them (`alias=`, `rport`, `received=`) between request and reply. A missing port is not 5060 (RFC 3261 19.1.4).
-pub fn binding_fingerprint(key: &Key, aor: u64, contact: &Contact<'_>) -> BindingFingerprints {
-    let by_uri = match Aor::parse(contact.uri) {
-        Some(uri) => {
-            let mut text = Hashed::new(key.hasher(Kind::Uri));
-            text.put_number(aor);
-            let port = uri.port.iter().fold(0u64, |port, digit| {
-                port.wrapping_mul(10)
-                    .wrapping_add(u64::from(digit.wrapping_sub(b'0')))
-            });
-            text.put_number(port);
-            uri.put_host_and_user(&mut text);
-            text.finish()
-        }
-        None => {
-            let mut hasher = key.hasher(Kind::OpaqueUri);
-            hasher.write(&aor.to_le_bytes());
-            hasher.write(contact.uri);
-            hasher.finish()
-        }
-    };
-    let by_instance = contact.instance.map(|instance| {
-        let mut hasher = key.hasher(Kind::Instance);
-        hasher.write(&aor.to_le_bytes());
-        hasher.write(&contact.reg_id.unwrap_or(0).to_le_bytes());
-        hasher.write(instance);
-        hasher.finish()
-    });
-    BindingFingerprints {
-        primary: by_instance.unwrap_or(by_uri),
-        by_uri,
-    }
-}
-
-/// The number of a Call-ID, byte by byte (RFC 3261 20.8: case-sensitive).
-pub fn call_id_fingerprint(key: &Key, call_id: &[u8]) -> u64 {
-    let mut hasher = key.hasher(Kind::CallId);
-    hasher.write(call_id);
-    hasher.finish()
-}
-
-/// How many points there are: a share in hundredths of a percent.
-pub const POINTS: u32 = 10_000;
-
-/// An AoR's point, 0 to 9999, uniform: it is refused while the share in force (in the same unit) is above its point.
-///
-/// `salt` changes when the level returns to normal, so that it is not always the same AoRs that wait.
-pub fn aor_point(key: &Key, salt: u64, aor: u64) -> u32 {
-    let mut hasher = key.hasher(Kind::Point);
-    hasher.write(&salt.to_le_bytes());
-    hasher.write(&aor.to_le_bytes());
-    let scaled = (u128::from(hasher.finish()) * u128::from(POINTS)) >> 64;
-    u32::try_from(scaled).unwrap_or(POINTS - 1)
-}
-
 /// `text` up to the first `mark`, and what follows it.
 fn cut_at(text: &[u8], mark: u8) -> (&[u8], &[u8]) {
-    match memchr(mark, text).and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?))) {
+    let at = text.iter().position(|b| *b == mark);
+    match at.and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?))) {
         Some(parts) => parts,
         None => (text, &[]),
     }
@@ -396,15 +288,14 @@ impl Iterator for Unescaped<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<u8> {
-        let (first, mut rest) = self.rest.split_first()?;
-        let mut byte = *first;
-        if byte == b'%'
-            && let [high, low, after @ ..] = rest
-            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
-        {
-            byte = high << 4 | low;
-            rest = after;
-        }
+        let (byte, rest) = match self.rest {
+            [b'%', high, low, rest @ ..] => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, rest),
+                _ => (b'%', self.rest.get(1..)?),
+            },
+            [byte, rest @ ..] => (*byte, rest),
+            [] => return None,
+        };
         self.rest = rest;
         Some(byte)
     }
@@ -413,47 +304,4 @@ impl Iterator for Unescaped<'_> {
 fn hex(digit: u8) -> Option<u8> {
     let value = char::from(digit).to_digit(16)?;
     u8::try_from(value).ok()
-}
-
-/// Bytes on their way into the hash, in pieces large enough for it to be quick.
-struct Hashed {
-    hasher: SipHasher13,
-    piece: [u8; PIECE],
-    len: usize,
-}
-
-const PIECE: usize = 64; // holds nearly every AoR
-
-impl Hashed {
-    fn new(hasher: SipHasher13) -> Self {
-        Hashed {
-            hasher,
-            piece: [0; PIECE],
-            len: 0,
-        }
-    }
-
-    #[inline]
-    fn put(&mut self, byte: u8) {
-        if self.len == PIECE {
-            self.hasher.write(&self.piece);
-            self.len = 0;
-        }
-        if let Some(place) = self.piece.get_mut(self.len) {
-            *place = byte;
-            self.len += 1;
-        }
-    }
-
-    fn put_number(&mut self, number: u64) {
-        for byte in number.to_le_bytes() {
-            self.put(byte);
-        }
-    }
-
-    fn finish(mut self) -> u64 {
-        self.hasher
-            .write(self.piece.get(..self.len).unwrap_or_default());
-        self.hasher.finish()
-    }
 }
