@@ -1,0 +1,257 @@
+//! Models of the shared structures, run through every interleaving and every value the memory model allows.
+//! Run: `RUSTFLAGS="--cfg loom" cargo test --release --test loom_shared --no-default-features`
+//!
+//! * A record is one writer's words or absent, never a mixture; at rest after one writer it is that writer's.
+//! * A ring answers each ticket with the words of its writer only, and with all of them when no slot was shared.
+//! * Published figures are there at any moment of one publication, never mixed, and never go back.
+//! * A series never answers a point that was overwritten.
+//! * Fingerprints that were inserted are there, unless an eviction is counted; a removal removes all copies.
+#![cfg(loom)]
+
+use loom::sync::Arc;
+use loom::thread;
+
+use memguard::shared::fingerprints::{Bucket, Doubt, Fingerprints, Put};
+use memguard::shared::published::DoubleBuffer;
+use memguard::shared::record::Record;
+use memguard::shared::ring::Ring;
+use memguard::shared::series::Series;
+
+/// Words that only belong together.
+fn words(value: u64) -> [u64; 2] {
+    [value, !value]
+}
+
+fn is_whole(read: [u64; 2]) -> bool {
+    read == words(read[0])
+}
+
+#[test]
+fn a_record_is_one_writers_words_or_absent() {
+    loom::model(|| {
+        let record = Arc::new(Record::<2>::new());
+        let writers = [1, 2].map(|value| {
+            let record = record.clone();
+            thread::spawn(move || record.store(&words(value)))
+        });
+        let read = record.load();
+        assert!(read.is_none_or(is_whole), "{read:?}");
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        let read = record.load();
+        assert!(read.is_none_or(is_whole), "{read:?}");
+        record.store(&words(3));
+        assert_eq!(record.load(), Some(words(3)));
+    });
+}
+
+#[test]
+fn a_record_at_rest_is_its_only_writers() {
+    loom::model(|| {
+        let record = Arc::new(Record::<2>::new());
+        let writer = {
+            let record = record.clone();
+            thread::spawn(move || record.store(&words(1)))
+        };
+        let read = record.load();
+        assert!(read.is_none_or(|read| read == words(1)));
+        writer.join().unwrap();
+        assert_eq!(record.load(), Some(words(1)));
+    });
+}
+
+#[test]
+fn a_ring_with_room_keeps_every_record() {
+    loom::model(|| {
+        let ring = Arc::new(Ring::<2, 2>::new());
+        let writers = [1, 2].map(|value| {
+            let ring = ring.clone();
+            thread::spawn(move || ring.push(words(value)))
+        });
+        assert!(
+            ring.last(9)
+                .all(|(ticket, read)| ticket < 2 && is_whole(read))
+        );
+        let tickets = writers.map(|writer| writer.join().unwrap());
+        for (ticket, value) in tickets.into_iter().zip([1, 2]) {
+            assert!(ring.last(9).any(|found| found == (ticket, words(value))));
+        }
+    });
+}
+
+#[test]
+fn a_slot_answers_only_the_newest_ticket_while_it_is_overwritten() {
+    loom::model(|| {
+        let ring = Arc::new(Ring::<1, 2>::new());
+        ring.push(words(1));
+        let writer = {
+            let ring = ring.clone();
+            thread::spawn(move || ring.push(words(2)))
+        };
+        for found in ring.last(9) {
+            assert!(
+                found == (0, words(1)) || found == (1, words(2)),
+                "{found:?}"
+            );
+        }
+        writer.join().unwrap();
+        assert!(ring.last(9).eq([(1, words(2))]));
+    });
+}
+
+#[test]
+fn two_writers_that_meet_in_one_slot_leave_the_newest_or_a_hole() {
+    loom::model(|| {
+        let ring = Arc::new(Ring::<1, 2>::new());
+        let writer = {
+            let ring = ring.clone();
+            thread::spawn(move || (ring.push(words(1)), words(1)))
+        };
+        let mine = (ring.push(words(2)), words(2));
+        let pushed = [mine, writer.join().unwrap()];
+        assert!(
+            ring.last(9)
+                .all(|found| found.0 == 1 && pushed.contains(&found))
+        );
+    });
+}
+
+#[test]
+fn figures_are_there_at_any_moment_of_a_publication() {
+    loom::model(|| {
+        let figures = Arc::new(DoubleBuffer::<2>::new());
+        figures.publish(&words(1));
+        let writer = {
+            let figures = figures.clone();
+            thread::spawn(move || figures.publish(&words(2)))
+        };
+        let first = figures
+            .read()
+            .expect("one publication at a time leaves one buffer alone");
+        let second = figures.read().expect("as above");
+        assert!(is_whole(first) && is_whole(second) && first[0] <= second[0]);
+        writer.join().unwrap();
+        assert_eq!(figures.read(), Some(words(2)));
+    });
+}
+
+#[test]
+fn figures_are_never_mixed_however_fast_they_are_published() {
+    loom::model(|| {
+        let figures = Arc::new(DoubleBuffer::<2>::new());
+        let writer = {
+            let figures = figures.clone();
+            thread::spawn(move || (1..=3).for_each(|value| figures.publish(&words(value))))
+        };
+        assert!(figures.read().is_none_or(is_whole));
+        writer.join().unwrap();
+        assert_eq!(figures.read(), Some(words(3)));
+    });
+}
+
+#[test]
+fn a_series_never_answers_a_point_that_was_overwritten() {
+    loom::model(|| {
+        let series = Arc::new(Series::<3>::new());
+        series.push(100);
+        series.push(101);
+        let writer = {
+            let series = series.clone();
+            thread::spawn(move || (102..=104).for_each(|value| series.push(value)))
+        };
+        // Push number n has the value 100 + n: the one before the newest is at most 98 + (pushed so far).
+        if let Some(value) = series.back(1) {
+            assert!(
+                value <= 98 + series.pushed(),
+                "{value} of {}",
+                series.pushed()
+            );
+        }
+        writer.join().unwrap();
+        assert_eq!(
+            (series.back(0), series.back(1), series.back(2)),
+            (Some(104), Some(103), None)
+        );
+    });
+}
+
+/// A table of one bucket of two words.
+fn table() -> Fingerprints {
+    let buckets = Box::leak(Box::new([Bucket::new()]));
+    Fingerprints::from_parts(buckets, Box::leak(Box::new(Doubt::new())), 0)
+}
+
+#[test]
+fn fingerprints_inserted_at_once_are_both_there() {
+    loom::model(|| {
+        let known = table();
+        let writers = [1, 2].map(|fp| thread::spawn(move || known.put(fp, 100 + fp, 1, 0)));
+        assert!(known.get(1, 1, 0).is_none_or(|until| until == 101));
+        for writer in writers {
+            assert_eq!(writer.join().unwrap(), Put::Inserted);
+        }
+        assert_eq!(
+            (known.get(1, 1, 0), known.get(2, 1, 0)),
+            (Some(101), Some(102))
+        );
+        assert_eq!(known.evictions(), 0);
+    });
+}
+
+#[test]
+fn the_same_fingerprint_inserted_twice_is_one_to_callers() {
+    loom::model(|| {
+        let known = table();
+        let writers = [100, 200].map(|until| thread::spawn(move || known.put(5, until, 1, 0)));
+        for writer in writers {
+            assert!(matches!(
+                writer.join().unwrap(),
+                Put::Inserted | Put::Updated
+            ));
+        }
+        assert!(matches!(known.get(5, 1, 0), Some(100 | 200)));
+        known.put(5, 50, 1, 0);
+        assert_eq!(known.get(5, 1, 0), Some(50));
+        assert!(known.remove(5));
+        assert_eq!(known.get(5, 1, 0), None);
+    });
+}
+
+#[test]
+fn raising_at_once_keeps_the_later_end() {
+    loom::model(|| {
+        let known = table();
+        known.put(5, 50, 1, 0);
+        let writers = [100, 200].map(|until| thread::spawn(move || known.raise(5, until, 1, 0)));
+        for writer in writers {
+            assert_eq!(writer.join().unwrap(), Put::Updated);
+        }
+        assert_eq!(known.get(5, 1, 0), Some(200));
+    });
+}
+
+#[test]
+fn insert_insert_and_remove_lose_nothing_uncounted() {
+    loom::model(|| {
+        let known = table();
+        known.put(3, 300, 1, 0);
+        let writers = [1, 2].map(|fp| thread::spawn(move || known.put(fp, 100 + fp, 1, 0)));
+        known.remove(3);
+        let evicting = writers.map(|writer| writer.join().unwrap());
+        assert_eq!(known.get(3, 1, 0), None);
+        let there = [1, 2]
+            .iter()
+            .filter(|fp| known.get(**fp, 1, 0).is_some())
+            .count() as u64;
+        assert!(
+            there + known.evictions() >= 2,
+            "{there} there, {} evicted, {evicting:?}",
+            known.evictions()
+        );
+        assert_eq!(
+            known.evictions() > 0,
+            known.forgotten_until() > 0 && evicting.iter().any(|put| *put != Put::Inserted)
+        );
+    });
+}
