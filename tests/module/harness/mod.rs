@@ -1,0 +1,15 @@
+//! What the tests in real Kamailio share: the pairs to run on, a server, its RPC, SIP clients, sipp, waiting.
+//! Forbidden here: knowing what memguard should answer; that is the tests' business.
+#![allow(dead_code)] // a toolbox: not every test target of every commit uses every tool
+
+pub mod config;
+pub mod pairs;
+pub mod rpc;
+pub mod server;
+pub mod sip;
+pub mod sipp;
+pub mod wait;
+
+pub use pairs::{Pair, for_each_pair};
+pub use server::Server;
+pub use wait::until;

@@ -1,0 +1,95 @@
+//! On which Kamailio and which memory manager a test runs, and how it says that it cannot.
+//! Forbidden here: starting anything.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+/// One prepared version of Kamailio: a line of the table that `./dev` writes.
+#[derive(Clone, Debug)]
+pub struct Kamailio {
+    pub version: String,
+    pub program: PathBuf,
+    pub kamcmd: PathBuf,
+    pub sipp: PathBuf,
+    pub modules: PathBuf,
+    /// memguard.so for this version; `None` where it could not be built.
+    pub memguard: Option<PathBuf>,
+    /// The test module in C (tests/module/leaky).
+    pub mgtest: PathBuf,
+}
+
+impl Kamailio {
+    fn from_line(line: &str) -> Option<Kamailio> {
+        let mut fields = line.split('\t').map(str::to_owned);
+        let kamailio = Kamailio {
+            version: fields.next().filter(|version| !version.starts_with('#'))?,
+            program: fields.next()?.into(),
+            kamcmd: fields.next()?.into(),
+            sipp: fields.next()?.into(),
+            modules: fields.next()?.into(),
+            memguard: fields.next().filter(|path| path != "-").map(PathBuf::from),
+            mgtest: fields.next()?.into(),
+        };
+        Some(kamailio)
+    }
+}
+
+/// A version of Kamailio and a memory manager (`qm`, `fm` or `tlsf`) for pkg and shm.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    pub kamailio: Kamailio,
+    pub manager: String,
+}
+
+/// Runs `test` on each pair of `MEMGUARD_PAIRS` ("5.6.3:qm,6.0.1:fm"); a pair that is not there is a skip, or a
+/// failure where skipping is not allowed (`MEMGUARD_REQUIRE=1`, `CI=true`).
+#[track_caller]
+pub fn for_each_pair(test: impl Fn(&Pair)) {
+    let wanted = std::env::var("MEMGUARD_PAIRS").unwrap_or_default();
+    if wanted.is_empty() {
+        return skip("no Kamailio was prepared: run ./dev test module");
+    }
+    let prepared = prepared();
+    for word in wanted.split(',') {
+        let (version, manager) = word
+            .split_once(':')
+            .expect("MEMGUARD_PAIRS is VERSION:MANAGER,…");
+        match prepared.iter().find(|kamailio| kamailio.version == version) {
+            Some(kamailio) => {
+                println!("-- on {word}");
+                test(&Pair {
+                    kamailio: kamailio.clone(),
+                    manager: manager.to_owned(),
+                });
+            }
+            None => skip(&format!("Kamailio {version} was not prepared")),
+        }
+    }
+}
+
+fn prepared() -> Vec<Kamailio> {
+    let table = std::env::var("MEMGUARD_KAMAILIOS").unwrap_or_default();
+    let text = std::fs::read_to_string(table).unwrap_or_default();
+    text.lines().filter_map(Kamailio::from_line).collect()
+}
+
+/// Says that this test cannot run here, and why; `./dev` counts it.
+#[track_caller]
+pub fn skip(reason: &str) {
+    let is_set = |name: &str, value: &str| std::env::var(name).is_ok_and(|v| v == value);
+    assert!(
+        !is_set("MEMGUARD_REQUIRE", "1") && !is_set("CI", "true"),
+        "skipping is not allowed: {reason}"
+    );
+    let thread = std::thread::current();
+    let line = format!("{}: {reason}\n", thread.name().unwrap_or("a test"));
+    print!("SKIP: {line}");
+    if let Ok(path) = std::env::var("MEMGUARD_SKIPS") {
+        let file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes()))
+            .expect("the list of skips is writable");
+    }
+}
