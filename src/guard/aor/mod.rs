@@ -99,6 +99,16 @@ impl<'a> Aor<'a> {
         })
     }
 
+    /// User part as it stands, without the password; empty when there is none.
+    pub fn user(&self) -> &'a [u8] {
+        self.user
+    }
+
+    /// Host as it stands; empty in a tel URI.
+    pub fn host(&self) -> &'a [u8] {
+        self.host
+    }
+
     /// The number that stands for this AoR.
     ///
     /// Equal for equal AoRs by RFC 3261 19.1.4 and 10.3 step 5: the user case-sensitive after unescaping, the host in any
