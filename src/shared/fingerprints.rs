@@ -17,7 +17,7 @@
 //! one out; but entries come and go, which evens out less. Measured with tables of 10⁴ to 10⁶ slots, in five million
 //! replacements of a random entry at a constant load: none at 50 %, some 25 at 60 %, 9,000 at 70 %, 140,000 at
 //! 80 %. One entry pushed out makes unknown fingerprints doubtful for as long as it would have lived: so the table
-//! has [`SLOTS_PER_ENTRY`] 2.
+//! has two slots per entry it is sized for.
 //!
 //! **Kill and stop.** An entry is one word, changed by one compare-and-swap: there is no half-written state, and a
 //! writer that stops anywhere holds nothing up. Two processes that insert the same fingerprint at once may leave two
