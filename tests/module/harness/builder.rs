@@ -6,18 +6,21 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::config::{Config, Places};
 use super::pairs::Pair;
-use super::server::Server;
+use super::server::{Server, is_running};
 use super::wait::{found, holds_within};
 
 /// From the start to the first RPC answer; generous, as machines of continuous integration are slow.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Starts again when another process took a port between asking for it and using it.
 const PORT_TRIES: u32 = 3;
+/// Where the folders of all servers are.
+const FOLDERS: &str = env!("CARGO_TARGET_TMPDIR");
 /// The longest path of a Unix socket (sockaddr_un), less the name in the folder.
 const LONGEST_FOLDER: usize = 90;
 /// A server that is being described.
@@ -247,19 +250,32 @@ impl Builder {
 /// A folder of its own; short, as it holds Unix sockets.
 fn new_folder() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
+    static OLD: Once = Once::new();
+    OLD.call_once(remove_folders_of_killed_runs);
     // ORDERING: Relaxed; only the number itself must be unique.
-    let name = format!(
-        "k{}-{}",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    );
-    let mut folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let mut folder = Path::new(FOLDERS).join(format!("k{}-{number}", std::process::id()));
     if folder.as_os_str().len() > LONGEST_FOLDER {
-        folder = std::env::temp_dir().join(format!("memguard-{name}"));
+        let name = format!("memguard-k{}-{number}", std::process::id());
+        folder = std::env::temp_dir().join(name);
     }
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("the folder for temporary files is writable");
     folder
+}
+
+/// A run that was killed could not remove its folders; their names hold its pid.
+fn remove_folders_of_killed_runs() {
+    let entries = fs::read_dir(FOLDERS).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let pid = name
+            .strip_prefix('k')
+            .and_then(|rest| rest.split('-').next()?.parse().ok());
+        if pid.is_some_and(|pid| !is_running(pid)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// A loopback port that is free for UDP and TCP now.
