@@ -73,11 +73,13 @@ int mg_usrloc_contacts(const char *domain, const char *aor, int aor_length, mg_c
 int mg_sl_watch(mg_reply_f callback);
 long mg_cfg_int(const char *group, const char *name, long fallback);
 int mg_cfg_text(const char *group, const char *name, char *out, int size);
+int mg_any_module_loaded(void);
+int mg_max_processes(void);
 int mg_has_module(const char *name);
 void mg_each_counter(const char *group, void (*each)(void *closure, str *name), void *closure);
 
 int mg_event_route_exists(const char *name);
-int mg_event_route_run(const char *name);
+int mg_event_route_run(const char *route, const char *callback);
 int mg_event_routes_init(void);
 
 int mg_rpc_argument(rpc_t *rpc, void *ctx, char **text);

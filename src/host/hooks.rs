@@ -892,12 +892,20 @@ unsafe fn tlsf_largest_free(control: *const u8) -> u64 {
     // SAFETY: aligned 32-bit words of the control block.
     unsafe {
         let first: u32 = control.add(112).cast::<u32>().read_volatile();
-        let Some(fl) = first.checked_ilog2() else { return 0 };
-        let second: u32 = control.add(116).cast::<u32>().add(fl as usize).read_volatile();
+        let Some(fl) = first.checked_ilog2() else {
+            return 0;
+        };
+        let second: u32 = control
+            .add(116)
+            .cast::<u32>()
+            .add(fl as usize)
+            .read_volatile();
         let sl = u64::from(second.checked_ilog2().unwrap_or(0));
         match fl {
             0 => sl.wrapping_mul(8),
-            _ => 1u64.wrapping_shl(fl.wrapping_add(7)).wrapping_add(sl.wrapping_shl(fl.wrapping_add(2))),
+            _ => 1u64
+                .wrapping_shl(fl.wrapping_add(7))
+                .wrapping_add(sl.wrapping_shl(fl.wrapping_add(2))),
         }
     }
 }

@@ -103,7 +103,9 @@ const MAX_WORDS: usize = 16;
 /// Entry of the command number `I`.
 unsafe extern "C" fn run<const I: usize>(rpc: *mut sys::rpc_t, ctx: *mut c_void) {
     guarded("an RPC command", || {
-        let Some(command) = COMMANDS.get(I) else { return };
+        let Some(command) = COMMANDS.get(I) else {
+            return;
+        };
         // SAFETY: Kamailio passes its own table and context for the duration of the call.
         let words = unsafe { arguments(rpc, ctx) };
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -192,7 +194,9 @@ unsafe fn fill(rpc: *mut sys::rpc_t, at: *mut c_void, fields: &Fields) {
         // SAFETY: the caller's promise; names and texts outlive their calls.
         unsafe {
             match node {
-                Node::Text(text) => drop(sys::mg_rpc_put_text(rpc, at, name, c_text(text).as_ptr())),
+                Node::Text(text) => {
+                    drop(sys::mg_rpc_put_text(rpc, at, name, c_text(text).as_ptr()))
+                }
                 Node::Int(number) => drop(sys::mg_rpc_put_int(rpc, at, name, *number)),
                 Node::Count(number) => drop(sys::mg_rpc_put_count(rpc, at, name, *number)),
                 Node::Signed(number) => drop(sys::mg_rpc_put_signed(rpc, at, name, *number)),
@@ -238,11 +242,22 @@ pub fn table() -> *mut sys::rpc_export_t {
             name: settings::leak(command.name),
             function: Some(handler),
             // rpc_lookup.c reads two entries without asking.
-            doc_str: vec![settings::leak(command.help).cast_const(), ptr::null()].leak().as_mut_ptr(),
+            doc_str: vec![settings::leak(command.help).cast_const(), ptr::null()]
+                .leak()
+                .as_mut_ptr(),
             // SAFETY: a constant of the shim.
-            flags: if command.is_list { unsafe { sys::mg_rpc_returns_list() } } else { 0 },
+            flags: if command.is_list {
+                unsafe { sys::mg_rpc_returns_list() }
+            } else {
+                0
+            },
         })
         .collect();
-    table.push(sys::rpc_export_t { name: ptr::null(), function: None, doc_str: ptr::null_mut(), flags: 0 });
+    table.push(sys::rpc_export_t {
+        name: ptr::null(),
+        function: None,
+        doc_str: ptr::null_mut(),
+        flags: 0,
+    });
     table.leak().as_mut_ptr()
 }
