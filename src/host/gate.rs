@@ -228,7 +228,7 @@ impl Visit<'_> {
     }
 
     /// Remembers an admitted registration until its final reply passes.
-    fn note_admitted(&self) {
+    fn note_admitted(&self, class: Class) {
         let register = self.register;
         let mut pending = Pending {
             call_id_fp: self.call_id_fp,
@@ -250,7 +250,7 @@ impl Visit<'_> {
             *slot = Binding { fp, is_removed };
             pending.count += 1;
         }
-        learn::begin(&pending);
+        learn::begin(&pending, class);
         self.tables.in_flight.note(&pending);
     }
 }
@@ -393,7 +393,7 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         if decision == Decision::Refuse {
             visit.row.sip.fail_open.add(1); // no answer could be built or sent: it goes on
         }
-        visit.note_admitted();
+        visit.note_admitted(class);
     }
     Verdict::Pass
 }

@@ -7,7 +7,7 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{gate, learn, routes, rpc, sampler, settings, state, stats, sys};
+use super::{gate, learn, pv, routes, rpc, sampler, settings, state, stats, sys};
 use crate::guard::aor::Key;
 use crate::guard::params::{self, Int};
 use crate::guard::warnings::{self, Warning};
@@ -39,6 +39,8 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
     state::set_region(region);
     exports.params = settings::param_table();
     exports.rpc_methods = rpc::table();
+    // SAFETY: callbacks that live as long as the module.
+    exports.pv_items = unsafe { sys::mg_pv_table(Some(pv::key_of), Some(pv::value_of)) };
     // SAFETY: reads the list of modules; we are not on it yet.
     region.warn(
         Warning::LoadedLate,

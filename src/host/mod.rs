@@ -10,6 +10,7 @@ pub mod learn;
 pub mod lifecycle;
 pub mod log;
 pub mod os;
+pub mod pv;
 pub mod reports;
 pub mod routes;
 pub mod rpc;

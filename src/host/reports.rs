@@ -111,6 +111,11 @@ fn share_now(region: &Region, figures: &Figures) -> u32 {
     admission::share_of(Class::New, &pressure, &Curves::of(&region.settings.all())).0
 }
 
+/// The same in whole percent.
+pub fn shed_pct_now(region: &Region) -> u64 {
+    u64::from(admission::shed_pct(share_now(region, &region.figures())))
+}
+
 /// `memguard.status`
 pub fn status(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.status")?;
@@ -121,7 +126,6 @@ pub fn status(words: &[&str]) -> Result<Answer, Fault> {
 fn status_fields(region: &Region) -> Fields {
     let figures = region.figures();
     let now = state::now_ms();
-    let share = share_now(region, &figures);
     let tightest = tightest_now(region);
     let mut fields = vec![
         ("level", word(level_now(region))),
@@ -135,7 +139,7 @@ fn status_fields(region: &Region) -> Fields {
             "headroom_pct",
             percent(tightest.map_or(0, |t| t.headroom_permyriad())),
         ),
-        ("shed_pct", int(u64::from(admission::shed_pct(share)))),
+        ("shed_pct", int(shed_pct_now(region))),
         ("exhaustion_seconds", Node::Count(NONE_FORESEEN_S)),
         ("exhaustion", word(Until(NONE_FORESEEN_S))),
         ("cause", word("unknown")),
