@@ -16,9 +16,10 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::sys;
-use crate::shared::rows::{MAX_PROCESSES, Row};
+use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
 
 type Malloc = sys::sr_malloc_f;
 type Realloc = sys::sr_realloc_f;
@@ -876,7 +877,54 @@ pub fn shm_now(size: u64) -> Option<PoolNow> {
         .shm_real
         .get()
         .malloc
-        .map(|_| now(&LOCAL.shm_pool.get(), size))
+        .map(|_| steady(&LOCAL.shm_pool.get(), size))
+}
+
+/// Between two readings by one process use rises by less than this, or the reading is looked at twice.
+const LEAP: u64 = 64 * 1024;
+/// Readings that wait for a leap to go away: about 3 µs, several times what one fm_malloc takes.
+const LEAP_TRIES: u32 = 32;
+/// The last use that this process believed.
+static LOCAL_BELIEVED: AtomicU64 = AtomicU64::new(0);
+
+/// The figures without what fm books for a moment only: before it splits a free block it takes all of it for used
+/// (f_malloc.c fm_extract_free), so that a large pool looks full to who reads without its lock. A leap that stays (the
+/// process inside may have been preempted) is held against memguard's own count; on fm that has no drift.
+fn steady(pool: &PoolView, size: u64) -> PoolNow {
+    // ORDERING: Relaxed; one process's own number, any of its values is good.
+    let believed = LOCAL_BELIEVED.load(Ordering::Relaxed);
+    let mut figures = now(pool, size);
+    for _ in 0..LEAP_TRIES {
+        if figures.real_used <= believed.saturating_add(LEAP) {
+            break;
+        }
+        std::hint::spin_loop();
+        let again = now(pool, size);
+        if again.real_used < figures.real_used {
+            figures = again;
+        }
+    }
+    if figures.real_used > believed.saturating_add(LEAP) && !pool.forgets_shrinks {
+        let overhead = figures.real_used.saturating_sub(figures.used);
+        figures.used = figures.used.min(counted_shm());
+        figures.real_used = figures.real_used.min(figures.used.saturating_add(overhead));
+    }
+    // ORDERING: as above.
+    LOCAL_BELIEVED.store(figures.real_used, Ordering::Relaxed);
+    figures
+}
+
+/// memguard's own count of shm: what all processes allocated and did not free.
+pub fn counted_shm() -> u64 {
+    let Some(region) = super::state::region() else {
+        return u64::MAX;
+    };
+    let sum = region
+        .rows
+        .iter()
+        .map(Row::shm_sum)
+        .fold(ShmSum::default(), ShmSum::plus);
+    u64::try_from(sum.live()).unwrap_or(0)
 }
 
 /// A lower bound of the largest free block of shm, by size class: the free lists' counts are read without a lock, so a

@@ -242,7 +242,7 @@ impl Sampler {
             level::impossible(size, pool.real_used, size.wrapping_sub(pool.real_used)).is_some();
         self.region.warn(Warning::ImpossibleShm, is_impossible);
         let used = if is_impossible {
-            shm_live(self.region).min(size)
+            hooks::counted_shm().min(size)
         } else {
             pool.real_used
         };
@@ -433,16 +433,6 @@ impl Sampler {
 
 fn milli(rates: Rates) -> [u64; 5] {
     [rates.s1, rates.s10, rates.m1, rates.m5, rates.m15].map(|rate| (rate * 1000.0) as u64)
-}
-
-/// memguard's own count of shm: what all processes allocated and did not free.
-pub fn shm_live(region: &Region) -> u64 {
-    let sum = region
-        .rows
-        .iter()
-        .map(|row| row.shm_sum())
-        .fold(Default::default(), crate::shared::rows::ShmSum::plus);
-    u64::try_from(sum.live()).unwrap_or(0)
 }
 
 /// One line of Kamailio's process table.

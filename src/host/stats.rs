@@ -48,7 +48,7 @@ statistics! {
         |r| hooks::shm_now(r.control.shm_size.get()).map_or(0, |p| p.real_used);
     "shm_peak_bytes" "largest use of shared memory that was sampled" |r| r.control.shm_peak.get();
     "shm_drift_bytes" "shared memory that the manager books as used and memguard's count does not know; 0 when the books are right"
-        |r| hooks::shm_now(r.control.shm_size.get()).map_or(0, |p| p.used.saturating_sub(sampler::shm_live(r)));
+        |r| hooks::shm_now(r.control.shm_size.get()).map_or(0, |p| p.used.saturating_sub(hooks::counted_shm()));
     "shm_failures_total" "allocations of shared memory that failed" |r| reports::failures_since_start(r).0;
     "pkg_size_bytes" "size of each process's private memory pool" |r| r.control.pkg_size.get();
     "pkg_used_max_bytes" "private memory used by the fullest process, overhead included" |r| r.figures().fullest_real_used;
