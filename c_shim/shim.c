@@ -15,6 +15,18 @@
 #include "modules/sl/sl.h"
 #include "modules/usrloc/usrloc.h"
 
+/* pkg_malloc() is a macro that adds the place of the call */
+void *mg_pkg_take(size_t size)
+{
+	return pkg_malloc(size);
+}
+
+/* as above */
+void mg_pkg_give(void *block)
+{
+	pkg_free(block);
+}
+
 /* is_printable() and LOG() are macros around per-module log levels */
 int mg_log_wanted(int level)
 {

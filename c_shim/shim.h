@@ -61,6 +61,9 @@ typedef int (*mg_pv_key_f)(const char *name, int length);
 /* its value: 1 a number, 2 a text (of static life), 0 none */
 typedef int (*mg_pv_value_f)(int key, unsigned long *number, const char **text, int *length);
 
+void *mg_pkg_take(size_t size);
+void mg_pkg_give(void *block);
+
 int mg_log_wanted(int level);
 void mg_log(int level, const char *text, int length);
 

@@ -5,8 +5,8 @@ use std::ffi::{c_int, c_long, c_uint, c_void};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::entry::{GoOn, Leave, guarded};
-use super::learn;
 use super::state::{self, Tables};
+use super::{ballast, learn};
 use super::{hooks, sys};
 use crate::guard::admission::{self, Curves, Decision, Pressure};
 use crate::guard::aor::{self, Aor, RegistrarRules};
@@ -97,7 +97,7 @@ fn pressure(region: &Region, now_ms: u64) -> Pressure {
         registration_cost_bytes: control.registration_cost.get(),
         message_need_bytes: 0,
         operator_shed: control.shed_until_ms.get() > now_ms,
-        ballast_released: false,
+        ballast_released: ballast::is_released(),
     }
 }
 
@@ -496,6 +496,7 @@ pub unsafe extern "C" fn on_request(
 ) -> c_int {
     guarded("the gate", || {
         learn::end();
+        ballast::take_first();
         if let Some(row) = hooks::own_row() {
             row.sip.messages.add(1);
         }
