@@ -914,16 +914,26 @@ fn steady(pool: &PoolView, size: u64) -> PoolNow {
     figures
 }
 
+/// How many processes the server has; 0 before the table exists. Rows beyond are untouched memory: leave them so.
+pub fn processes() -> usize {
+    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
+    unsafe {
+        let count = sys::process_count;
+        if count.is_null() {
+            0
+        } else {
+            usize::try_from(count.read_volatile()).unwrap_or(0)
+        }
+    }
+}
+
 /// memguard's own count of shm: what all processes allocated and did not free.
 pub fn counted_shm() -> u64 {
     let Some(region) = super::state::region() else {
         return u64::MAX;
     };
-    let sum = region
-        .rows
-        .iter()
-        .map(Row::shm_sum)
-        .fold(ShmSum::default(), ShmSum::plus);
+    let rows = region.rows.iter().take(processes().max(1));
+    let sum = rows.map(Row::shm_sum).fold(ShmSum::default(), ShmSum::plus);
     u64::try_from(sum.live()).unwrap_or(0)
 }
 

@@ -265,7 +265,7 @@ impl Sampler {
     /// All processes; the fullest of those that receive SIP stands for pkg.
     fn sample_workers(&mut self, now: u64) -> (Standing, Level) {
         let size = self.region.control.pkg_size.get();
-        let count = processes();
+        let count = hooks::processes();
         let mut worst = Level::Normal;
         let (mut fullest, mut fullest_used) = (0, 0);
         let mut unreadable = count > 0;
@@ -338,7 +338,7 @@ impl Sampler {
     }
 
     fn sample_rates(&mut self, now: u64, elapsed: u64) {
-        let rows = &self.region.rows;
+        let rows = self.region.used_rows(hooks::processes());
         let total = |f: &dyn Fn(&crate::shared::rows::Row) -> u64| {
             rows.iter().map(f).fold(0, u64::wrapping_add)
         };
@@ -445,22 +445,9 @@ pub struct Process {
     pub description: String,
 }
 
-/// How many processes the server has; 0 before the table exists.
-pub fn processes() -> usize {
-    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
-    unsafe {
-        let count = sys::process_count;
-        if count.is_null() {
-            0
-        } else {
-            usize::try_from(count.read_volatile()).unwrap_or(0)
-        }
-    }
-}
-
 /// The server's processes, by index.
 pub fn process_table() -> impl Iterator<Item = Process> {
-    (0..processes()).map_while(|index| {
+    (0..hooks::processes()).map_while(|index| {
         // SAFETY: the table has at least `process_count` lines and lives in shm (core/pt.c).
         unsafe {
             let table = sys::pt;
