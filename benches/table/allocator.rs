@@ -30,7 +30,9 @@ pub fn measure(table: &mut Table) {
         progress(&format!("allocator: {}", pair.manager));
         let server = Server::registrar(pair)
             .workers(1)
-            .config(|c| drop(c.global(&format!("loadmodule \"{mgbench}\""))))
+            .config(|c| {
+                c.global(&format!("loadmodule \"{mgbench}\""));
+            })
             .start();
         for (pool, pool_name) in ["pkg", "shm"].iter().enumerate() {
             for (mix, sizes) in ["64 bytes", "mixed sizes"].iter().enumerate() {

@@ -118,6 +118,7 @@ impl Random {
 }
 
 pub fn measure(table: &mut Table) {
+    pieces(table);
     for (known, bound) in [
         (1, 100.0),
         (1_000, 100.0),
@@ -144,6 +145,44 @@ pub fn measure(table: &mut Table) {
             );
         }
     }
+}
+
+/// The pieces that a decision is made of, for whoever wants to make it quicker.
+fn pieces(table: &mut Table) {
+    progress("decision: its pieces");
+    let key = Key::new(1, 2);
+    let messages: Vec<_> = (0..BATCH).map(|user| register(user, 2)).collect();
+    let registers: Vec<_> = messages.iter().map(|m| parsed(m)).collect();
+    let mut note = |what: &str, piece: &dyn Fn(usize)| {
+        let each = (0..BATCHES).map(|_| {
+            let start = Instant::now();
+            (0..BATCH).for_each(piece);
+            start.elapsed().as_nanos() as f64 / BATCH as f64
+        });
+        table.note(format!("{what}"), median(each.collect()), "ns");
+    };
+    note(
+        &format!("scan of a REGISTER of {} bytes", messages[0].len()),
+        &|at| {
+            black_box(scan(black_box(&messages[at])));
+        },
+    );
+    note("fingerprint of an AoR", &|at| {
+        black_box(aor::aor_fingerprint(&key, black_box(registers[at].to_uri)));
+    });
+    note("fingerprint of a binding", &|at| {
+        black_box(aor::binding_fingerprint(
+            &key,
+            7,
+            black_box(&registers[at].contacts.kept()[0]),
+        ));
+    });
+    note("fingerprint of a Call-ID", &|at| {
+        black_box(aor::call_id_fingerprint(
+            &key,
+            black_box(registers[at].call_id),
+        ));
+    });
 }
 
 /// Nanoseconds per decision, and per scan and decision, about users `first .. first + count`.

@@ -12,7 +12,7 @@ use crate::report::{Table, median, progress};
 /// Server pairs that are started one after the other: where the allocator's blocks lie differs from start to start.
 const STARTS: usize = 3;
 /// Batches per server of each start, in turn.
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 200;
 /// REGISTERs of one batch: refreshes and new ones.
 const REFRESHES: usize = 400;
 const NEW: usize = 100;

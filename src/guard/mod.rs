@@ -18,3 +18,4 @@ pub mod sip;
 pub mod text;
 pub mod warnings;
 pub mod words;
+pub(crate) mod words8;
