@@ -11,6 +11,7 @@ pub mod level;
 pub mod osmem;
 pub mod params;
 pub mod priority;
+pub mod queue;
 pub mod rates;
 pub mod reply;
 pub mod report;

@@ -644,11 +644,22 @@ fn view(
     })
 }
 
+/// One of the server's API tables.
+///
+/// # Safety
+/// No other reference to the table is alive; before the first fork, or at the end, there is one thread.
+unsafe fn table<T>(table: *mut T) -> &'static mut T {
+    // SAFETY: a global of the server, alive as long as the process; the caller promises the rest.
+    unsafe { &mut *table }
+}
+
 /// A place name for the trial blocks; managers store the pointers.
 const TRIAL: *const c_char = c"memguard trial".as_ptr();
 /// Trial sizes: larger than any rounding, and a shrink that every manager splits.
 const TRIAL_BYTES: usize = 4096;
 const TRIAL_SHRUNK: usize = 256;
+/// A trial block that is larger than this is no trial block.
+const TRIAL_LARGEST: u64 = 8192;
 
 /// Tries the layout on real blocks: sizes read back, `used_size` moves by them, a freed block is marked free, and
 /// whether the manager books shrinking reallocs (qm up to 5.8.7 and 6.0.5 does not: q_malloc.c qm_realloc).
@@ -667,7 +678,7 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
         let booked = PoolView::read(pool.used).wrapping_sub(before);
         let live = pool.size_if_live(p) == Some(size);
         let mut fits =
-            live && booked == size && (TRIAL_BYTES as u64..TRIAL_BYTES as u64 * 2).contains(&size);
+            live && booked == size && (TRIAL_BYTES as u64..TRIAL_LARGEST).contains(&size);
         if fits {
             let q = realloc(block, p, TRIAL_SHRUNK, TRIAL, TRIAL, 2, TRIAL);
             let now = PoolView::read(pool.used).wrapping_sub(before);
@@ -696,7 +707,7 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
 pub fn install_pkg(rows: &'static [Row]) -> Result<(), Refused> {
     // SAFETY: before the first fork there is one thread; the API tables are plain globals (core/mem/pkg.c).
     unsafe {
-        let api = &mut *(&raw mut sys::_pkg_root);
+        let api = table(&raw mut sys::_pkg_root);
         if LOCAL.pkg_real.get().malloc.is_some() {
             return Ok(());
         }
@@ -740,7 +751,7 @@ pub fn install_pkg(rows: &'static [Row]) -> Result<(), Refused> {
 pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
     // SAFETY: as in install_pkg.
     unsafe {
-        let api = &mut *(&raw mut sys::_shm_root);
+        let api = table(&raw mut sys::_shm_root);
         if LOCAL.shm_real.get().malloc.is_some() {
             return Ok(());
         }
@@ -790,7 +801,7 @@ pub fn restore() {
     // SAFETY: the main process's only thread at shutdown.
     unsafe {
         let (pkg_real, shm_real) = (LOCAL.pkg_real.get(), LOCAL.shm_real.get());
-        let pkg = &mut *(&raw mut sys::_pkg_root);
+        let pkg = table(&raw mut sys::_pkg_root);
         if pkg_real.malloc.is_some() {
             pkg.xmalloc = pkg_real.malloc;
             pkg.xmallocxz = pkg_real.mallocxz;
@@ -798,7 +809,7 @@ pub fn restore() {
             pkg.xreallocxf = pkg_real.reallocxf;
             pkg.xfree = pkg_real.free;
         }
-        let shm = &mut *(&raw mut sys::_shm_root);
+        let shm = table(&raw mut sys::_shm_root);
         if shm_real.malloc.is_some() && !shm.mem_block.is_null() {
             shm.xmalloc = shm_real.malloc;
             shm.xmallocxz = shm_real.mallocxz;
@@ -873,7 +884,7 @@ pub fn shm_now(size: u64) -> Option<PoolNow> {
 pub fn shm_largest_free() -> u64 {
     // SAFETY: the control block lives as long as the server; only aligned words are read.
     unsafe {
-        let api = &*(&raw const sys::_shm_root);
+        let api = &*table(&raw mut sys::_shm_root);
         match (api.mem_block.is_null(), manager_name(api.mname)) {
             (false, "f_malloc") => sys::mg_fm_largest_free(api.mem_block),
             (false, "q_malloc") => sys::mg_qm_largest_free(api.mem_block),
@@ -892,12 +903,20 @@ unsafe fn tlsf_largest_free(control: *const u8) -> u64 {
     // SAFETY: aligned 32-bit words of the control block.
     unsafe {
         let first: u32 = control.add(112).cast::<u32>().read_volatile();
-        let Some(fl) = first.checked_ilog2() else { return 0 };
-        let second: u32 = control.add(116).cast::<u32>().add(fl as usize).read_volatile();
+        let Some(fl) = first.checked_ilog2() else {
+            return 0;
+        };
+        let second: u32 = control
+            .add(116)
+            .cast::<u32>()
+            .add(fl as usize)
+            .read_volatile();
         let sl = u64::from(second.checked_ilog2().unwrap_or(0));
         match fl {
             0 => sl.wrapping_mul(8),
-            _ => 1u64.wrapping_shl(fl.wrapping_add(7)).wrapping_add(sl.wrapping_shl(fl.wrapping_add(2))),
+            _ => 1u64
+                .wrapping_shl(fl.wrapping_add(7))
+                .wrapping_add(sl.wrapping_shl(fl.wrapping_add(2))),
         }
     }
 }
@@ -915,7 +934,10 @@ pub fn pkg_now(size: u64) -> Option<PoolNow> {
 pub fn pool_sizes() -> [(&'static str, u64); 2] {
     // SAFETY: the tables are set before any module is loaded (pkg) or when shm exists; both checked for null inside.
     unsafe {
-        let (shm, pkg) = (&*(&raw const sys::_shm_root), &*(&raw const sys::_pkg_root));
+        let (shm, pkg) = (
+            &*table(&raw mut sys::_shm_root),
+            &*table(&raw mut sys::_pkg_root),
+        );
         let shm_size = if shm.mem_block.is_null() {
             0
         } else {

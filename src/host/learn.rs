@@ -11,6 +11,7 @@ use super::{hooks, sys};
 use crate::guard::aor::{self, Aor};
 use crate::guard::params::Int;
 use crate::guard::sip::{Contact, Expires, Reply, Scanned, scan};
+use crate::guard::words::Class;
 use crate::shared::pending::{Kind, Pending};
 use crate::shared::region::Region;
 
@@ -20,14 +21,24 @@ const IN_FLIGHT_AGE: u64 = 64;
 const USUAL_EXPIRES: u32 = 3600;
 
 /// The REGISTER that this process's main thread has in hand, for usrloc's callbacks. SIP workers are single-threaded.
-struct InHand(Cell<Option<Pending>>);
+struct InHand(Cell<Option<(Pending, Class)>>);
 // SAFETY: used by the main thread of each process only (script callbacks and usrloc callbacks run there).
 unsafe impl Sync for InHand {}
 static LOCAL_IN_HAND: InHand = InHand(Cell::new(None));
 
 /// A REGISTER was admitted and goes to the script.
-pub fn begin(pending: &Pending) {
-    LOCAL_IN_HAND.0.set(Some(*pending));
+pub fn begin(pending: &Pending, class: Class) {
+    LOCAL_IN_HAND.0.set(Some((*pending, class)));
+}
+
+/// Class of the REGISTER in hand.
+pub fn class_in_hand() -> Option<Class> {
+    LOCAL_IN_HAND.0.get().map(|(_, class)| class)
+}
+
+/// The registration in hand.
+fn in_hand() -> Option<Pending> {
+    LOCAL_IN_HAND.0.get().map(|(pending, _)| pending)
 }
 
 /// Another message is in hand.
@@ -37,15 +48,22 @@ pub fn end() {
 
 /// Seconds that an Expires grants.
 fn granted(contact: Expires, header: Expires) -> u32 {
-    contact.seconds().or(header.seconds()).unwrap_or(USUAL_EXPIRES)
+    contact
+        .seconds()
+        .or(header.seconds())
+        .unwrap_or(USUAL_EXPIRES)
 }
 
 /// One message that may be a reply to a REGISTER; `is_ours`: this server made it.
 fn reply_seen(text: &[u8]) {
-    let (Some(region), Some(tables), Some(row)) = (state::region(), state::tables(), hooks::own_row()) else {
+    let (Some(region), Some(tables), Some(row)) =
+        (state::region(), state::tables(), hooks::own_row())
+    else {
         return;
     };
-    let Scanned::Reply(reply) = scan(text) else { return };
+    let Scanned::Reply(reply) = scan(text) else {
+        return;
+    };
     let call_id_fp = aor::call_id_fingerprint(&tables.key, reply.call_id);
     match reply.status {
         ..200 => (),
@@ -55,7 +73,9 @@ fn reply_seen(text: &[u8]) {
         }
         401 | 407 => {
             row.sip.challenged.add(1);
-            tables.in_flight.mark_challenged(call_id_fp, reply.cseq_number);
+            tables
+                .in_flight
+                .mark_challenged(call_id_fp, reply.cseq_number);
         }
         _ => row.sip.failed.add(1),
     }
@@ -64,8 +84,14 @@ fn reply_seen(text: &[u8]) {
 /// A 2xx: what it grants is known from now on, what its request removed is not.
 fn accepted(region: &Region, tables: &Tables, reply: &Reply<'_>, call_id_fp: u64) {
     let now = state::now_ms() / 1000;
-    let pending = tables.in_flight.find(call_id_fp, now, IN_FLIGHT_AGE).filter(|p| p.cseq == reply.cseq_number);
-    let aor_fp = match pending.map(|p| p.aor_fp).or_else(|| aor::aor_fingerprint(&tables.key, reply.to_uri)) {
+    let pending = tables
+        .in_flight
+        .find(call_id_fp, now, IN_FLIGHT_AGE)
+        .filter(|p| p.cseq == reply.cseq_number);
+    let aor_fp = match pending
+        .map(|p| p.aor_fp)
+        .or_else(|| aor::aor_fingerprint(&tables.key, reply.to_uri))
+    {
         Some(fp) => fp,
         None => return,
     };
@@ -109,7 +135,11 @@ pub unsafe extern "C" fn on_local_reply(text: *const c_char, length: c_int) {
 }
 
 /// Pre-script callback for replies: those that a registrar behind this server sends. Process: SIP workers.
-pub unsafe extern "C" fn on_reply(msg: *mut sys::sip_msg, _flags: c_uint, _param: *mut c_void) -> c_int {
+pub unsafe extern "C" fn on_reply(
+    msg: *mut sys::sip_msg,
+    _flags: c_uint,
+    _param: *mut c_void,
+) -> c_int {
     guarded("a relayed reply", || {
         end();
         if let Some(row) = hooks::own_row() {
@@ -147,27 +177,48 @@ pub unsafe extern "C" fn on_binding(
     guarded("a usrloc change", || {
         // SAFETY: strings of the record, alive under its lock.
         let (text, uri, instance) = unsafe {
-            (bytes(aor_text, aor_length), bytes(contact, contact_length), bytes(instance, instance_length))
+            (
+                bytes(aor_text, aor_length),
+                bytes(contact, contact_length),
+                bytes(instance, instance_length),
+            )
         };
-        let (Some(region), Some(tables)) = (state::region(), state::tables()) else { return };
-        let in_hand = LOCAL_IN_HAND.0.get();
+        let (Some(region), Some(tables)) = (state::region(), state::tables()) else {
+            return;
+        };
+        let in_hand = in_hand();
         if in_hand.is_none() && event == INSERTED {
             if let Some(row) = hooks::own_row() {
                 row.sip.replicated.add(1);
             }
         }
-        let Some(aor_fp) = in_hand.map(|p| p.aor_fp).or_else(|| fingerprint_of(tables, text)) else { return };
-        let stored = Contact { instance: (!instance.is_empty()).then_some(instance), ..Contact::of_uri(uri) };
+        let Some(aor_fp) = in_hand
+            .map(|p| p.aor_fp)
+            .or_else(|| fingerprint_of(tables, text))
+        else {
+            return;
+        };
+        let stored = Contact {
+            instance: (!instance.is_empty()).then_some(instance),
+            ..Contact::of_uri(uri)
+        };
         let fp = aor::binding_fingerprint(&tables.key, aor_fp, &stored);
         let now = state::now_ms() / 1000;
         match event {
             INSERTED | UPDATED => {
-                let until = if expires == 0 { u64::MAX } else { expires as u64 };
-                let memory = u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
+                let until = if expires == 0 {
+                    u64::MAX
+                } else {
+                    expires as u64
+                };
+                let memory =
+                    u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
                 tables.bindings.put(fp.primary, until, now, 0);
                 tables.aors.raise(aor_fp, until, now, memory);
             }
-            DELETED => drop(tables.bindings.remove(fp.primary)),
+            DELETED => {
+                tables.bindings.remove(fp.primary);
+            }
             _ => (), // expired: the table's own clock has ended it
         }
     });

@@ -25,7 +25,13 @@ const COUNTED_BUCKETS: usize = 8192;
 /// Forks the process; `child_init(PROC_MAIN)` in the main process.
 pub fn start() -> Init {
     // SAFETY: the place for it (internals C.4); no child_init of other modules runs in this process.
-    let pid = unsafe { sys::fork_process(sys::PROC_NOCHLDINIT, c"memguard sampler".as_ptr().cast_mut(), 0) };
+    let pid = unsafe {
+        sys::fork_process(
+            sys::PROC_NOCHLDINIT,
+            c"memguard sampler".as_ptr().cast_mut(),
+            0,
+        )
+    };
     match pid {
         0 => run(),
         1.. => Init(0),
@@ -62,7 +68,12 @@ struct Census {
 
 impl Census {
     /// Counts one part; the answer is the last complete count.
-    fn tick(&mut self, table: &crate::shared::fingerprints::Fingerprints, now_s: u64, grace: u32) -> u64 {
+    fn tick(
+        &mut self,
+        table: &crate::shared::fingerprints::Fingerprints,
+        now_s: u64,
+        grace: u32,
+    ) -> u64 {
         let (live, next) = table.count_live(now_s, grace, self.next, COUNTED_BUCKETS);
         self.sum += live;
         self.next = next;
@@ -196,13 +207,30 @@ impl Sampler {
         self.figures.level_changes += 1;
         self.region.events.push(&event);
         let worst = event.from.max(event.to);
-        let severity = if worst >= Level::Shedding { Severity::Warn } else { Severity::Notice };
-        let Event { from, to, pool, percent, reason, .. } = event;
+        let severity = if worst >= Level::Shedding {
+            Severity::Warn
+        } else {
+            Severity::Notice
+        };
+        let Event {
+            from,
+            to,
+            pool,
+            percent,
+            reason,
+            ..
+        } = event;
         match event.worker {
             Some(index) => {
-                log!(severity, "level {from} -> {to}: {pool} of worker {index} at {percent} %, cause {reason}");
+                log!(
+                    severity,
+                    "level {from} -> {to}: {pool} of worker {index} at {percent} %, cause {reason}"
+                );
             }
-            None => log!(severity, "level {from} -> {to}: {pool} at {percent} %, cause {reason}"),
+            None => log!(
+                severity,
+                "level {from} -> {to}: {pool} at {percent} %, cause {reason}"
+            ),
         }
     }
 
@@ -210,9 +238,14 @@ impl Sampler {
         let control = &self.region.control;
         let size = control.shm_size.get();
         let pool = hooks::shm_now(size)?;
-        let is_impossible = level::impossible(size, pool.real_used, size.wrapping_sub(pool.real_used)).is_some();
+        let is_impossible =
+            level::impossible(size, pool.real_used, size.wrapping_sub(pool.real_used)).is_some();
         self.region.warn(Warning::ImpossibleShm, is_impossible);
-        let used = if is_impossible { shm_live(self.region).min(size) } else { pool.real_used };
+        let used = if is_impossible {
+            shm_live(self.region).min(size)
+        } else {
+            pool.real_used
+        };
         control.shm_peak.raise(used);
         self.figures.shm_peak = control.shm_peak.get();
         let level = self.track(Pool::Shm, None, permyriad(used, size), now);
@@ -221,7 +254,12 @@ impl Sampler {
     }
 
     fn standing(&self, pool: Pool, total: u64, used: u64) -> Standing {
-        Standing { pool, total, used, shed_pct: self.thresholds(pool).shed }
+        Standing {
+            pool,
+            total,
+            used,
+            shed_pct: self.thresholds(pool).shed,
+        }
     }
 
     /// All processes; the fullest of those that receive SIP stands for pkg.
@@ -233,7 +271,9 @@ impl Sampler {
         let mut unreadable = count > 0;
         let mut impossible = false;
         for (index, process) in process_table().enumerate() {
-            let Some(row) = self.region.rows.get(index) else { break };
+            let Some(row) = self.region.rows.get(index) else {
+                break;
+            };
             let mut used = row.pkg.real_used.get();
             if size > 0 && used > size {
                 impossible = true;
@@ -259,7 +299,8 @@ impl Sampler {
         }
         self.region.warn(Warning::NoProcStatus, unreadable);
         self.region.warn(Warning::ImpossiblePkg, impossible);
-        self.region.warn(Warning::TooManyProcesses, count > MAX_PROCESSES);
+        self.region
+            .warn(Warning::TooManyProcesses, count > MAX_PROCESSES);
         self.figures.workers = count as u64;
         self.figures.pkg_level = worst.index() as u64;
         self.figures.fullest_worker = fullest as u64;
@@ -269,7 +310,10 @@ impl Sampler {
 
     fn sample_os(&mut self, now: u64) -> Option<Standing> {
         let sample = self.os.sample();
-        let cgroup = sample.missing.iter().any(|m| matches!(m, Missing::Cgroup(_)));
+        let cgroup = sample
+            .missing
+            .iter()
+            .any(|m| matches!(m, Missing::Cgroup(_)));
         let host = sample.missing.iter().any(|m| matches!(m, Missing::Host(_)));
         self.region.warn(Warning::NoCgroup, cgroup);
         self.region.warn(Warning::NoMeminfo, host);
@@ -295,18 +339,37 @@ impl Sampler {
 
     fn sample_rates(&mut self, now: u64, elapsed: u64) {
         let rows = &self.region.rows;
-        let total = |f: &dyn Fn(&crate::shared::rows::Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add);
+        let total = |f: &dyn Fn(&crate::shared::rows::Row) -> u64| {
+            rows.iter().map(f).fold(0, u64::wrapping_add)
+        };
         let new = total(&|r| r.sip.received.get(Class::New));
         let refresh = total(&|r| r.sip.received.get(Class::Refresh));
         let rejected = total(&|r| r.sip.rejected.sum());
         let f = &mut self.figures;
         let rates = self.new.sample(now, new);
-        [f.new_rate_1s, f.new_rate_10s, f.new_rate_1m, f.new_rate_5m, f.new_rate_15m] = milli(rates);
+        [
+            f.new_rate_1s,
+            f.new_rate_10s,
+            f.new_rate_1m,
+            f.new_rate_5m,
+            f.new_rate_15m,
+        ] = milli(rates);
         let other = self.refresh.sample(now, refresh);
-        [f.refresh_rate_1s, f.refresh_rate_10s, f.refresh_rate_1m, f.refresh_rate_5m, f.refresh_rate_15m] = milli(other);
+        [
+            f.refresh_rate_1s,
+            f.refresh_rate_10s,
+            f.refresh_rate_1m,
+            f.refresh_rate_5m,
+            f.refresh_rate_15m,
+        ] = milli(other);
         let other = self.rejected.sample(now, rejected);
-        [f.rejected_rate_1s, f.rejected_rate_10s, f.rejected_rate_1m, f.rejected_rate_5m, f.rejected_rate_15m] =
-            milli(other);
+        [
+            f.rejected_rate_1s,
+            f.rejected_rate_10s,
+            f.rejected_rate_1m,
+            f.rejected_rate_5m,
+            f.rejected_rate_15m,
+        ] = milli(other);
         let factor = self.region.settings.get_u64(Int::StormFactor) as u32;
         let least = self.region.settings.get_u64(Int::StormMinRate) as u32;
         let resets = self.region.control.baseline_resets.get();
@@ -320,8 +383,11 @@ impl Sampler {
     }
 
     fn sample_tables(&mut self, now: u64) {
-        let Some(tables) = state::tables() else { return };
-        let memory = u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
+        let Some(tables) = state::tables() else {
+            return;
+        };
+        let memory =
+            u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
         self.figures.known_bindings = self.bindings.tick(&tables.bindings, now / 1000, 0);
         self.figures.known_aors = self.aors.tick(&tables.aors, now / 1000, memory);
     }
@@ -330,16 +396,38 @@ impl Sampler {
     fn sample_shed(&mut self, now: u64) -> Level {
         let is_shed = self.region.control.shed_until_ms.get() > now;
         let (from, to, reason) = match (self.was_shed, is_shed) {
-            (false, true) => (self.server, self.server.max(Level::Shedding), Reason::Operator),
+            (false, true) => (
+                self.server,
+                self.server.max(Level::Shedding),
+                Reason::Operator,
+            ),
             (true, false) => (Level::Shedding, Level::Normal, Reason::Ended),
-            _ => return if is_shed { Level::Shedding } else { Level::Normal },
+            _ => {
+                return if is_shed {
+                    Level::Shedding
+                } else {
+                    Level::Normal
+                };
+            }
         };
         self.was_shed = is_shed;
         let percent = hooks::shm_now(self.region.control.shm_size.get())
             .map_or(0, |p| permyriad(p.real_used, p.size) / 100)
             .min(255) as u8;
-        self.changed(Event { time_ms: now, from, to, pool: Pool::Shm, worker: None, percent, reason });
-        if is_shed { Level::Shedding } else { Level::Normal }
+        self.changed(Event {
+            time_ms: now,
+            from,
+            to,
+            pool: Pool::Shm,
+            worker: None,
+            percent,
+            reason,
+        });
+        if is_shed {
+            Level::Shedding
+        } else {
+            Level::Normal
+        }
     }
 }
 
@@ -349,7 +437,11 @@ fn milli(rates: Rates) -> [u64; 5] {
 
 /// memguard's own count of shm: what all processes allocated and did not free.
 pub fn shm_live(region: &Region) -> u64 {
-    let sum = region.rows.iter().map(|row| row.shm_sum()).fold(Default::default(), crate::shared::rows::ShmSum::plus);
+    let sum = region
+        .rows
+        .iter()
+        .map(|row| row.shm_sum())
+        .fold(Default::default(), crate::shared::rows::ShmSum::plus);
     u64::try_from(sum.live()).unwrap_or(0)
 }
 
@@ -368,7 +460,11 @@ pub fn processes() -> usize {
     // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
     unsafe {
         let count = sys::process_count;
-        if count.is_null() { 0 } else { usize::try_from(count.read_volatile()).unwrap_or(0) }
+        if count.is_null() {
+            0
+        } else {
+            usize::try_from(count.read_volatile()).unwrap_or(0)
+        }
     }
 }
 
