@@ -6,3 +6,4 @@ mod classes;
 mod guard;
 mod harness;
 mod smoke;
+mod soak;
