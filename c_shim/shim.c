@@ -49,6 +49,12 @@ static void view_source(struct receive_info *rcv, mg_message_t *view)
 	view->is_udp = rcv->proto == PROTO_UDP;
 }
 
+/* id counts the messages of the process that received it (core/receive.c); a suspended one keeps both elsewhere */
+static unsigned long long name_of(struct sip_msg *msg)
+{
+	return (unsigned long long)msg->pid << 32 | msg->id;
+}
+
 /* sip_msg_t changes between versions */
 void mg_message_view(struct sip_msg *msg, mg_message_t *view)
 {
@@ -56,6 +62,7 @@ void mg_message_view(struct sip_msg *msg, mg_message_t *view)
 	view->length = msg->len;
 	view->is_request = msg->first_line.type == SIP_REQUEST;
 	view->may_reply = !(msg->msg_flags & FL_MSG_NOREPLY);
+	view->message = name_of(msg);
 	view_source(&msg->rcv, view);
 }
 
@@ -68,6 +75,7 @@ void mg_datagram_view(void *data, mg_message_t *view)
 	view->length = *(int *)parts[1];
 	view->is_request = 1;
 	view->may_reply = 1;
+	view->message = 0;
 	view_source((struct receive_info *)parts[2], view);
 }
 
@@ -163,8 +171,8 @@ static mg_reply_f reply_watcher;
 /* sl's parameter struct belongs to its header */
 static void on_reply(sl_cbp_t *p)
 {
-	if(p->reply != NULL)
-		reply_watcher(p->reply->s, p->reply->len);
+	if(p->reply != NULL && p->req != NULL && p->req->REQ_METHOD == METHOD_REGISTER)
+		reply_watcher(p->reply->s, p->reply->len, p->code, name_of(p->req));
 }
 
 /* the binding function and the list element are sl's */

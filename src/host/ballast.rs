@@ -53,10 +53,12 @@ pub fn is_released() -> bool {
 
 /// Takes the ballast for the first time, in a process that receives SIP; cheap to call again.
 pub fn take_first() {
-    // ORDERING: Relaxed; a flag of this process's own.
-    if LOCAL_HELD.is_tried.swap(true, Ordering::Relaxed) {
+    // ORDERING: Relaxed; a flag that only this process's main thread writes.
+    if LOCAL_HELD.is_tried.load(Ordering::Relaxed) {
         return;
     }
+    // ORDERING: Relaxed; as above.
+    LOCAL_HELD.is_tried.store(true, Ordering::Relaxed);
     let size = wanted();
     if size > 0 {
         // SAFETY: the process's main thread.

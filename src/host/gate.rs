@@ -4,6 +4,8 @@
 use std::ffi::{c_int, c_long, c_uint, c_void};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use std::cell::OnceCell;
+
 use super::entry::{GoOn, Leave, guarded};
 use super::state::{self, Tables};
 use super::{ballast, learn};
@@ -44,6 +46,8 @@ struct Arrived<'a> {
     is_udp: bool,
     may_reply: bool,
     received: *mut sys::receive_info,
+    /// Which message it is, to know it again.
+    message: u64,
 }
 
 impl Arrived<'_> {
@@ -70,6 +74,7 @@ impl Arrived<'_> {
             is_udp: view.is_udp != 0,
             may_reply: view.may_reply != 0,
             received: view.received,
+            message: view.message,
         }
     }
 }
@@ -103,7 +108,7 @@ fn pressure(region: &Region, now_ms: u64) -> Pressure {
 
 /// Whether class `new` or `returning` could be refused at this moment; the datagram stage is idle while not.
 fn is_pressed(region: &Region, now_ms: u64) -> bool {
-    let curves = Curves::of(&region.settings.all());
+    let curves = Curves::by(|param| region.settings.get(param));
     admission::share_of(Class::New, &pressure(region, now_ms), &curves).0 > 0
 }
 
@@ -117,6 +122,10 @@ struct Visit<'a> {
     aor_fp: u64,
     call_id_fp: u64,
     now_ms: u64,
+    /// Numbers of the first contacts, made when the first is asked for.
+    primaries: OnceCell<[u64; MAX_BINDINGS]>,
+    /// The end of the AoR as the table knew it on arrival.
+    aor_end: OnceCell<Option<u64>>,
 }
 
 impl Visit<'_> {
@@ -126,10 +135,8 @@ impl Visit<'_> {
 
     /// What the table knows, and the local usrloc where the table does not.
     fn known(&self) -> Known {
-        let memory =
-            u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
         let now = self.now_s();
-        let ended = self.tables.aors.get(self.aor_fp, now, memory);
+        let ended = self.aor_end();
         let has_live = ended.is_some_and(|end| end > now);
         let mut known = Known {
             all_bindings: has_live
@@ -150,16 +157,42 @@ impl Visit<'_> {
         known
     }
 
+    fn aor_end(&self) -> Option<u64> {
+        *self.aor_end.get_or_init(|| {
+            let memory = self.region.settings.get_u64(Int::AorMemory);
+            let memory = u32::try_from(memory).unwrap_or(u32::MAX);
+            self.tables.aors.get(self.aor_fp, self.now_s(), memory)
+        })
+    }
+
+    /// Numbers of the contacts, as many as a registration in flight remembers.
+    fn primaries(&self) -> &[u64; MAX_BINDINGS] {
+        self.primaries.get_or_init(|| {
+            let mut numbers = [0; MAX_BINDINGS];
+            for (number, contact) in numbers.iter_mut().zip(self.register.contacts.kept()) {
+                *number = self.primary(contact);
+            }
+            numbers
+        })
+    }
+
+    fn primary(&self, contact: &Contact<'_>) -> u64 {
+        aor::binding_by_instance(&self.tables.key, self.aor_fp, contact)
+            .unwrap_or_else(|| self.by_uri(contact))
+    }
+
     /// Whether every contact that asks for a binding has a fingerprint that passes.
     fn all_adding(&self, is_known: impl Fn(u64) -> bool) -> bool {
         let register = self.register;
-        register
-            .contacts
-            .kept_adding(register.expires)
-            .all(|contact| {
-                let fp = aor::binding_fingerprint(&self.tables.key, self.aor_fp, contact);
-                is_known(fp.primary) || is_known(fp.by_uri)
-            })
+        let mut contacts = register.contacts.kept().iter().enumerate();
+        contacts.all(|(place, contact)| {
+            if Contacts::expires_of(contact, register.expires).is_zero() {
+                return true;
+            }
+            let primary = self.primaries().get(place).copied();
+            is_known(primary.unwrap_or_else(|| self.primary(contact)))
+                || contact.instance.is_some() && is_known(self.by_uri(contact))
+        })
     }
 
     /// Looks the AoR up in the local usrloc, contact by contact.
@@ -208,7 +241,7 @@ impl Visit<'_> {
 
     /// The number of a binding by its contact URI alone.
     fn by_uri(&self, contact: &Contact<'_>) -> u64 {
-        aor::binding_fingerprint(&self.tables.key, self.aor_fp, contact).by_uri
+        aor::binding_by_uri(&self.tables.key, self.aor_fp, contact)
     }
 
     fn is_followup(&self) -> bool {
@@ -227,8 +260,19 @@ impl Visit<'_> {
         priority::is_priority(&self.tables.priority, user, self.aor.host(), Some(source))
     }
 
+    fn decide(&self, class: Class) -> Decision {
+        if admission::is_never_refused(class) {
+            return Decision::Admit;
+        }
+        let region = self.region;
+        let point = aor::aor_point(&self.tables.key, region.control.salt.get(), self.aor_fp);
+        let curves = Curves::by(|param| region.settings.get(param));
+        let pressure = pressure(region, self.now_ms);
+        admission::decide(class, point, &pressure, &curves, region.settings.mode())
+    }
+
     /// Remembers an admitted registration until its final reply passes.
-    fn note_admitted(&self, class: Class) {
+    fn note_admitted(&self, class: Class, message: u64) {
         let register = self.register;
         let mut pending = Pending {
             call_id_fp: self.call_id_fp,
@@ -244,14 +288,23 @@ impl Visit<'_> {
             count: 0,
             bindings: [Binding::default(); MAX_BINDINGS],
         };
-        for (slot, contact) in pending.bindings.iter_mut().zip(register.contacts.kept()) {
+        let contacts = register.contacts.kept();
+        let places = pending.bindings.iter_mut().zip(self.primaries());
+        for ((slot, fp), contact) in places.zip(contacts) {
             let is_removed = Contacts::expires_of(contact, register.expires).is_zero();
-            let fp = aor::binding_fingerprint(&self.tables.key, self.aor_fp, contact).primary;
-            *slot = Binding { fp, is_removed };
+            *slot = Binding {
+                fp: *fp,
+                is_removed,
+            };
             pending.count += 1;
         }
-        learn::begin(&pending, class);
         self.tables.in_flight.note(&pending);
+        let names_all = register.contacts.total == u32::from(pending.count);
+        let aor_end = match names_all {
+            true => self.aor_end().unwrap_or(0),
+            false => learn::NOT_COMPARABLE,
+        };
+        learn::begin(pending, class, message, aor_end);
     }
 }
 
@@ -364,7 +417,9 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         call_id_fp: aor::call_id_fingerprint(&tables.key, register.call_id),
         aor,
         register: &register,
-        now_ms: state::now_ms(),
+        now_ms: state::coarse_ms(),
+        primaries: OnceCell::new(),
+        aor_end: OnceCell::new(),
     };
     let class = class::classify(
         &register,
@@ -372,11 +427,8 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         visit.is_followup(),
         || visit.is_priority(arrived.source),
     );
-    let point = aor::aor_point(&tables.key, region.control.salt.get(), visit.aor_fp);
-    let curves = Curves::of(&region.settings.all());
-    let pressure = pressure(region, visit.now_ms);
     let decision = if arrived.may_reply {
-        admission::decide(class, point, &pressure, &curves, region.settings.mode())
+        visit.decide(class)
     } else {
         Decision::Admit
     };
@@ -393,7 +445,7 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         if decision == Decision::Refuse {
             visit.row.sip.fail_open.add(1); // no answer could be built or sent: it goes on
         }
-        visit.note_admitted(class);
+        visit.note_admitted(class, arrived.message);
     }
     Verdict::Pass
 }
@@ -525,7 +577,7 @@ pub unsafe extern "C" fn on_datagram(event: *mut sys::sr_event_param_t) -> c_int
         // cannot ask usrloc, and leaves the datagram to the stage after parsing.
         let may_ask = hooks::is_main_thread() || region.control.usrloc_in_memory.get() == 0;
         let is_idle = region.settings.mode() != Mode::Enforce || !may_ask;
-        if is_idle || !is_pressed(region, state::now_ms()) {
+        if is_idle || !is_pressed(region, state::coarse_ms()) {
             return Leave(0);
         }
         // SAFETY: plain data, filled by the shim; the event carries the receiver's buffer (core/udp_server.c).

@@ -41,8 +41,11 @@ impl Word {
 
     /// Keeps the larger one.
     pub fn raise(&self, value: u64) {
-        // ORDERING: Relaxed; each word stands for itself.
-        self.0.fetch_max(value, Ordering::Relaxed);
+        // Nearly always it is large enough: a load leaves the cache line shared.
+        if self.get() < value {
+            // ORDERING: Relaxed; each word stands for itself.
+            self.0.fetch_max(value, Ordering::Relaxed);
+        }
     }
 
     /// Sets bits.
