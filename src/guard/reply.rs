@@ -79,7 +79,9 @@ pub fn build(request: &Register<'_>, refusal: &Refusal<'_>, buffer: &mut [u8]) -
     out.put_number(u32::from(refusal.code))?;
     out.put_all(&[b" ", refusal.reason.as_bytes(), b"\r\n"])?;
     // A Via header may hold no value: the first value is that of the first header that has one.
-    let vias = request.via_headers().filter(|value| !value.iter().all(is_separator));
+    let vias = request
+        .via_headers()
+        .filter(|value| !value.iter().all(is_separator));
     for (index, value) in vias.enumerate() {
         out.put(b"Via: ")?;
         if index == 0 {
