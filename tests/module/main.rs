@@ -5,4 +5,5 @@ mod accounting;
 mod classes;
 mod guard;
 mod harness;
+mod pressure;
 mod smoke;
