@@ -174,7 +174,7 @@ fn pressure_an_aor_keeps_its_answer_while_the_share_does() {
             .position(|&code| code == 503)
             .expect("one is refused");
         let bytes = client.bytes(&Request::register(&format!("user{unlucky}")));
-        let mut answer = || {
+        let answer = || {
             client.send_raw(&bytes);
             client.receive_raw(ONE_REPLY).expect("an answer")
         };
