@@ -158,9 +158,9 @@ impl Sampler {
         let os = self.sample_os(now);
         self.sample_rates(now, elapsed);
         self.sample_tables(now);
-        let shed = self.sample_shed(now);
-        let worst = level::worst([self.shm.level(), self.os_level.level(), pkg.1, shed]);
-        self.figures.level = worst.index() as u64;
+        let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
+        self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
+        let worst = self.sample_shed(memory, now);
         if self.server != Level::Normal && worst == Level::Normal {
             self.region.control.salt.add(1); // other AoRs wait next time
         }
@@ -405,42 +405,30 @@ impl Sampler {
         self.figures.known_aors = self.aors.tick(&tables.aors, now / 1000, memory);
     }
 
-    /// An operator's `shed`: level shedding while it runs; its begin is an event of the RPC, its end is ours.
-    fn sample_shed(&mut self, now: u64) -> Level {
+    /// The server's level with an operator's `shed`, whose begin and end are events.
+    fn sample_shed(&mut self, memory: Level, now: u64) -> Level {
         let is_shed = self.region.control.shed_until_ms.get() > now;
-        let (from, to, reason) = match (self.was_shed, is_shed) {
-            (false, true) => (
-                self.server,
-                self.server.max(Level::Shedding),
-                Reason::Operator,
-            ),
-            (true, false) => (Level::Shedding, Level::Normal, Reason::Ended),
-            _ => {
-                return if is_shed {
-                    Level::Shedding
-                } else {
-                    Level::Normal
-                };
-            }
-        };
-        self.was_shed = is_shed;
-        let percent = hooks::shm_now(self.region.control.shm_size.get())
-            .map_or(0, |p| permyriad(p.real_used, p.size) / 100)
-            .min(255) as u8;
-        self.changed(Event {
-            time_ms: now,
-            from,
-            to,
-            pool: Pool::Shm,
-            worker: None,
-            percent,
-            reason,
-        });
-        if is_shed {
-            Level::Shedding
-        } else {
-            Level::Normal
+        let shed = memory.max(Level::Shedding);
+        if is_shed != self.was_shed {
+            self.was_shed = is_shed;
+            let (from, to, reason) = match is_shed {
+                true => (memory, shed, Reason::Operator),
+                false => (shed, memory, Reason::Ended),
+            };
+            let percent = hooks::shm_now(self.region.control.shm_size.get())
+                .map_or(0, |p| permyriad(p.real_used, p.size) / 100)
+                .min(255) as u8;
+            self.changed(Event {
+                time_ms: now,
+                from,
+                to,
+                pool: Pool::Shm,
+                worker: None,
+                percent,
+                reason,
+            });
         }
+        if is_shed { shed } else { memory }
     }
 }
 

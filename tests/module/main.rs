@@ -5,5 +5,8 @@ mod accounting;
 mod classes;
 mod guard;
 mod harness;
+mod levels;
+mod pressure;
+mod proxy;
 mod smoke;
 mod soak;
