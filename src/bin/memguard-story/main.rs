@@ -81,11 +81,17 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(false) => {
-            eprintln!("the story did not hold; logs of both servers and of sipp are in {}", folder.display());
+            eprintln!(
+                "the story did not hold; logs of both servers and of sipp are in {}",
+                folder.display()
+            );
             ExitCode::FAILURE
         }
         Err(sentence) => {
-            eprintln!("memguard-story: {sentence}; logs are in {}", folder.display());
+            eprintln!(
+                "memguard-story: {sentence}; logs are in {}",
+                folder.display()
+            );
             ExitCode::FAILURE
         }
     }
@@ -103,7 +109,12 @@ impl Side {
     fn start(prepared: &Path, folder: &Path, configuration: &str) -> Result<Side, Failure> {
         let server = Server::start(prepared, folder, configuration, SHM_MB)?;
         let traffic = Traffic::new(prepared, folder, server.port())?;
-        Ok(Side { server, traffic, tally: Tally::default(), is_leaking: false })
+        Ok(Side {
+            server,
+            traffic,
+            tally: Tally::default(),
+            is_leaking: false,
+        })
     }
 
     fn look(&mut self) -> Result<(), Failure> {
@@ -116,25 +127,49 @@ impl Side {
 
     fn leak(&mut self, is_on: bool) -> Result<(), Failure> {
         self.is_leaking = is_on;
-        self.server.rpc("pv.shvSet", serde_json::json!(["leak", "int", i32::from(is_on)])).map(drop)
+        self.server
+            .rpc(
+                "pv.shvSet",
+                serde_json::json!(["leak", "int", i32::from(is_on)]),
+            )
+            .map(drop)
     }
 }
 
 /// The registrar of kamailio-cfg with the leak in it; without memguard it is the same less one line.
 fn configuration(example: &str, with_memguard: bool) -> Result<String, Failure> {
-    let (check, routing, loading) = ("    route(CHECK);\n", "request_route {\n", "loadmodule \"memguard.so\"\n");
+    let (check, routing, loading) = (
+        "    route(CHECK);\n",
+        "request_route {\n",
+        "loadmodule \"memguard.so\"\n",
+    );
     for part in [check, routing, loading] {
         if example.matches(part).count() != 1 {
-            return Err(format!("kamailio-cfg/registrar.cfg does not hold {part:?} exactly once"));
+            return Err(format!(
+                "kamailio-cfg/registrar.cfg does not hold {part:?} exactly once"
+            ));
         }
     }
-    let text = example.replace(check, &format!("{check}{LEAK}")).replace(routing, &format!("{LEAK_TABLE}{routing}"));
-    Ok(if with_memguard { text } else { text.replace(loading, "") })
+    let text = example
+        .replace(check, &format!("{check}{LEAK}"))
+        .replace(routing, &format!("{LEAK_TABLE}{routing}"));
+    Ok(if with_memguard {
+        text
+    } else {
+        text.replace(loading, "")
+    })
 }
 
 fn tell(prepared: &Path, folder: &Path) -> Result<bool, Failure> {
-    let example = fs::read_to_string("kamailio-cfg/registrar.cfg").map_err(|e| format!("kamailio-cfg: {e}"))?;
-    let start = |name: &str, guarded| Side::start(prepared, &folder.join(name), &configuration(&example, guarded)?);
+    let example = fs::read_to_string("kamailio-cfg/registrar.cfg")
+        .map_err(|e| format!("kamailio-cfg: {e}"))?;
+    let start = |name: &str, guarded| {
+        Side::start(
+            prepared,
+            &folder.join(name),
+            &configuration(&example, guarded)?,
+        )
+    };
     let mut sides = [start("a", true)?, start("b", false)?];
     let mut screen = Screen::new();
     screen.opening(SHM_MB);
@@ -145,9 +180,19 @@ fn tell(prepared: &Path, folder: &Path) -> Result<bool, Failure> {
         phones::CALLS_PER_SECOND
     ));
     each(&mut sides, |side| side.traffic.evening())?;
-    watch(&mut sides, &mut screen, Duration::from_secs(phones::BEFORE_CALLS_S), |_| false)?;
+    watch(
+        &mut sides,
+        &mut screen,
+        Duration::from_secs(phones::BEFORE_CALLS_S),
+        |_| false,
+    )?;
     each(&mut sides, |side| side.traffic.calls())?;
-    watch(&mut sides, &mut screen, Duration::from_secs(phones::SETTLING_S), |_| false)?;
+    watch(
+        &mut sides,
+        &mut screen,
+        Duration::from_secs(phones::SETTLING_S),
+        |_| false,
+    )?;
 
     screen.chapter(
         "2. One line of the script leaks: it remembers every message and forgets none. New phones keep arriving.",
@@ -155,7 +200,9 @@ fn tell(prepared: &Path, folder: &Path) -> Result<bool, Failure> {
     each(&mut sides, |side| side.traffic.arrivals())?;
     each(&mut sides, |side| side.leak(true))?;
     let began = Instant::now();
-    watch(&mut sides, &mut screen, LEAK_LIMIT, |sides| sides.iter().all(|side| !side.is_leaking))?;
+    watch(&mut sides, &mut screen, LEAK_LIMIT, |sides| {
+        sides.iter().all(|side| !side.is_leaking)
+    })?;
     if began.elapsed() >= LEAK_LIMIT {
         return Err("the leak did not fill the pools in time".into());
     }
@@ -166,7 +213,12 @@ fn tell(prepared: &Path, folder: &Path) -> Result<bool, Failure> {
         phones::STORM_PER_SECOND
     ));
     each(&mut sides, |side| side.traffic.storm())?;
-    watch(&mut sides, &mut screen, Duration::from_secs(phones::STORM_S), |_| false)?;
+    watch(
+        &mut sides,
+        &mut screen,
+        Duration::from_secs(phones::STORM_S),
+        |_| false,
+    )?;
 
     screen.chapter("4. The storm is over; the last refreshes and calls come to their end.");
     let ended = |sides: &mut [Side; 2]| sides.iter_mut().all(|side| side.traffic.has_ended());
@@ -183,7 +235,10 @@ fn tell(prepared: &Path, folder: &Path) -> Result<bool, Failure> {
     Ok(screen.verdict(&tally::assertions(&with.tally, &without.tally)))
 }
 
-fn each(sides: &mut [Side; 2], mut act: impl FnMut(&mut Side) -> Result<(), Failure>) -> Result<(), Failure> {
+fn each(
+    sides: &mut [Side; 2],
+    mut act: impl FnMut(&mut Side) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     sides.iter_mut().try_for_each(&mut act)
 }
 

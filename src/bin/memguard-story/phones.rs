@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::Failure;
 use crate::server::{end, free_port, spawn};
 
-/// Phones that are there from the beginning; each refreshes every 5 s, 12 times (tests/sipp/phones.xml).
+/// Phones that are there from the beginning; each refreshes every 5 s, 14 times (tests/sipp/phones.xml).
 pub const PHONES: u32 = 1000;
 const PHONES_PER_SECOND: u32 = 100;
 /// Until the first can be called.
@@ -18,10 +18,10 @@ pub const BEFORE_CALLS_S: u64 = 3;
 pub const SETTLING_S: u64 = 11;
 /// Calls go on until the phones' last refresh.
 pub const CALLS_PER_SECOND: u32 = 10;
-const CALLS: u32 = 600;
+const CALLS: u32 = 690;
 /// New phones that arrive while memory leaks.
 const ARRIVALS_PER_SECOND: u32 = 30;
-const ARRIVALS: u32 = 750;
+const ARRIVALS: u32 = 1000;
 /// The storm.
 pub const STORM: u32 = 3000;
 pub const STORM_PER_SECOND: u32 = 150;
@@ -87,7 +87,12 @@ impl Traffic {
     /// # Errors
     /// sipp cannot be started.
     pub fn evening(&mut self) -> Result<(), Failure> {
-        let phones = Load { scenario: "phones", users: "phone", calls: PHONES, per_second: PHONES_PER_SECOND };
+        let phones = Load {
+            scenario: "phones",
+            users: "phone",
+            calls: PHONES,
+            per_second: PHONES_PER_SECOND,
+        };
         self.phones = Some(self.load("phones", &phones)?);
         Ok(())
     }
@@ -97,7 +102,12 @@ impl Traffic {
     /// # Errors
     /// sipp cannot be started.
     pub fn arrivals(&mut self) -> Result<(), Failure> {
-        let load = Load { scenario: "newcomers", users: "guest", calls: ARRIVALS, per_second: ARRIVALS_PER_SECOND };
+        let load = Load {
+            scenario: "newcomers",
+            users: "guest",
+            calls: ARRIVALS,
+            per_second: ARRIVALS_PER_SECOND,
+        };
         self.arrivals = Some(self.load("arrivals", &load)?);
         Ok(())
     }
@@ -107,7 +117,12 @@ impl Traffic {
     /// # Errors
     /// sipp cannot be started.
     pub fn calls(&mut self) -> Result<(), Failure> {
-        let load = Load { scenario: "calls", users: "phone", calls: CALLS, per_second: CALLS_PER_SECOND };
+        let load = Load {
+            scenario: "calls",
+            users: "phone",
+            calls: CALLS,
+            per_second: CALLS_PER_SECOND,
+        };
         self.calls = Some(self.load("calls", &load)?);
         Ok(())
     }
@@ -117,7 +132,12 @@ impl Traffic {
     /// # Errors
     /// sipp cannot be started.
     pub fn storm(&mut self) -> Result<(), Failure> {
-        let load = Load { scenario: "newcomers", users: "storm", calls: STORM, per_second: STORM_PER_SECOND };
+        let load = Load {
+            scenario: "newcomers",
+            users: "storm",
+            calls: STORM,
+            per_second: STORM_PER_SECOND,
+        };
         self.storm = Some(self.load("storm", &load)?);
         Ok(())
     }
@@ -125,10 +145,27 @@ impl Traffic {
     fn load(&self, name: &str, load: &Load) -> Result<Sipp, Failure> {
         let folder = self.folder.join(name);
         fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        let users: String = (0..load.calls).map(|i| format!("{}{i}\n", load.users)).collect();
-        fs::write(folder.join("users.csv"), format!("SEQUENTIAL\n{users}")).map_err(|e| format!("users.csv: {e}"))?;
-        let (calls, rate, port) = (load.calls.to_string(), load.per_second.to_string(), self.callee_port.to_string());
-        let arguments = ["-inf", "users.csv", "-m", &calls, "-r", &rate, "-key", "callee_port", &port];
+        let users: String = (0..load.calls)
+            .map(|i| format!("{}{i}\n", load.users))
+            .collect();
+        fs::write(folder.join("users.csv"), format!("SEQUENTIAL\n{users}"))
+            .map_err(|e| format!("users.csv: {e}"))?;
+        let (calls, rate, port) = (
+            load.calls.to_string(),
+            load.per_second.to_string(),
+            self.callee_port.to_string(),
+        );
+        let arguments = [
+            "-inf",
+            "users.csv",
+            "-m",
+            &calls,
+            "-r",
+            &rate,
+            "-key",
+            "callee_port",
+            &port,
+        ];
         self.start(name, load.scenario, &arguments)
     }
 
@@ -138,24 +175,54 @@ impl Traffic {
         fs::create_dir_all(&folder).map_err(said)?;
         let screen = File::create(folder.join("screen")).map_err(said)?;
         let mut command = Command::new(&self.sipp);
-        command.arg(format!("127.0.0.1:{}", self.server_port)).args(["-i", "127.0.0.1", "-nostdin"]);
-        command.arg("-sf").arg(self.scenarios.join(format!("{scenario}.xml")));
-        command.args(["-trace_counts", "-trace_logs", "-trace_err", "-fd", "1", "-max_retrans", RETRANSMISSIONS]);
+        command
+            .arg(format!("127.0.0.1:{}", self.server_port))
+            .args(["-i", "127.0.0.1", "-nostdin"]);
+        command
+            .arg("-sf")
+            .arg(self.scenarios.join(format!("{scenario}.xml")));
+        command.args([
+            "-trace_counts",
+            "-trace_logs",
+            "-trace_err",
+            "-fd",
+            "0.2",
+            "-max_retrans",
+            RETRANSMISSIONS,
+        ]);
         command.args(arguments).current_dir(&folder);
-        command.stdin(Stdio::null()).stdout(screen.try_clone().map_err(said)?).stderr(screen);
+        command
+            .stdin(Stdio::null())
+            .stdout(screen.try_clone().map_err(said)?)
+            .stderr(screen);
         let child = spawn(&mut command)?;
-        Ok(Sipp { prefix: format!("{scenario}_{}", child.id()), child, folder })
+        Ok(Sipp {
+            prefix: format!("{scenario}_{}", child.id()),
+            child,
+            folder,
+        })
     }
 
     /// Whether every phone and every call has come to its end.
     pub fn has_ended(&mut self) -> bool {
-        let all = [&mut self.phones, &mut self.calls, &mut self.arrivals, &mut self.storm];
+        let all = [
+            &mut self.phones,
+            &mut self.calls,
+            &mut self.arrivals,
+            &mut self.storm,
+        ];
         all.into_iter().flatten().all(Sipp::has_ended)
     }
 
     /// Ends every sipp.
     pub fn stop(&mut self) {
-        let all = [&mut self.callee, &mut self.phones, &mut self.calls, &mut self.arrivals, &mut self.storm];
+        let all = [
+            &mut self.callee,
+            &mut self.phones,
+            &mut self.calls,
+            &mut self.arrivals,
+            &mut self.storm,
+        ];
         all.into_iter().flatten().for_each(Sipp::stop);
     }
 }
@@ -180,24 +247,36 @@ pub struct Counts(Vec<(String, u64)>);
 impl Counts {
     /// Sum of the columns that end like this: all steps with that message.
     pub fn of(&self, ending: &str) -> u64 {
-        self.0.iter().filter(|(name, _)| name.ends_with(ending)).map(|(_, count)| count).sum()
+        self.0
+            .iter()
+            .filter(|(name, _)| name.ends_with(ending))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// The column of this step.
     pub fn step(&self, name: &str) -> u64 {
-        self.0.iter().find(|(column, _)| column == name).map_or(0, |(_, count)| *count)
+        self.0
+            .iter()
+            .find(|(column, _)| column == name)
+            .map_or(0, |(_, count)| *count)
     }
 }
 
 impl Sipp {
-    /// What it wrote last; it writes once per second and at its end.
+    /// What it wrote last; it writes five times per second and at its end.
     pub fn counts(&self) -> Counts {
         let path = self.folder.join(format!("{}_counts.csv", self.prefix));
         let text = fs::read_to_string(path).unwrap_or_default();
         let mut lines = text.lines();
         let names = lines.next().unwrap_or_default().split(';');
         // The last line may be half written.
-        let row = text.lines().skip(1).filter(|line| line.ends_with(';')).last().unwrap_or_default();
+        let row = text
+            .lines()
+            .skip(1)
+            .filter(|line| line.ends_with(';'))
+            .last()
+            .unwrap_or_default();
         let values = row.split(';').map(|value| value.parse().unwrap_or(0));
         Counts(names.map(str::to_owned).zip(values).collect())
     }
@@ -208,7 +287,10 @@ impl Sipp {
         let text = fs::read_to_string(path).unwrap_or_default();
         let line = |line: &str| {
             let (code, wait) = line.split_once(' ')?;
-            Some((code.parse().ok()?, wait.trim().trim_matches(['[', ']']).parse().ok()))
+            Some((
+                code.parse().ok()?,
+                wait.trim().trim_matches(['[', ']']).parse().ok(),
+            ))
         };
         text.lines().filter_map(line).collect()
     }

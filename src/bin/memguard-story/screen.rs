@@ -31,11 +31,19 @@ impl Screen {
     /// Time starts now.
     pub fn new() -> Screen {
         let has_colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Screen { began: Instant::now(), next: Instant::now(), has_colours }
+        Screen {
+            began: Instant::now(),
+            next: Instant::now(),
+            has_colours,
+        }
     }
 
     fn paint(&self, colour: &str, text: &str) -> String {
-        if self.has_colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.has_colours {
+            format!("\x1b[{colour}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     fn say(&self, line: &str) {
@@ -57,9 +65,13 @@ impl Screen {
 
     /// What there is to see.
     pub fn opening(&self, shm_mb: u32) {
-        self.say(&self.paint(BOLD, "Two Kamailios on loopback, the same phones, the same leak; one of them has memguard."));
+        self.say(&self.paint(
+            BOLD,
+            "Two Kamailios on loopback, the same phones, the same leak; one of them has memguard.",
+        ));
         self.say(&format!(
-            "Shared memory {shm_mb} MiB each. In the bar: w warning at {} %, s shedding starts at {} %, f every new phone is refused at {} %, e emergency at {} %.",
+            "Shared memory: {shm_mb} MiB each. In the bar: w warning ({} %), s shedding starts ({} %), f all new phones are refused ({} %), e emergency ({} %).\n\
+             Per second: new phones let in, new phones told 503, registered phones refreshed, calls ended well.",
             THRESHOLDS[0], THRESHOLDS[1], THRESHOLDS[2], THRESHOLDS[3]
         ));
     }
@@ -68,8 +80,36 @@ impl Screen {
     pub fn chapter(&self, text: &str) {
         self.say(&format!("\n{}", self.paint(BOLD, text)));
         let head = format!(
-            "{:>5} {:<9} {:<width$} {:>6} {:>5} {:>7} {:>7} {:>5}  {}",
-            "time", "level", "shared memory", "use", "new/s", "refus/s", "refrs/s", "calls", "without memguard: use, 500/s, calls",
+            "{:>5} {:<9} {:<width$} {:>6} {:>6} {:>7} {:>7} {:>5}   {:<12} {:>7} {:>6} {:>5}",
+            "",
+            "",
+            "",
+            "",
+            "new",
+            "new",
+            "",
+            "",
+            "WITHOUT",
+            "",
+            "",
+            "",
+            width = BAR + 2
+        );
+        self.say(&self.paint(DIM, &head));
+        let head = format!(
+            "{:>5} {:<9} {:<width$} {:>6} {:>6} {:>7} {:>7} {:>5}   {:<12} {:>7} {:>6} {:>5}",
+            "time",
+            "level",
+            "shared memory",
+            "use",
+            "in/s",
+            "503/s",
+            "fresh/s",
+            "calls",
+            "memguard",
+            "use",
+            "500/s",
+            "calls",
             width = BAR + 2
         );
         self.say(&self.paint(DIM, &head));
@@ -80,35 +120,53 @@ impl Screen {
         for change in with.changes.iter().skip(with.shown) {
             let text = format!(
                 "      memguard: {} -> {}: {} at {} %. {}",
-                change.from, change.to, change.pool, change.percent, meaning(&change.to)
+                change.from,
+                change.to,
+                change.pool,
+                change.percent,
+                meaning(&change.to)
             );
             self.say(&self.paint(colour_of(&change.to), &text));
         }
-        let per_second = |tally: &Tally, part: fn(&Look) -> u64| part(&tally.now).saturating_sub(part(&tally.before));
+        let per_second = |tally: &Tally, part: fn(&Look) -> u64| {
+            part(&tally.now).saturating_sub(part(&tally.before))
+        };
         let elapsed = self.began.elapsed().as_secs();
         let refused = per_second(with, |l| l.refused);
         let failed = per_second(without, |l| l.failed);
         self.say(&format!(
-            "{:>2}:{:02} {} [{}] {:>4.1} % {:>5} {} {:>7} {:>5}  [{}] {:>5.1} % {} {:>5}",
+            "{:>2}:{:02} {} [{}] {:>4.1} % {:>6} {} {:>7} {:>5}   [{}] {:>5.1} % {} {:>5}",
             elapsed / 60,
             elapsed % 60,
-            self.paint(colour_of(&with.now.level), &format!("{:<9}", with.now.level)),
-            self.paint(colour_of(&with.now.level), &bar(with.now.shm_pct, BAR, &THRESHOLDS)),
+            self.paint(
+                colour_of(&with.now.level),
+                &format!("{:<9}", with.now.level)
+            ),
+            self.paint(
+                colour_of(&with.now.level),
+                &bar(with.now.shm_pct, BAR, &THRESHOLDS)
+            ),
             with.now.shm_pct,
             per_second(with, |l| l.accepted),
-            self.paint(if refused > 0 { YELLOW } else { DIM }, &format!("{refused:>7}")),
+            self.paint(
+                if refused > 0 { YELLOW } else { DIM },
+                &format!("{refused:>7}")
+            ),
             per_second(with, |l| l.refreshed),
             per_second(with, |l| l.calls),
             bar(without.now.shm_pct, SHORT_BAR, &[]),
             without.now.shm_pct,
-            self.paint(if failed > 0 { RED } else { DIM }, &format!("{failed:>5}")),
+            self.paint(if failed > 0 { RED } else { DIM }, &format!("{failed:>6}")),
             per_second(without, |l| l.calls),
         ));
     }
 
     /// All counts of both servers.
     pub fn table(&self, with: &Tally, without: &Tally) {
-        self.say(&format!("\n{}", self.paint(BOLD, "What became of them (counted by sipp)")));
+        self.say(&format!(
+            "\n{}",
+            self.paint(BOLD, "What became of them (counted by sipp)")
+        ));
         self.say(&format!(
             "{:<30} {:>7} {:>8} {:>6} {:>12} {:>6} {:>6}",
             "", "sent", "answered", "503", "Retry-After", "500", "lost"
@@ -123,16 +181,28 @@ impl Screen {
                 ("  calls", tally.calls),
             ];
             for (row, fate) in rows {
-                let counts = [fate.refused_503, fate.with_retry_after, fate.failed_500, fate.lost()];
-                let [refused, marked, failed, lost] = counts.map(|n| if n == 0 { "-".into() } else { n.to_string() });
+                let counts = [
+                    fate.refused_503,
+                    fate.with_retry_after,
+                    fate.failed_500,
+                    fate.lost(),
+                ];
+                let [refused, marked, failed, lost] =
+                    counts.map(|n| if n == 0 { "-".into() } else { n.to_string() });
                 self.say(&format!(
                     "{row:<30} {:>7} {:>8} {refused:>6} {marked:>12} {failed:>6} {lost:>6}",
                     fate.sent, fate.ok
                 ));
             }
-            self.say(&format!("{:<30} {:>7}", "  ERROR lines in the log", tally.error_lines));
+            self.say(&format!(
+                "{:<30} {:>7}",
+                "  ERROR lines in the log", tally.error_lines
+            ));
         }
-        self.say(&format!("\n{}", self.paint(BOLD, "Held against memguard's own counters")));
+        self.say(&format!(
+            "\n{}",
+            self.paint(BOLD, "Held against memguard's own counters")
+        ));
         self.say(&format!("{:<44} {:>8} {:>10}", "", "sipp", "memguard"));
         for (what, sipp, memguard) in with.held() {
             self.say(&format!("  {what:<42} {sipp:>8} {memguard:>10}"));
@@ -143,15 +213,22 @@ impl Screen {
     pub fn verdict(&self, claims: &[(bool, String)]) -> bool {
         self.say(&format!("\n{}", self.paint(BOLD, "The story")));
         for (held, claim) in claims {
-            let mark = if *held { self.paint(GREEN, "  yes ") } else { self.paint(RED, "  NO  ") };
+            let mark = if *held {
+                self.paint(GREEN, "  yes ")
+            } else {
+                self.paint(RED, "  NO  ")
+            };
             self.say(&format!("{mark}{claim}"));
         }
         let held = claims.iter().all(|(held, _)| *held);
-        self.say(&self.paint(BOLD, &format!(
-            "{} ({} s)",
-            if held { "It held." } else { "It did NOT hold." },
-            self.began.elapsed().as_secs()
-        )));
+        self.say(&self.paint(
+            BOLD,
+            &format!(
+                "{} ({} s)",
+                if held { "It held." } else { "It did NOT hold." },
+                self.began.elapsed().as_secs()
+            ),
+        ));
         held
     }
 }
@@ -160,7 +237,9 @@ impl Screen {
 fn meaning(level: &str) -> &'static str {
     match level {
         "warning" => "Nothing is refused yet: time to look.",
-        "shedding" => "A growing share of NEW phones gets 503 with Retry-After; who is registered stays.",
+        "shedding" => {
+            "A growing share of NEW phones gets 503 with Retry-After; who is registered stays."
+        }
         "emergency" => "Only registered and priority phones get in.",
         _ => "All is well again.",
     }
@@ -177,8 +256,20 @@ fn colour_of(level: &str) -> &'static str {
 /// A bar of `cells`, used ones filled, with the thresholds' first letters where they lie and are not reached.
 fn bar(percent: f64, cells: usize, thresholds: &[f64]) -> String {
     let cell_of = |percent: f64| (percent / 100.0 * cells as f64) as usize;
-    let mark = |cell: usize| thresholds.iter().zip("wsfe".chars()).find(|(t, _)| cell_of(**t) == cell).map(|(_, c)| c);
-    let cell = |index: usize| if index < cell_of(percent) { '#' } else { mark(index).unwrap_or('.') };
+    let mark = |cell: usize| {
+        thresholds
+            .iter()
+            .zip("wsfe".chars())
+            .find(|(t, _)| cell_of(**t) == cell)
+            .map(|(_, c)| c)
+    };
+    let cell = |index: usize| {
+        if index < cell_of(percent) {
+            '#'
+        } else {
+            mark(index).unwrap_or('.')
+        }
+    };
     (0..cells).map(cell).collect()
 }
 

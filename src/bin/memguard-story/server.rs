@@ -37,7 +37,12 @@ impl Server {
     ///
     /// # Errors
     /// It did not come up: the end of its log.
-    pub fn start(prepared: &Path, folder: &Path, configuration: &str, shm_mb: u32) -> Result<Server, Failure> {
+    pub fn start(
+        prepared: &Path,
+        folder: &Path,
+        configuration: &str,
+        shm_mb: u32,
+    ) -> Result<Server, Failure> {
         let said = |e: std::io::Error| format!("{}: {e}", folder.display());
         fs::create_dir_all(folder).map_err(said)?;
         let folder = fs::canonicalize(folder).map_err(said)?;
@@ -45,9 +50,20 @@ impl Server {
         let log = File::create(folder.join("log")).map_err(said)?;
         let port = free_port()?;
         let mut command = Command::new(prepared.join("bin/kamailio"));
-        command.args(["-DD", "-E", "-x", "qm", "-M", PKG_MB, "-m", &shm_mb.to_string()]);
+        command.args([
+            "-DD",
+            "-E",
+            "-x",
+            "qm",
+            "-M",
+            PKG_MB,
+            "-m",
+            &shm_mb.to_string(),
+        ]);
         command.arg("-f").arg(folder.join("kamailio.cfg"));
-        command.arg("-L").arg(format!("{0}:{0}/modules", prepared.display()));
+        command
+            .arg("-L")
+            .arg(format!("{0}:{0}/modules", prepared.display()));
         command.arg("-Y").arg(&folder).arg("-w").arg(&folder);
         for define in [
             "SIP_ADDRESS=\"127.0.0.1\"".to_owned(),
@@ -58,12 +74,20 @@ impl Server {
         ] {
             command.arg("-A").arg(define);
         }
-        command.stdin(Stdio::null()).stdout(log.try_clone().map_err(said)?).stderr(log);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(said)?)
+            .stderr(log);
         let child = spawn(&mut command)?;
         let own = folder.join("answers");
         let socket = UnixDatagram::bind(&own).map_err(|e| format!("{}: {e}", own.display()))?;
         socket.set_read_timeout(Some(RPC_LIMIT)).map_err(said)?;
-        let mut server = Server { child, folder, port, socket };
+        let mut server = Server {
+            child,
+            folder,
+            port,
+            socket,
+        };
         let began = Instant::now();
         while server.rpc("core.version", json!([])).is_err() {
             let has_ended = server.child.try_wait().is_ok_and(|status| status.is_some());
@@ -89,12 +113,16 @@ impl Server {
         // ORDERING: Relaxed; only the number itself must be unique.
         let id = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let said = |e: std::io::Error| format!("{method}: {e}");
-        let request = json!({ "jsonrpc": "2.0", "method": method, "params": params, "id": id }).to_string();
-        self.socket.send_to(request.as_bytes(), self.folder.join("rpc")).map_err(said)?;
+        let request =
+            json!({ "jsonrpc": "2.0", "method": method, "params": params, "id": id }).to_string();
+        self.socket
+            .send_to(request.as_bytes(), self.folder.join("rpc"))
+            .map_err(said)?;
         let mut buffer = vec![0; DATAGRAM];
         loop {
             let length = self.socket.recv(&mut buffer).map_err(said)?;
-            let answer: Value = serde_json::from_slice(&buffer[..length]).map_err(|e| format!("{method}: {e}"))?;
+            let answer: Value =
+                serde_json::from_slice(&buffer[..length]).map_err(|e| format!("{method}: {e}"))?;
             if answer["id"] != json!(id) {
                 continue; // a late answer to a call that was given up
             }
@@ -146,12 +174,16 @@ pub fn spawn(command: &mut Command) -> Result<Child, Failure> {
             Ok(())
         });
     }
-    command.spawn().map_err(|e| format!("{}: {e}", command.get_program().display()))
+    command
+        .spawn()
+        .map_err(|e| format!("{}: {e}", command.get_program().display()))
 }
 
 /// Ends a child: `signal`, then, after `limit`, SIGKILL to its whole group. Harmless when it has ended.
 pub fn end(child: &mut Child, signal: libc::c_int, limit: Duration) {
-    let Ok(pid) = libc::pid_t::try_from(child.id()) else { return };
+    let Ok(pid) = libc::pid_t::try_from(child.id()) else {
+        return;
+    };
     let began = Instant::now();
     let mut is_told = false;
     while let Ok(None) = child.try_wait() {

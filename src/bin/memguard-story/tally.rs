@@ -48,7 +48,8 @@ pub struct Fate {
 impl Fate {
     /// Neither accepted nor refused nor failed: no answer at all, or one that ended a call.
     pub fn lost(&self) -> u64 {
-        self.sent.saturating_sub(self.ok + self.refused_503 + self.failed_500)
+        self.sent
+            .saturating_sub(self.ok + self.refused_503 + self.failed_500)
     }
 }
 
@@ -97,7 +98,8 @@ impl Tally {
         self.now.refused = fates.iter().map(|fate| fate.refused_503).sum();
         self.now.refreshed = self.refreshes.ok;
         self.now.calls = self.calls.ok;
-        self.now.failed = fates.iter().map(|fate| fate.failed_500).sum::<u64>() + self.calls.failed_500;
+        self.now.failed =
+            fates.iter().map(|fate| fate.failed_500).sum::<u64>() + self.calls.failed_500;
         Ok(())
     }
 
@@ -112,8 +114,11 @@ impl Tally {
             failed_500: phones.step("3_500_Recv"),
             with_retry_after: 0,
         };
-        self.refreshes =
-            Fate { sent: phones.step("6_REGISTER_Sent"), ok: phones.step("7_200_Recv"), ..Fate::default() };
+        self.refreshes = Fate {
+            sent: phones.step("6_REGISTER_Sent"),
+            ok: phones.step("7_200_Recv"),
+            ..Fate::default()
+        };
         let (arrivals, storm) = (counts(&traffic.arrivals), counts(&traffic.storm));
         self.arrivals = newcomers(&arrivals);
         self.storm = newcomers(&storm);
@@ -125,14 +130,20 @@ impl Tally {
             failed_500: unexpected,
             ..Fate::default()
         };
-        self.repeated = [phones, arrivals, storm].iter().map(|c| c.of("_REGISTER_Retrans")).sum();
+        self.repeated = [phones, arrivals, storm]
+            .iter()
+            .map(|c| c.of("_REGISTER_Retrans"))
+            .sum();
     }
 
     /// What is known at the end only.
     pub fn finish(&mut self, server: &Server, traffic: &Traffic) {
         self.count(traffic);
         self.error_lines = server.error_lines();
-        for (sipp, fate) in [(&traffic.arrivals, &mut self.arrivals), (&traffic.storm, &mut self.storm)] {
+        for (sipp, fate) in [
+            (&traffic.arrivals, &mut self.arrivals),
+            (&traffic.storm, &mut self.storm),
+        ] {
             let refusals = sipp.as_ref().map(Sipp::refusals).unwrap_or_default();
             for wait in refusals.iter().filter_map(|(_, wait)| *wait) {
                 fate.with_retry_after += 1;
@@ -151,13 +162,28 @@ impl Tally {
     pub fn held(&self) -> [(&'static str, u64, u64); 4] {
         let new = [self.first, self.arrivals, self.storm];
         let sum = |part: fn(&Fate) -> u64| new.iter().map(part).sum::<u64>();
-        let received: u64 = ["new", "returning", "refresh"].iter().map(|c| self.counted(&format!("{c}_received"))).sum();
+        let received: u64 = ["new", "returning", "refresh"]
+            .iter()
+            .map(|c| self.counted(&format!("{c}_received")))
+            .sum();
         let sent = sum(|f| f.sent) + self.refreshes.sent + self.repeated;
         [
             ("REGISTERs sent (repeats too) / received", sent, received),
-            ("new phones accepted / admitted", sum(|f| f.ok), self.counted("new_admitted")),
-            ("new phones that got 503 / refused", sum(|f| f.refused_503), self.counted("new_rejected")),
-            ("refreshes that got 200 / admitted", self.refreshes.ok, self.counted("refresh_admitted")),
+            (
+                "new phones accepted / admitted",
+                sum(|f| f.ok),
+                self.counted("new_admitted"),
+            ),
+            (
+                "new phones that got 503 / refused",
+                sum(|f| f.refused_503),
+                self.counted("new_rejected"),
+            ),
+            (
+                "refreshes that got 200 / admitted",
+                self.refreshes.ok,
+                self.counted("refresh_admitted"),
+            ),
         ]
     }
 }
@@ -190,7 +216,10 @@ pub fn assertions(with: &Tally, without: &Tally) -> Vec<(bool, String)> {
     let (refreshes, calls, storm) = (with.refreshes, with.calls, with.storm);
     let refused = with.arrivals.refused_503 + storm.refused_503;
     let marked = with.arrivals.with_retry_after + storm.with_retry_after;
-    let failed = [with.first, with.arrivals, storm].iter().map(|f| f.failed_500 + f.lost()).sum::<u64>();
+    let failed = [with.first, with.arrivals, storm]
+        .iter()
+        .map(|f| f.failed_500 + f.lost())
+        .sum::<u64>();
     let (low, high) = with.waits.unwrap_or_default();
     // An answer that took half a second is counted twice by the one who gave it, once by the one who asked.
     let agrees = |(_, sipp, memguard): &(&str, u64, u64)| sipp.abs_diff(*memguard) <= with.repeated;
@@ -199,20 +228,40 @@ pub fn assertions(with: &Tally, without: &Tally) -> Vec<(bool, String)> {
     vec![
         (
             refreshes.sent > 0 && refreshes.ok == refreshes.sent,
-            format!("every registered phone stayed registered: {} of {} refreshes got 200", refreshes.ok, refreshes.sent),
+            format!(
+                "every registered phone stayed registered: {} of {} refreshes got 200",
+                refreshes.ok, refreshes.sent
+            ),
         ),
-        (calls.sent > 0 && calls.ok == calls.sent, format!("every call went through: {} of {}", calls.ok, calls.sent)),
+        (
+            calls.sent > 0 && calls.ok == calls.sent,
+            format!("every call went through: {} of {}", calls.ok, calls.sent),
+        ),
         (
             refused > 0 && marked == refused,
-            format!("every refusal said when to come back: {marked} of {refused} 503s, Retry-After {low} to {high} s"),
+            format!(
+                "every refusal said when to come back: {marked} of {refused} 503s, Retry-After {low} to {high} s"
+            ),
         ),
-        (failed == 0, format!("nobody was left without a proper answer: {failed} failed or lost")),
-        (reached("warning") && reached("shedding"), "the levels warning and shedding were told".to_owned()),
+        (
+            failed == 0,
+            format!("nobody was left without a proper answer: {failed} failed or lost"),
+        ),
+        (
+            reached("warning") && reached("shedding"),
+            "the levels warning and shedding were told".to_owned(),
+        ),
         (
             with.held().iter().all(agrees),
-            format!("memguard counted what sipp counted ({} repeated REGISTERs)", with.repeated),
+            format!(
+                "memguard counted what sipp counted ({} repeated REGISTERs)",
+                with.repeated
+            ),
         ),
-        (with.error_lines == 0, format!("the log stayed clean: {} ERROR lines", with.error_lines)),
+        (
+            with.error_lines == 0,
+            format!("the log stayed clean: {} ERROR lines", with.error_lines),
+        ),
         (
             bad > 0 && without.storm.with_retry_after == 0 && without.error_lines > 0,
             format!(
