@@ -174,7 +174,7 @@ mod host {
         for word in SILENT {
             // 5.7 and later print MEM_JOIN_FREE; then the installed module decides.
             let known = list.iter().any(|d| d == word);
-            if !known && !(*word == "MEM_JOIN_FREE" && value >= 5_007_000) {
+            if !(known || *word == "MEM_JOIN_FREE" && value >= 5_007_000) {
                 list.push((*word).to_owned());
             }
         }

@@ -15,6 +15,18 @@
 #include "modules/sl/sl.h"
 #include "modules/usrloc/usrloc.h"
 
+/* pkg_malloc() is a macro that adds the place of the call */
+void *mg_pkg_take(size_t size)
+{
+	return pkg_malloc(size);
+}
+
+/* as above */
+void mg_pkg_give(void *block)
+{
+	pkg_free(block);
+}
+
 /* is_printable() and LOG() are macros around per-module log levels */
 int mg_log_wanted(int level)
 {
@@ -295,6 +307,44 @@ int mg_event_route_run(const char *route, const char *callback)
 int mg_any_module_loaded(void)
 {
 	return get_loaded_modules() != NULL;
+}
+
+static mg_pv_key_f pv_key;
+static mg_pv_value_f pv_value;
+
+/* pv_spec_t holds unions */
+static int parse_pv(pv_spec_p spec, str *name)
+{
+	int key = pv_key(name->s, name->len);
+
+	spec->pvp.pvn.type = PV_NAME_INTSTR;
+	spec->pvp.pvn.u.isname.type = 0;
+	spec->pvp.pvn.u.isname.name.n = key;
+	return key < 0 ? -1 : 0;
+}
+
+/* pv_value_t.ri is int in 5.6 and long from 5.7 on; the helpers know */
+static int get_pv(sip_msg_t *msg, pv_param_t *param, pv_value_t *result)
+{
+	unsigned long number = 0;
+	str text = {NULL, 0};
+	int kind = pv_value(param->pvn.u.isname.name.n, &number, (const char **)&text.s, &text.len);
+
+	if(kind == 1)
+		return pv_get_uintval(msg, param, result, number);
+	return kind == 2 ? pv_get_strval(msg, param, result, &text) : pv_get_null(msg, param, result);
+}
+
+/* the table's first field is a str with a literal's length */
+pv_export_t *mg_pv_table(mg_pv_key_f key, mg_pv_value_f value)
+{
+	static pv_export_t table[] = {
+			{{"memguard", sizeof("memguard") - 1}, PVT_OTHER, get_pv, NULL, parse_pv, NULL, NULL, 0},
+			{{NULL, 0}, 0, NULL, NULL, NULL, NULL, NULL, 0}};
+
+	pv_key = key;
+	pv_value = value;
+	return table;
 }
 
 /* rpc_t's members are variadic: from here to the end */

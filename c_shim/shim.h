@@ -56,6 +56,14 @@ typedef void (*mg_reply_f)(const char *reply, int length);
 typedef void (*mg_binding_f)(int event, const char *aor, int aor_length, const char *contact,
 		int contact_length, const char *instance, int instance_length, long expires);
 
+/* number of a pseudo-variable's key, -1 when there is none */
+typedef int (*mg_pv_key_f)(const char *name, int length);
+/* its value: 1 a number, 2 a text (of static life), 0 none */
+typedef int (*mg_pv_value_f)(int key, unsigned long *number, const char **text, int *length);
+
+void *mg_pkg_take(size_t size);
+void mg_pkg_give(void *block);
+
 int mg_log_wanted(int level);
 void mg_log(int level, const char *text, int length);
 
@@ -96,6 +104,8 @@ int mg_rpc_put_float(rpc_t *rpc, void *at, const char *name, double value);
 int mg_rpc_list_struct(rpc_t *rpc, void *list, void **out);
 int mg_rpc_list_text(rpc_t *rpc, void *list, const char *value);
 int mg_rpc_list_count(rpc_t *rpc, void *list, unsigned long long value);
+
+pv_export_t *mg_pv_table(mg_pv_key_f key, mg_pv_value_f value);
 
 unsigned mg_rpc_returns_list(void);
 size_t mg_tlsf_block_size(void *pointer);

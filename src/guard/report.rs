@@ -106,7 +106,7 @@ impl Node {
             Node::Text(text) => text.len() + 4,
             Node::Int(_) => 6,
             Node::Count(_) | Node::Signed(_) | Node::Real(_) => 14,
-            Node::List(rows) => rows.iter().map(|row| weight(row)).sum::<usize>() + 8,
+            Node::List(rows) => rows.iter().map(weight).sum::<usize>() + 8,
             Node::Texts(texts) => texts.iter().map(|t| t.len() + 4).sum::<usize>() + 8,
         }
     }

@@ -5,8 +5,8 @@ use std::ffi::{c_int, c_long, c_uint, c_void};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::entry::{GoOn, Leave, guarded};
-use super::learn;
 use super::state::{self, Tables};
+use super::{ballast, learn};
 use super::{hooks, sys};
 use crate::guard::admission::{self, Curves, Decision, Pressure};
 use crate::guard::aor::{self, Aor, RegistrarRules};
@@ -97,7 +97,7 @@ fn pressure(region: &Region, now_ms: u64) -> Pressure {
         registration_cost_bytes: control.registration_cost.get(),
         message_need_bytes: 0,
         operator_shed: control.shed_until_ms.get() > now_ms,
-        ballast_released: false,
+        ballast_released: ballast::is_released(),
     }
 }
 
@@ -228,7 +228,7 @@ impl Visit<'_> {
     }
 
     /// Remembers an admitted registration until its final reply passes.
-    fn note_admitted(&self) {
+    fn note_admitted(&self, class: Class) {
         let register = self.register;
         let mut pending = Pending {
             call_id_fp: self.call_id_fp,
@@ -250,7 +250,7 @@ impl Visit<'_> {
             *slot = Binding { fp, is_removed };
             pending.count += 1;
         }
-        learn::begin(&pending);
+        learn::begin(&pending, class);
         self.tables.in_flight.note(&pending);
     }
 }
@@ -393,7 +393,7 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         if decision == Decision::Refuse {
             visit.row.sip.fail_open.add(1); // no answer could be built or sent: it goes on
         }
-        visit.note_admitted();
+        visit.note_admitted(class);
     }
     Verdict::Pass
 }
@@ -496,6 +496,7 @@ pub unsafe extern "C" fn on_request(
 ) -> c_int {
     guarded("the gate", || {
         learn::end();
+        ballast::take_first();
         if let Some(row) = hooks::own_row() {
             row.sip.messages.add(1);
         }

@@ -11,6 +11,7 @@ use super::{hooks, sys};
 use crate::guard::aor::{self, Aor};
 use crate::guard::params::Int;
 use crate::guard::sip::{Contact, Expires, Reply, Scanned, scan};
+use crate::guard::words::Class;
 use crate::shared::pending::{Kind, Pending};
 use crate::shared::region::Region;
 
@@ -20,14 +21,24 @@ const IN_FLIGHT_AGE: u64 = 64;
 const USUAL_EXPIRES: u32 = 3600;
 
 /// The REGISTER that this process's main thread has in hand, for usrloc's callbacks. SIP workers are single-threaded.
-struct InHand(Cell<Option<Pending>>);
+struct InHand(Cell<Option<(Pending, Class)>>);
 // SAFETY: used by the main thread of each process only (script callbacks and usrloc callbacks run there).
 unsafe impl Sync for InHand {}
 static LOCAL_IN_HAND: InHand = InHand(Cell::new(None));
 
 /// A REGISTER was admitted and goes to the script.
-pub fn begin(pending: &Pending) {
-    LOCAL_IN_HAND.0.set(Some(*pending));
+pub fn begin(pending: &Pending, class: Class) {
+    LOCAL_IN_HAND.0.set(Some((*pending, class)));
+}
+
+/// Class of the REGISTER in hand.
+pub fn class_in_hand() -> Option<Class> {
+    LOCAL_IN_HAND.0.get().map(|(_, class)| class)
+}
+
+/// The registration in hand.
+fn in_hand() -> Option<Pending> {
+    LOCAL_IN_HAND.0.get().map(|(pending, _)| pending)
 }
 
 /// Another message is in hand.
@@ -175,7 +186,7 @@ pub unsafe extern "C" fn on_binding(
         let (Some(region), Some(tables)) = (state::region(), state::tables()) else {
             return;
         };
-        let in_hand = LOCAL_IN_HAND.0.get();
+        let in_hand = in_hand();
         if in_hand.is_none() && event == INSERTED {
             if let Some(row) = hooks::own_row() {
                 row.sip.replicated.add(1);
@@ -205,7 +216,9 @@ pub unsafe extern "C" fn on_binding(
                 tables.bindings.put(fp.primary, until, now, 0);
                 tables.aors.raise(aor_fp, until, now, memory);
             }
-            DELETED => drop(tables.bindings.remove(fp.primary)),
+            DELETED => {
+                tables.bindings.remove(fp.primary);
+            }
             _ => (), // expired: the table's own clock has ended it
         }
     });

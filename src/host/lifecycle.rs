@@ -7,7 +7,7 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{gate, learn, routes, rpc, sampler, settings, state, stats, sys};
+use super::{ballast, gate, learn, pv, routes, rpc, sampler, settings, state, stats, sys};
 use crate::guard::aor::Key;
 use crate::guard::params::{self, Int};
 use crate::guard::warnings::{self, Warning};
@@ -39,6 +39,8 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
     state::set_region(region);
     exports.params = settings::param_table();
     exports.rpc_methods = rpc::table();
+    // SAFETY: callbacks that live as long as the module.
+    exports.pv_items = unsafe { sys::mg_pv_table(Some(pv::key_of), Some(pv::value_of)) };
     // SAFETY: reads the list of modules; we are not on it yet.
     region.warn(
         Warning::LoadedLate,
@@ -135,6 +137,7 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
         match rank {
             sys::PROC_INIT => bind_all(),
             PROC_MAIN => return sampler::start(),
+            1.. => ballast::take_first(), // SIP workers
             _ => (),
         }
         Init(0)
@@ -166,6 +169,9 @@ fn bind_all() {
                 sys::sr_event_register_cb(sys::SREV_NET_DGRAM_IN as c_int, Some(gate::on_datagram))
                     < 0;
             region.warn(Warning::DatagramSlotTaken, taken);
+            if region.settings.get(Int::Ballast) > 0 {
+                sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
+            }
         }
         let replies = sys::PRE_SCRIPT_CB | sys::script_cb_flag_ONREPLY_CB;
         sys::register_script_cb(Some(learn::on_reply), replies, ptr::null_mut());

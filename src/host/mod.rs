@@ -1,6 +1,7 @@
 //! The only code that knows Kamailio: exports and lifecycle, allocator hooks, SIP gate, RPC, statistics, sampler.
 //! Forbidden here: decisions (those are `guard`'s) and layouts of shared state (those are `shared`'s).
 
+pub mod ballast;
 pub mod commands;
 pub mod entry;
 pub mod exports;
@@ -10,6 +11,7 @@ pub mod learn;
 pub mod lifecycle;
 pub mod log;
 pub mod os;
+pub mod pv;
 pub mod reports;
 pub mod routes;
 pub mod rpc;

@@ -39,15 +39,21 @@ fn percent(permyriad: u32) -> Node {
 
 /// Sums over all rows.
 fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
-    region.rows.iter().map(f).fold(0, u64::wrapping_add)
+    let rows = region.used_rows(hooks::processes());
+    rows.iter().map(f).fold(0, u64::wrapping_add)
 }
 
 fn shm_sum(region: &Region) -> ShmSum {
-    region
-        .rows
-        .iter()
+    let rows = region.used_rows(hooks::processes());
+    rows.iter()
         .map(Row::shm_sum)
         .fold(ShmSum::default(), ShmSum::plus)
+}
+
+/// Largest use of shm since the start or `reset peaks`: sampled, and now.
+pub fn shm_peak(region: &Region) -> u64 {
+    let now = hooks::shm_now(region.control.shm_size.get()).map_or(0, |p| p.real_used);
+    region.control.shm_peak.get().max(now)
 }
 
 /// Failed allocations of shm and pkg since the start.
@@ -111,6 +117,11 @@ fn share_now(region: &Region, figures: &Figures) -> u32 {
     admission::share_of(Class::New, &pressure, &Curves::of(&region.settings.all())).0
 }
 
+/// The same in whole percent.
+pub fn shed_pct_now(region: &Region) -> u64 {
+    u64::from(admission::shed_pct(share_now(region, &region.figures())))
+}
+
 /// `memguard.status`
 pub fn status(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.status")?;
@@ -121,7 +132,6 @@ pub fn status(words: &[&str]) -> Result<Answer, Fault> {
 fn status_fields(region: &Region) -> Fields {
     let figures = region.figures();
     let now = state::now_ms();
-    let share = share_now(region, &figures);
     let tightest = tightest_now(region);
     let mut fields = vec![
         ("level", word(level_now(region))),
@@ -135,7 +145,7 @@ fn status_fields(region: &Region) -> Fields {
             "headroom_pct",
             percent(tightest.map_or(0, |t| t.headroom_permyriad())),
         ),
-        ("shed_pct", int(u64::from(admission::shed_pct(share)))),
+        ("shed_pct", int(shed_pct_now(region))),
         ("exhaustion_seconds", Node::Count(NONE_FORESEEN_S)),
         ("exhaustion", word(Until(NONE_FORESEEN_S))),
         ("cause", word("unknown")),
@@ -164,7 +174,7 @@ fn status_fields(region: &Region) -> Fields {
             "fail_open",
             Node::Count(total(region, |r| r.sip.fail_open.get())),
         ),
-        ("workers", int(sampler::processes() as u64)),
+        ("workers", int(hooks::processes() as u64)),
         ("workers_leaking", int(0)),
         (
             "sample_age_ms",
@@ -212,7 +222,7 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
         let live = u64::try_from(sum.live()).unwrap_or(0);
         let mut row = pool_head(Pool::Shm, shm.size, shm.real_used, Some(live));
         row.extend([
-            ("peak", bytes(control.shm_peak.get().max(shm.real_used))),
+            ("peak", bytes(shm_peak(region))),
             ("largest_free", bytes(hooks::shm_largest_free())),
             ("fragments", Node::Count(shm.fragments)),
             ("growth", Node::Signed(0)),

@@ -242,7 +242,7 @@ impl Sampler {
             level::impossible(size, pool.real_used, size.wrapping_sub(pool.real_used)).is_some();
         self.region.warn(Warning::ImpossibleShm, is_impossible);
         let used = if is_impossible {
-            shm_live(self.region).min(size)
+            hooks::counted_shm().min(size)
         } else {
             pool.real_used
         };
@@ -265,7 +265,7 @@ impl Sampler {
     /// All processes; the fullest of those that receive SIP stands for pkg.
     fn sample_workers(&mut self, now: u64) -> (Standing, Level) {
         let size = self.region.control.pkg_size.get();
-        let count = processes();
+        let count = hooks::processes();
         let mut worst = Level::Normal;
         let (mut fullest, mut fullest_used) = (0, 0);
         let mut unreadable = count > 0;
@@ -338,7 +338,7 @@ impl Sampler {
     }
 
     fn sample_rates(&mut self, now: u64, elapsed: u64) {
-        let rows = &self.region.rows;
+        let rows = self.region.used_rows(hooks::processes());
         let total = |f: &dyn Fn(&crate::shared::rows::Row) -> u64| {
             rows.iter().map(f).fold(0, u64::wrapping_add)
         };
@@ -435,16 +435,6 @@ fn milli(rates: Rates) -> [u64; 5] {
     [rates.s1, rates.s10, rates.m1, rates.m5, rates.m15].map(|rate| (rate * 1000.0) as u64)
 }
 
-/// memguard's own count of shm: what all processes allocated and did not free.
-pub fn shm_live(region: &Region) -> u64 {
-    let sum = region
-        .rows
-        .iter()
-        .map(|row| row.shm_sum())
-        .fold(Default::default(), crate::shared::rows::ShmSum::plus);
-    u64::try_from(sum.live()).unwrap_or(0)
-}
-
 /// One line of Kamailio's process table.
 pub struct Process {
     /// Process id.
@@ -455,22 +445,9 @@ pub struct Process {
     pub description: String,
 }
 
-/// How many processes the server has; 0 before the table exists.
-pub fn processes() -> usize {
-    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
-    unsafe {
-        let count = sys::process_count;
-        if count.is_null() {
-            0
-        } else {
-            usize::try_from(count.read_volatile()).unwrap_or(0)
-        }
-    }
-}
-
 /// The server's processes, by index.
 pub fn process_table() -> impl Iterator<Item = Process> {
-    (0..processes()).map_while(|index| {
+    (0..hooks::processes()).map_while(|index| {
         // SAFETY: the table has at least `process_count` lines and lives in shm (core/pt.c).
         unsafe {
             let table = sys::pt;

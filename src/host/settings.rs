@@ -122,9 +122,9 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
         _ => (),
     }
     match text {
-        Text::PriorityAor => drop(priority::parse_aor(&value)?),
-        Text::PriorityDomain => drop(priority::parse_domain(&value)?),
-        Text::PrioritySource => drop(priority::parse_source(&value)?),
+        Text::PriorityAor => priority::parse_aor(&value).map(|_| ())?,
+        Text::PriorityDomain => priority::parse_domain(&value).map(|_| ())?,
+        Text::PrioritySource => priority::parse_source(&value).map(|_| ())?,
         _ => (),
     }
     let mut gathered = GATHERED

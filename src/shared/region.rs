@@ -182,6 +182,11 @@ impl Region {
             .unwrap_or_default()
     }
 
+    /// The rows of the processes there are; beyond them lies untouched memory.
+    pub fn used_rows(&self, processes: usize) -> &[Row] {
+        self.rows.get(..processes.max(1)).unwrap_or(&self.rows)
+    }
+
     /// Sets or clears a warning.
     pub fn warn(&self, warning: Warning, is_on: bool) {
         let bit = 1 << warning as u8;
