@@ -43,6 +43,8 @@ extern "C" fn on_signal(_: libc::c_int) {
 /// What went wrong, as a sentence.
 pub type Failure = String;
 
+const INTERRUPT: &str = "interrupted";
+
 /// Waits in small steps; an interrupt ends the story.
 ///
 /// # Errors
@@ -52,7 +54,7 @@ pub fn pause(time: Duration) -> Result<(), Failure> {
     loop {
         // ORDERING: Relaxed; as in on_signal.
         if INTERRUPTED.load(Ordering::Relaxed) {
-            return Err("interrupted".into());
+            return Err(INTERRUPT.into());
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -86,6 +88,11 @@ fn main() -> ExitCode {
                 folder.display()
             );
             ExitCode::FAILURE
+        }
+        Err(sentence) if sentence == INTERRUPT => {
+            let _ = fs::remove_dir_all(folder);
+            eprintln!("interrupted; everything is ended and removed");
+            ExitCode::from(130) // as shells say it
         }
         Err(sentence) => {
             eprintln!(
