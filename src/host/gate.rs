@@ -521,7 +521,11 @@ pub unsafe extern "C" fn on_datagram(event: *mut sys::sr_event_param_t) -> c_int
         let Some(region) = state::region() else {
             return Leave(0);
         };
-        if region.settings.mode() != Mode::Enforce || !is_pressed(region, state::now_ms()) {
+        // usrloc's lock is recursive by pid, so two threads of one process would both hold it: a receiver's thread
+        // cannot ask usrloc, and leaves the datagram to the stage after parsing.
+        let may_ask = hooks::is_main_thread() || region.control.usrloc_in_memory.get() == 0;
+        let is_idle = region.settings.mode() != Mode::Enforce || !may_ask;
+        if is_idle || !is_pressed(region, state::now_ms()) {
             return Leave(0);
         }
         // SAFETY: plain data, filled by the shim; the event carries the receiver's buffer (core/udp_server.c).

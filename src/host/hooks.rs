@@ -144,6 +144,11 @@ fn thread_pointer() -> usize {
     pointer
 }
 
+/// Whether the caller runs on the process's main thread (receivers of 6.x have others).
+pub fn is_main_thread() -> bool {
+    thread_pointer() == LOCAL.main_thread.get()
+}
+
 /// This process's row; `None` above the number of rows.
 #[inline(always)]
 pub fn own_row() -> Option<&'static Row> {

@@ -7,3 +7,4 @@ mod examples;
 mod guard;
 mod harness;
 mod smoke;
+mod soak;
