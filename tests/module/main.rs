@@ -3,6 +3,7 @@
 
 mod accounting;
 mod classes;
+mod examples;
 mod guard;
 mod harness;
 mod levels;
