@@ -15,6 +15,8 @@ use super::{hooks, state, sys};
 use crate::guard::level::headroom_bytes;
 use crate::guard::params::Int;
 
+/// With less than this much pkg Kamailio cannot even parse a message (sip_msg alone takes 2 KB); measured like the next.
+pub const LEAST: u64 = 8 * 1024;
 /// What one message takes of pkg at most in usual scripts: sip_msg (2 KB), headers, lumps, reply. Measured by the
 /// test of an empty pool; larger messages add their own length several times.
 const MESSAGE_NEED: u64 = 16 * 1024;

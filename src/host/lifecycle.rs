@@ -18,6 +18,10 @@ use crate::shared::region::Region;
 /// Registrations in flight that are remembered: 16384 × 64 bytes, touched as used; 30 s of 500 per second.
 const IN_FLIGHT: usize = 16384;
 
+/// AoRs whose slot in the queue is remembered; when there are more, those whose slot comes first are forgotten and
+/// queue anew if they come early. 16 bytes each, touched as used.
+const SLOTS: usize = 131072;
+
 /// Longest Expires assumed until a longer one is granted, seconds: Kamailio's and most phones' default.
 const FIRST_EXPIRES: u64 = 3600;
 
@@ -110,6 +114,7 @@ fn make_tables(region: &Region) -> Result<(), String> {
     let tables = state::Tables {
         bindings: Fingerprints::map(capacity, base).map_err(mapped)?,
         aors: Fingerprints::map(capacity, base).map_err(mapped)?,
+        slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         in_flight: InFlight::map(IN_FLIGHT).map_err(mapped)?,
         key: random_key()?,
         priority: settings::priority_entries(&texts),

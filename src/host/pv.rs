@@ -3,8 +3,8 @@
 
 use std::ffi::{c_char, c_int, c_ulong};
 
+use super::arrived::bytes;
 use super::entry::{Fallback, guarded};
-use super::gate::bytes;
 use super::{learn, reports, routes, state};
 use crate::guard::params::Int;
 use crate::guard::words::Pool;
