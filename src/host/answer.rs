@@ -119,6 +119,15 @@ pub fn send(visit: &Visit<'_>, arrived: &Arrived<'_>, told: &Told) -> bool {
     sent >= 0
 }
 
+/// Text of the header that tells a client when to come back, for replies that other modules build.
+pub fn retry_after_header(told: &Told, buffer: &mut [u8; 40]) -> usize {
+    use std::io::Write;
+    let mut rest: &mut [u8] = buffer;
+    let room = rest.len();
+    let _ = write!(rest, "Retry-After: {}\r\n", told.retry_after); // 25 bytes at most
+    room - rest.len()
+}
+
 /// Writes the refusal down for `memguard.refusals`.
 pub fn note(visit: &Visit<'_>, arrived: &Arrived<'_>, told: &Told, class: Class, stage: Stage) {
     let mut aor_text = [0u8; 64];

@@ -19,6 +19,7 @@ pub mod reports;
 pub mod routes;
 pub mod rpc;
 pub mod sampler;
+pub mod script;
 pub mod settings;
 pub mod state;
 pub mod stats;
