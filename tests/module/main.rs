@@ -9,5 +9,8 @@ mod harness;
 mod levels;
 mod pressure;
 mod proxy;
+mod queue;
+mod script;
 mod smoke;
 mod soak;
+mod zero;
