@@ -984,6 +984,12 @@ unsafe fn tlsf_largest_free(control: *const u8) -> u64 {
     }
 }
 
+/// First byte and length of the private pool: the same in every process, because fork copies it.
+pub fn pkg_range() -> (usize, usize) {
+    let pool = LOCAL.pkg_pool.get();
+    (pool.start, pool.length)
+}
+
 /// Figures of this process's private pool; `None` while it is not hooked.
 pub fn pkg_now(size: u64) -> Option<PoolNow> {
     LOCAL

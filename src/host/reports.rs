@@ -3,11 +3,12 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{gate, hooks, sampler, state};
+use super::{answer, hooks, sampler, state, visit};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
+use crate::guard::queue;
 use crate::guard::report::{Answer, Fault, Fields, Node, int, real, to_json, word};
 use crate::guard::text::{NONE_FORESEEN_S, Until};
 use crate::guard::warnings;
@@ -447,16 +448,31 @@ fn registration_fields(region: &Region) -> Fields {
         ),
         ("baseline", milli(f.baseline)),
         ("storm", int(f.storm)),
-        ("queue_length", Node::Count(0)),
-        ("queue_seconds", Node::Count(0)),
+        ("queue_length", Node::Count(queue_length(region))),
+        (
+            "queue_seconds",
+            Node::Count(queue::drained_in(
+                region.control.queue_tail_us.get(),
+                state::now_ms(),
+            )),
+        ),
     ]);
     fields
+}
+
+/// Slots of the queue that lie ahead.
+pub fn queue_length(region: &Region) -> u64 {
+    queue::length(
+        region.control.queue_tail_us.get(),
+        state::now_ms(),
+        &answer::rules(region),
+    )
 }
 
 fn is_unsure(region: &Region) -> bool {
     let now = state::now_ms() / 1000;
     region.control.usrloc_in_memory.get() == 0
-        && state::tables().is_some_and(|tables| gate::is_unsure(region, tables, now))
+        && state::tables().is_some_and(|tables| visit::is_unsure(region, tables, now))
 }
 
 /// Rows of `memguard.events` and `memguard.refusals` when no number is given.

@@ -17,7 +17,7 @@ use crate::guard::words::{Class, Level, Pool};
 use crate::shared::events::{Event, Reason};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
-use crate::shared::rows::MAX_PROCESSES;
+use crate::shared::rows::{MAX_PROCESSES, Row};
 
 /// Buckets of the tables that one tick counts: all 262,144 bindings' within about ten ticks.
 const COUNTED_BUCKETS: usize = 8192;
@@ -85,13 +85,16 @@ impl Census {
     }
 }
 
+/// Ticks between two looks at the pages of one process's private pool.
+const PAGES_EVERY: u64 = 10;
+
 struct Sampler {
     region: &'static Region,
     os: OsReader,
     shm: LevelTracker,
     os_level: LevelTracker,
     workers: Vec<LevelTracker>,
-    /// Largest use of each process's private pool ever seen: `reset peaks` does not lower it.
+    /// Resident bytes of each process's private pool.
     touched: Vec<u64>,
     server: Level,
     was_shed: bool,
@@ -155,9 +158,9 @@ impl Sampler {
         let os = self.sample_os(now);
         self.sample_rates(now, elapsed);
         self.sample_tables(now);
-        let shed = self.sample_shed(now);
-        let worst = level::worst([self.shm.level(), self.os_level.level(), pkg.1, shed]);
-        self.figures.level = worst.index() as u64;
+        let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
+        self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
+        let worst = self.sample_shed(memory, now);
         if self.server != Level::Normal && worst == Level::Normal {
             self.region.control.salt.add(1); // other AoRs wait next time
         }
@@ -291,10 +294,9 @@ impl Sampler {
             if let Some(bytes) = os::rss_anon_bytes(process.pid) {
                 unreadable = false;
                 row.rss_anon.set(bytes);
-                // What the process ever used of its pool is resident in it.
-                let touched = &mut self.touched[index];
-                *touched = (*touched).max(row.pkg.peak.get());
-                row.private_bytes.set(osmem::private_bytes(bytes, *touched));
+                self.look_at_pkg_pages(index, process.pid, row);
+                let touched = self.touched.get(index).copied().unwrap_or(0);
+                row.private_bytes.set(osmem::private_bytes(bytes, touched));
             }
         }
         self.region.warn(Warning::NoProcStatus, unreadable);
@@ -306,6 +308,19 @@ impl Sampler {
         self.figures.fullest_worker = fullest as u64;
         self.figures.fullest_real_used = fullest_used;
         (self.standing(Pool::Pkg, size, fullest_used), worst)
+    }
+
+    /// How much of a process's private pool is resident: counted by pages, one process in ten per tick; where that is
+    /// not allowed, the most that it ever used.
+    fn look_at_pkg_pages(&mut self, index: usize, pid: c_int, row: &Row) {
+        let Some(touched) = self.touched.get_mut(index) else {
+            return;
+        };
+        if *touched == 0 || self.figures.samples % PAGES_EVERY == index as u64 % PAGES_EVERY {
+            let (start, length) = hooks::pkg_range();
+            let counted = os::resident_bytes(pid, start, length);
+            *touched = counted.unwrap_or_else(|| (*touched).max(row.pkg.peak.get()));
+        }
     }
 
     fn sample_os(&mut self, now: u64) -> Option<Standing> {
@@ -339,9 +354,7 @@ impl Sampler {
 
     fn sample_rates(&mut self, now: u64, elapsed: u64) {
         let rows = self.region.used_rows(hooks::processes());
-        let total = |f: &dyn Fn(&crate::shared::rows::Row) -> u64| {
-            rows.iter().map(f).fold(0, u64::wrapping_add)
-        };
+        let total = |f: &dyn Fn(&Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add);
         let new = total(&|r| r.sip.received.get(Class::New));
         let refresh = total(&|r| r.sip.received.get(Class::Refresh));
         let rejected = total(&|r| r.sip.rejected.sum());
@@ -392,42 +405,30 @@ impl Sampler {
         self.figures.known_aors = self.aors.tick(&tables.aors, now / 1000, memory);
     }
 
-    /// An operator's `shed`: level shedding while it runs; its begin is an event of the RPC, its end is ours.
-    fn sample_shed(&mut self, now: u64) -> Level {
+    /// The server's level with an operator's `shed`, whose begin and end are events.
+    fn sample_shed(&mut self, memory: Level, now: u64) -> Level {
         let is_shed = self.region.control.shed_until_ms.get() > now;
-        let (from, to, reason) = match (self.was_shed, is_shed) {
-            (false, true) => (
-                self.server,
-                self.server.max(Level::Shedding),
-                Reason::Operator,
-            ),
-            (true, false) => (Level::Shedding, Level::Normal, Reason::Ended),
-            _ => {
-                return if is_shed {
-                    Level::Shedding
-                } else {
-                    Level::Normal
-                };
-            }
-        };
-        self.was_shed = is_shed;
-        let percent = hooks::shm_now(self.region.control.shm_size.get())
-            .map_or(0, |p| permyriad(p.real_used, p.size) / 100)
-            .min(255) as u8;
-        self.changed(Event {
-            time_ms: now,
-            from,
-            to,
-            pool: Pool::Shm,
-            worker: None,
-            percent,
-            reason,
-        });
-        if is_shed {
-            Level::Shedding
-        } else {
-            Level::Normal
+        let shed = memory.max(Level::Shedding);
+        if is_shed != self.was_shed {
+            self.was_shed = is_shed;
+            let (from, to, reason) = match is_shed {
+                true => (memory, shed, Reason::Operator),
+                false => (shed, memory, Reason::Ended),
+            };
+            let percent = hooks::shm_now(self.region.control.shm_size.get())
+                .map_or(0, |p| permyriad(p.real_used, p.size) / 100)
+                .min(255) as u8;
+            self.changed(Event {
+                time_ms: now,
+                from,
+                to,
+                pool: Pool::Shm,
+                worker: None,
+                percent,
+                reason,
+            });
         }
+        if is_shed { shed } else { memory }
     }
 }
 

@@ -6,5 +6,8 @@ mod classes;
 mod examples;
 mod guard;
 mod harness;
+mod levels;
+mod pressure;
+mod proxy;
 mod smoke;
 mod soak;
