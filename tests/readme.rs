@@ -204,11 +204,32 @@ fn readme_names_files_and_commands_that_exist() {
         .skip(1)
         .filter_map(|rest| rest.split(|c: char| !c.is_ascii_lowercase()).next())
     {
-        let is_own =
-            usage.contains(&format!("\n{command}) ")) || usage.contains(&format!("\n{command})\n"));
+        let is_own = [") ", ")\n", " | "]
+            .iter()
+            .any(|end| usage.contains(&format!("\n{command}{end}")));
         assert!(
             is_own || root.join("tests/commands").join(command).exists(),
             "README.md names ./dev {command}"
+        );
+    }
+}
+
+#[test]
+fn readme_names_every_crate_that_is_loaded_into_the_server() {
+    let text = file("Cargo.toml");
+    let body = text
+        .split_once("\n[dependencies]\n")
+        .expect("there are dependencies")
+        .1;
+    let names = body
+        .lines()
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split_once(" = "));
+    let readme = file("README.md");
+    for (name, _) in names.filter(|(name, _)| !name.starts_with('#')) {
+        assert!(
+            readme.contains(&format!("\n| {name} | ")),
+            "README.md lacks the crate {name}"
         );
     }
 }

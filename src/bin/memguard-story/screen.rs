@@ -87,7 +87,7 @@ impl Screen {
             "",
             "new",
             "new",
-            "",
+            "re-",
             "",
             "WITHOUT",
             "",
