@@ -8,4 +8,5 @@ mod harness;
 mod levels;
 mod pressure;
 mod proxy;
+mod rpc;
 mod smoke;
