@@ -6,6 +6,7 @@ mod classes;
 mod guard;
 mod harness;
 mod levels;
+mod parameters;
 mod pressure;
 mod proxy;
 mod rpc;
