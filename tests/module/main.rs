@@ -9,5 +9,7 @@ mod levels;
 mod parameters;
 mod pressure;
 mod proxy;
+mod robust;
 mod rpc;
 mod smoke;
+mod torture;
