@@ -14,7 +14,10 @@ const KEY: Key = Key::new(7, 11);
 fn lies_within(part: &[u8], whole: &[u8]) {
     if !part.is_empty() {
         let (from, to) = (whole.as_ptr_range(), part.as_ptr_range());
-        assert!(from.start <= to.start && to.end <= from.end, "text that is not the message's");
+        assert!(
+            from.start <= to.start && to.end <= from.end,
+            "text that is not the message's"
+        );
     }
 }
 
@@ -22,7 +25,14 @@ fn lies_within(part: &[u8], whole: &[u8]) {
 pub fn scanned(message: &[u8]) {
     match scan(message) {
         Scanned::Register(register) => {
-            for part in [register.to_uri, register.call_id, register.cseq, register.top_via, register.from, register.to] {
+            for part in [
+                register.to_uri,
+                register.call_id,
+                register.cseq,
+                register.top_via,
+                register.from,
+                register.to,
+            ] {
                 lies_within(part, message);
             }
             assert!(register.via_count >= 1 && !register.call_id.is_empty());
@@ -45,19 +55,39 @@ pub fn scanned(message: &[u8]) {
 /// The class: knowing more never makes it costlier.
 fn decided(register: &Register<'_>) {
     let class = |all_bindings, aor, unsure, followup, listed| {
-        classify(register, || Known { all_bindings, aor, unsure }, followup, || listed)
+        classify(
+            register,
+            || Known {
+                all_bindings,
+                aor,
+                unsure,
+            },
+            followup,
+            || listed,
+        )
     };
     let stranger = class(false, false, false, false, false);
     assert!(class(false, false, true, false, false) <= stranger);
     assert!(class(false, true, false, false, false) <= stranger);
     assert!(class(true, true, false, false, false) <= class(false, true, false, false, false));
     assert!(class(false, false, false, false, true) <= stranger);
-    assert!(class(false, false, false, true, false) <= class(true, true, false, false, false).max(stranger));
-    let Some(aor) = Aor::parse(register.to_uri) else { return };
+    assert!(
+        class(false, false, false, true, false)
+            <= class(true, true, false, false, false).max(stranger)
+    );
+    let Some(aor) = Aor::parse(register.to_uri) else {
+        return;
+    };
     let fp = aor.fingerprint(&KEY);
     assert!(aor_point(&KEY, 3, fp) < 10_000);
     let mut text = [0u8; 512];
-    aor.registrar_text(&RegistrarRules { use_domain: true, ..RegistrarRules::default() }, &mut text);
+    aor.registrar_text(
+        &RegistrarRules {
+            use_domain: true,
+            ..RegistrarRules::default()
+        },
+        &mut text,
+    );
     assert!(aor.display(&mut text[..64]).len() <= 64);
     for contact in register.contacts.kept() {
         let numbers = binding_fingerprint(&KEY, fp, contact);
@@ -67,7 +97,9 @@ fn decided(register: &Register<'_>) {
 
 /// The reply: whatever REGISTER was understood, its refusal is a reply that our own scanner reads back.
 pub fn replied(message: &[u8]) {
-    let Scanned::Register(register) = scan(message) else { return };
+    let Scanned::Register(register) = scan(message) else {
+        return;
+    };
     let refusal = Refusal {
         code: 503,
         reason: "Server Memory Low",
@@ -79,12 +111,19 @@ pub fn replied(message: &[u8]) {
     via_port(register.top_via, "192.0.2.1");
     let mut buffer = vec![0u8; MAX_REPLY];
     let Some(length) = build(&register, &refusal, &mut buffer) else {
-        assert!(message.len() * 2 > MAX_REPLY, "a small request got no reply: {}", String::from_utf8_lossy(message));
+        assert!(
+            message.len() * 2 > MAX_REPLY,
+            "a small request got no reply: {}",
+            String::from_utf8_lossy(message)
+        );
         return;
     };
     match scan(&buffer[..length]) {
         Scanned::Reply(reply) => {
-            assert_eq!((reply.status, reply.call_id, reply.cseq_number), (503, register.call_id, register.cseq_number));
+            assert_eq!(
+                (reply.status, reply.call_id, reply.cseq_number),
+                (503, register.call_id, register.cseq_number)
+            );
             assert_eq!(reply.via_count, register.via_count);
         }
         other => panic!("the refusal reads back as {other:?}"),
@@ -111,7 +150,11 @@ pub fn argued(text: &[u8]) {
             assert_eq!(check_int(*param, value), Ok(value));
         }
     }
-    for entry in [priority::parse_aor(&text), priority::parse_domain(&text), priority::parse_source(&text)] {
+    for entry in [
+        priority::parse_aor(&text),
+        priority::parse_domain(&text),
+        priority::parse_source(&text),
+    ] {
         if let Ok(entry) = entry {
             assert_eq!(priority::Entry::from_words(&entry.to_words()), entry);
         }

@@ -19,3 +19,4 @@ pub mod sip;
 pub mod text;
 pub mod warnings;
 pub mod words;
+pub(crate) mod words8;

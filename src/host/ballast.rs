@@ -15,6 +15,8 @@ use super::{hooks, state, sys};
 use crate::guard::level::headroom_bytes;
 use crate::guard::params::Int;
 
+/// With less than this much pkg Kamailio cannot even parse a message (sip_msg alone takes 2 KB); measured like the next.
+pub const LEAST: u64 = 8 * 1024;
 /// What one message takes of pkg at most in usual scripts: sip_msg (2 KB), headers, lumps, reply. Measured by the
 /// test of an empty pool; larger messages add their own length several times.
 const MESSAGE_NEED: u64 = 16 * 1024;
@@ -53,10 +55,12 @@ pub fn is_released() -> bool {
 
 /// Takes the ballast for the first time, in a process that receives SIP; cheap to call again.
 pub fn take_first() {
-    // ORDERING: Relaxed; a flag of this process's own.
-    if LOCAL_HELD.is_tried.swap(true, Ordering::Relaxed) {
+    // ORDERING: Relaxed; a flag that only this process's main thread writes.
+    if LOCAL_HELD.is_tried.load(Ordering::Relaxed) {
         return;
     }
+    // ORDERING: Relaxed; as above.
+    LOCAL_HELD.is_tried.store(true, Ordering::Relaxed);
     let size = wanted();
     if size > 0 {
         // SAFETY: the process's main thread.

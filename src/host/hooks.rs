@@ -144,6 +144,11 @@ fn thread_pointer() -> usize {
     pointer
 }
 
+/// Whether the caller runs on the process's main thread (receivers of 6.x have others).
+pub fn is_main_thread() -> bool {
+    thread_pointer() == LOCAL.main_thread.get()
+}
+
 /// This process's row; `None` above the number of rows.
 #[inline(always)]
 pub fn own_row() -> Option<&'static Row> {
@@ -914,16 +919,26 @@ fn steady(pool: &PoolView, size: u64) -> PoolNow {
     figures
 }
 
+/// How many processes the server has; 0 before the table exists. Rows beyond are untouched memory: leave them so.
+pub fn processes() -> usize {
+    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
+    unsafe {
+        let count = sys::process_count;
+        if count.is_null() {
+            0
+        } else {
+            usize::try_from(count.read_volatile()).unwrap_or(0)
+        }
+    }
+}
+
 /// memguard's own count of shm: what all processes allocated and did not free.
 pub fn counted_shm() -> u64 {
     let Some(region) = super::state::region() else {
         return u64::MAX;
     };
-    let sum = region
-        .rows
-        .iter()
-        .map(Row::shm_sum)
-        .fold(ShmSum::default(), ShmSum::plus);
+    let rows = region.rows.iter().take(processes().max(1));
+    let sum = rows.map(Row::shm_sum).fold(ShmSum::default(), ShmSum::plus);
     u64::try_from(sum.live()).unwrap_or(0)
 }
 
@@ -967,6 +982,12 @@ unsafe fn tlsf_largest_free(control: *const u8) -> u64 {
                 .wrapping_add(sl.wrapping_shl(fl.wrapping_add(2))),
         }
     }
+}
+
+/// First byte and length of the private pool: the same in every process, because fork copies it.
+pub fn pkg_range() -> (usize, usize) {
+    let pool = LOCAL.pkg_pool.get();
+    (pool.start, pool.length)
 }
 
 /// Figures of this process's private pool; `None` while it is not hooked.

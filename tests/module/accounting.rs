@@ -26,7 +26,7 @@ fn shm_books(server: &Server) -> (i64, i64, i64) {
 }
 
 #[track_caller]
-fn assert_shm_books(server: &Server, when: &str) {
+pub fn assert_shm_books(server: &Server, when: &str) {
     let mut last = (0, 0, 0);
     let balanced = super::harness::wait::holds_within(SOON, || {
         last = shm_books(server);
@@ -47,7 +47,7 @@ fn assert_shm_books(server: &Server, when: &str) {
 
 /// Every process's pkg against its own manager's figure.
 #[track_caller]
-fn assert_pkg_books(server: &Server, when: &str) {
+pub fn assert_pkg_books(server: &Server, when: &str) {
     for worker in server.workers() {
         assert_eq!(
             number(&worker, "pkg_drift"),
@@ -113,7 +113,7 @@ fn settled(server: &Server, pid: i64) -> Value {
 }
 
 /// Users whose registrations pass through every change that a location table knows.
-fn churn(server: &Server) {
+pub fn churn(server: &Server) {
     let client = server.udp();
     let name = |i: usize| format!("user{i}");
     let users: Vec<Request> = (0..1500).map(|i| Request::register(&name(i))).collect();

@@ -3,6 +3,7 @@
 
 mod accounting;
 mod classes;
+mod examples;
 mod guard;
 mod harness;
 mod levels;
@@ -12,4 +13,5 @@ mod proxy;
 mod robust;
 mod rpc;
 mod smoke;
+mod soak;
 mod torture;

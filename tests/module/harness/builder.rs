@@ -38,6 +38,7 @@ pub struct Builder {
     sip: Option<SocketAddr>,
     daemon: bool,
     open_folder: bool,
+    file: Option<PathBuf>,
 }
 
 impl Builder {
@@ -54,6 +55,7 @@ impl Builder {
             sip: None,
             daemon: false,
             open_folder: false,
+            file: None,
         }
     }
 
@@ -112,6 +114,17 @@ impl Builder {
     pub fn at(mut self, sip: SocketAddr) -> Builder {
         self.sip = Some(sip);
         self
+    }
+
+    /// A file of kamailio-cfg as it is, instead of a rendered configuration; `define` gives it values.
+    pub fn file(mut self, file: &Path) -> Builder {
+        self.file = Some(file.to_owned());
+        self
+    }
+
+    /// A `#!define` of the configuration, by the command line: `NAME=value`.
+    pub fn define(self, define: &str) -> Builder {
+        self.arguments(&["-A", define])
     }
 
     /// Starts as a service does: the main process becomes a daemon (and its log goes to syslog).
@@ -223,11 +236,21 @@ impl Builder {
         if self.with_mgtest {
             first.push(kamailio.mgtest.clone());
         }
-        let file = places.folder.join("kamailio.cfg");
-        fs::write(&file, self.config.render(places, &kamailio.modules, &first))
-            .expect("the folder is writable");
         let mut command = Command::new(&kamailio.program);
-        command.arg("-f").arg(file).arg("-E");
+        match &self.file {
+            Some(file) => drop(command.arg("-f").arg(file).args(example_arguments(
+                places,
+                &kamailio.modules,
+                &first,
+            ))),
+            None => {
+                let file = places.folder.join("kamailio.cfg");
+                fs::write(&file, self.config.render(places, &kamailio.modules, &first))
+                    .expect("the folder is writable");
+                command.arg("-f").arg(file);
+            }
+        }
+        command.arg("-E");
         if self.daemon {
             command.arg("-P").arg(places.folder.join("pid"));
         } else {
@@ -258,6 +281,29 @@ impl Builder {
             http: free_port(),
         }
     }
+}
+
+/// What the examples of kamailio-cfg leave to the command line: where modules and sockets are.
+fn example_arguments(places: &Places, modules: &Path, first: &[PathBuf]) -> Vec<String> {
+    let folders = first.iter().filter_map(|module| module.parent());
+    let paths: Vec<String> = folders
+        .chain([modules])
+        .map(|path| path.display().to_string())
+        .collect();
+    let defines = [
+        format!("SIP_ADDRESS=\"{}\"", places.sip.ip()),
+        format!("SIP_PORT={}", places.sip.port()),
+        "WORKERS=2".to_owned(),
+        format!("CTL_SOCKET=\"unix:{}\"", places.ctl().display()),
+        format!("RPC_SOCKET=\"{}\"", places.jsonrpc().display()),
+    ];
+    let mut words = vec!["-L".to_owned(), paths.join(":")];
+    words.extend(
+        defines
+            .into_iter()
+            .flat_map(|define| ["-A".to_owned(), define]),
+    );
+    words
 }
 
 /// A folder of its own; short, as it holds Unix sockets.
