@@ -245,7 +245,9 @@ impl Sampler {
             level::impossible(size, pool.real_used, size.wrapping_sub(pool.real_used)).is_some();
         self.region.warn(Warning::ImpossibleShm, is_impossible);
         let used = if is_impossible {
-            hooks::counted_shm().min(size)
+            // our count of the blocks, and what the manager adds to its own: a full pool is no less full
+            let overhead = pool.real_used.saturating_sub(pool.used);
+            hooks::counted_shm().saturating_add(overhead).min(size)
         } else {
             pool.real_used
         };

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -36,6 +37,7 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     sip: Option<SocketAddr>,
     daemon: bool,
+    open_folder: bool,
     file: Option<PathBuf>,
 }
 
@@ -52,6 +54,7 @@ impl Builder {
             environment: Vec::new(),
             sip: None,
             daemon: false,
+            open_folder: false,
             file: None,
         }
     }
@@ -130,6 +133,12 @@ impl Builder {
         self
     }
 
+    /// Runs as the user nobody; the folder is everybody's then.
+    pub fn run_by_nobody(mut self) -> Builder {
+        self.open_folder = true;
+        self.arguments(&["-u", "nobody", "-g", "nogroup"])
+    }
+
     /// Starts, and waits until RPC answers and all processes are there.
     #[track_caller]
     pub fn start(&self) -> Server {
@@ -174,6 +183,10 @@ impl Builder {
 
     fn spawn(&self) -> Result<Server, String> {
         let places = self.places();
+        if self.open_folder {
+            fs::set_permissions(&places.folder, fs::Permissions::from_mode(0o777))
+                .expect("the folder is ours");
+        }
         let log = File::create(places.folder.join("log")).expect("the folder is writable");
         let mut command = self.command(&places);
         command
