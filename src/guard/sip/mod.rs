@@ -10,7 +10,8 @@ mod values;
 
 pub use contact::{Contact, Contacts, MAX_CONTACTS};
 
-use lines::{Headers, Kind, Start, is_word};
+use crate::guard::words8::is_word;
+use lines::{Headers, Kind, Start};
 use values::{address, cseq, expires_header, split_list};
 
 /// What a message is to the gate.
@@ -287,7 +288,7 @@ impl<'a> Fields<'a> {
                 Kind::CSeq => {
                     // A reply to another method is no business of ours, however odd its CSeq.
                     match cseq(value) {
-                        Some((number, method)) if is_word(method, b"REGISTER") => {
+                        Some((number, method)) if is_word(method, b"register") => {
                             set_once(&mut fields.cseq, CSeq { value, number })?;
                         }
                         _ if is_reply => return Ok(None),
