@@ -78,23 +78,33 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Long and compact names in any case (RFC 3261 7.3.1, 7.3.3); `tail` is [`tail_word`] of the name.
+    /// Long and compact names in any case (RFC 3261 7.3.1, 7.3.3).
     #[inline]
-    fn of(name: &[u8], tail: u64) -> Kind {
-        const V: u64 = tail_word(b"v");
-        const VIA: u64 = tail_word(b"via");
-        const F: u64 = tail_word(b"f");
-        const FROM: u64 = tail_word(b"from");
-        const T: u64 = tail_word(b"t");
-        const TO: u64 = tail_word(b"to");
-        const I: u64 = tail_word(b"i");
-        const CALL_ID: u64 = tail_word(b"call-id");
-        const CSEQ: u64 = tail_word(b"cseq");
-        const M: u64 = tail_word(b"m");
-        const CONTACT: u64 = tail_word(b"contact");
-        const EXPIRES: u64 = tail_word(b"expires");
-        const AUTHORIZATION: u64 = tail_word(b"authorization");
-        let kind = match tail {
+    fn of(name: &[u8]) -> Kind {
+        match name.len() {
+            1..8 => Kind::short(words8::lower_case(words8::last_word(name))),
+            13 if is_word(name, b"authorization") => Kind::Credentials,
+            19 if is_word(name, b"proxy-authorization") => Kind::Credentials,
+            _ => Kind::Other,
+        }
+    }
+
+    /// A name of at most seven bytes, as [`words8::short_word`] gives it.
+    #[inline(always)]
+    fn short(name: u64) -> Kind {
+        const V: u64 = words8::short(b"v");
+        const VIA: u64 = words8::short(b"via");
+        const F: u64 = words8::short(b"f");
+        const FROM: u64 = words8::short(b"from");
+        const T: u64 = words8::short(b"t");
+        const TO: u64 = words8::short(b"to");
+        const I: u64 = words8::short(b"i");
+        const CALL_ID: u64 = words8::short(b"call-id");
+        const CSEQ: u64 = words8::short(b"cseq");
+        const M: u64 = words8::short(b"m");
+        const CONTACT: u64 = words8::short(b"contact");
+        const EXPIRES: u64 = words8::short(b"expires");
+        match name {
             V | VIA => Kind::Via,
             F | FROM => Kind::From,
             T | TO => Kind::To,
@@ -102,32 +112,9 @@ impl Kind {
             CSEQ => Kind::CSeq,
             M | CONTACT => Kind::Contact,
             EXPIRES => Kind::Expires,
-            AUTHORIZATION
-                if is_word(name, b"authorization") || is_word(name, b"proxy-authorization") =>
-            {
-                return Kind::Credentials;
-            }
-            _ => return Kind::Other,
-        };
-        // A longer name may end like a shorter one, but not shorter than its tail.
-        if name.len() < 8 { kind } else { Kind::Other }
+            _ => Kind::Other,
+        }
     }
-}
-
-/// The last eight bytes of a name, letters in lower case; exact for names of up to seven name bytes.
-const fn tail_word(name: &[u8]) -> u64 {
-    let mut tail = 0;
-    let mut at = 0;
-    while at < name.len() {
-        tail = push_byte(tail, name[at]);
-        at += 1;
-    }
-    tail
-}
-
-#[inline]
-const fn push_byte(tail: u64, byte: u8) -> u64 {
-    tail << 8 | (byte | 0x20) as u64 // no two name bytes but the cases of a letter meet this way
 }
 
 /// One header line.
@@ -192,40 +179,22 @@ impl<'a> Headers<'a> {
 #[inline]
 fn known_name(line: &[u8]) -> Option<(Kind, &[u8])> {
     let (name, len) = words8::short_word(line, b':')?;
-    const VIA: u64 = words8::short(b"via");
-    const FROM: u64 = words8::short(b"from");
-    const TO: u64 = words8::short(b"to");
-    const CALL_ID: u64 = words8::short(b"call-id");
-    const CSEQ: u64 = words8::short(b"cseq");
-    const CONTACT: u64 = words8::short(b"contact");
-    const EXPIRES: u64 = words8::short(b"expires");
-    let kind = match name {
-        VIA => Kind::Via,
-        FROM => Kind::From,
-        TO => Kind::To,
-        CALL_ID => Kind::CallId,
-        CSEQ => Kind::CSeq,
-        CONTACT => Kind::Contact,
-        EXPIRES => Kind::Expires,
-        _ => return None,
-    };
+    let kind = Kind::short(name);
+    if kind == Kind::Other {
+        return None;
+    }
     Some((kind, line.get(len + 1..)?))
 }
 
 /// The same of any header, blanks before the colon allowed. `None` when this is no header.
 #[inline]
 fn any_name(line: &[u8]) -> Option<(Kind, &[u8])> {
-    let (mut tail, mut name_len) = (0, 0);
-    for byte in line {
-        if !is_name_byte(*byte) {
-            break;
-        }
-        tail = push_byte(tail, *byte);
-        name_len += 1;
-    }
-    let (name, after) = line.split_at_checked(name_len)?;
-    let value = skip_blanks(after).strip_prefix(b":")?;
-    (!name.is_empty()).then(|| (Kind::of(name, tail), value))
+    let (name, after) = line.split_at_checked(line.iter().position(|b| !is_name_byte(*b))?)?;
+    let value = match after {
+        [b':', value @ ..] => value,
+        blanks => skip_blanks(blanks).strip_prefix(b":")?,
+    };
+    (!name.is_empty()).then(|| (Kind::of(name), value))
 }
 
 /// Bytes that Kamailio accepts in a header name (core/parser/parse_hname2.c; RFC 3261's token less a few marks).

@@ -182,6 +182,7 @@ pub fn scan(message: &[u8]) -> Scanned<'_> {
     scanned.unwrap_or_else(Scanned::NotUnderstood)
 }
 
+#[inline(always)]
 fn register<'a>(ruri: &'a [u8], lines: &'a [u8]) -> Result<Scanned<'a>, Why> {
     let mut contacts = Contacts::new();
     let fields = Fields::collect(lines, &mut contacts, false)?.ok_or(Why::CSeq)?;
@@ -211,6 +212,7 @@ fn register<'a>(ruri: &'a [u8], lines: &'a [u8]) -> Result<Scanned<'a>, Why> {
     }))
 }
 
+#[inline(always)]
 fn reply(status: u16, lines: &[u8]) -> Result<Scanned<'_>, Why> {
     let mut contacts = Contacts::new();
     let Some(fields) = Fields::collect(lines, &mut contacts, true)? else {
