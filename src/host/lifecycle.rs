@@ -7,13 +7,14 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{gate, learn, rpc, sampler, settings, state, sys};
+use super::{gate, learn, owners, rpc, sampler, settings, state, sys};
 use crate::guard::aor::Key;
 use crate::guard::params::{self, Int};
 use crate::guard::warnings::Warning;
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
+use crate::shared::sites::Sites;
 
 /// Registrations in flight that are remembered: 16384 × 64 bytes, touched as used; 30 s of 500 per second.
 const IN_FLIGHT: usize = 16384;
@@ -39,7 +40,8 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
     state::set_region(region);
     exports.params = settings::param_table();
     exports.rpc_methods = rpc::table();
-    match hooks::install_pkg(&region.rows) {
+    let sites = Sites::map().map_err(|e| format!("cannot map memguard's tables of places: {e}"))?;
+    match hooks::install_pkg(&region.rows, Some(sites)) {
         Ok(()) => (),
         Err(_) => region.warn(Warning::PkgNotCounted, true),
     }
@@ -84,6 +86,10 @@ fn try_init() -> Result<(), String> {
     region.control.shm_size.set(shm);
     region.control.pkg_size.set(pkg);
     region.control.longest_expires.set(FIRST_EXPIRES);
+    if region.settings.get(Int::Attribution) == 0 {
+        owners::stop();
+    }
+    region.warn(Warning::NoPlaces, !hooks::knows_places());
     make_tables(region)?;
     settings::declare_cfg()?;
     // SAFETY: mod_init is the place for it (core/pt.c).

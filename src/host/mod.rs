@@ -10,6 +10,7 @@ pub mod learn;
 pub mod lifecycle;
 pub mod log;
 pub mod os;
+pub mod owners;
 pub mod reports;
 pub mod rpc;
 pub mod sampler;

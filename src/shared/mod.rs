@@ -10,6 +10,7 @@
 //! | [`published`] | the sampler's figures | one | the last published figures stay readable |
 //! | [`rows`] | counters per process | its process | one operation is half counted |
 //! | [`series`] | one total per second | one | the newest point is missing |
+//! | [`sites`] | counters per process and place | its process | one operation is half counted |
 //!
 //! All-zero bytes are the initial state of all of them ([`mapping::SharedZeroable`]).
 
@@ -25,4 +26,5 @@ pub mod region;
 pub mod ring;
 pub mod rows;
 pub mod series;
+pub mod sites;
 pub mod sync;
