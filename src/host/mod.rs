@@ -15,5 +15,6 @@ pub mod reports;
 pub mod rpc;
 pub mod sampler;
 pub mod settings;
+pub mod site_reports;
 pub mod state;
 pub mod sys;

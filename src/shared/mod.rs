@@ -6,6 +6,7 @@
 //! | [`record`] | words and their check | any | the record reads as absent until the next store |
 //! | [`ring`] | the last events or refusals | any | one hole |
 //! | [`fingerprints`] | known bindings, known AoRs | any | nothing: an entry is one word |
+//! | [`marks`] | an operator's snapshots of all places | any | the mark is absent |
 //! | [`pending`] | registrations in flight | any | one registration is unknown |
 //! | [`published`] | the sampler's figures | one | the last published figures stay readable |
 //! | [`rows`] | counters per process | its process | one operation is half counted |
@@ -18,6 +19,7 @@ pub mod events;
 pub mod figures;
 pub mod fingerprints;
 pub mod mapping;
+pub mod marks;
 pub mod pending;
 pub mod published;
 pub mod record;

@@ -30,8 +30,10 @@
 use std::io;
 
 use super::mapping::{self, SharedZeroable};
+use super::marks::Marks;
 use super::rows::MAX_PROCESSES;
 use super::sync::{AtomicU64, Ordering};
+use crate::guard::growth::Growth;
 
 /// Sites that can be told apart; Kamailio with 60 modules has about 1,500.
 pub const SITES: usize = 4096;
@@ -428,6 +430,13 @@ pub struct Sites {
     overflows: AtomicU64,
     slots: [Slot; SLOTS],
     places: [Place; SITES],
+    /// Growth by site as the sampling process sees it ([`Growth`]'s numbers as bits).
+    growth: [[AtomicU64; Growth::WORDS]; SITES],
+    /// Messages and REGISTERs per second over the same time (bits of f64).
+    message_rate: AtomicU64,
+    register_rate: AtomicU64,
+    /// Snapshots of an operator.
+    pub marks: Marks,
     threads: Table,
     tables: [Table; MAX_PROCESSES],
 }
@@ -573,6 +582,39 @@ impl Sites {
     #[inline(always)]
     pub fn threads(&self) -> &Table {
         &self.threads
+    }
+
+    /// Publishes a site's growth. Writer: the sampling process.
+    pub fn set_growth(&self, index: usize, growth: Growth) {
+        if let Some(words) = self.growth.get(index) {
+            for (word, value) in words.iter().zip(growth.to_array()) {
+                // ORDERING: Relaxed; figures for people, each for itself.
+                word.store(value.to_bits(), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A site's growth by the last sample.
+    pub fn growth(&self, index: usize) -> Growth {
+        let words = self.growth.get(index);
+        // ORDERING: Relaxed; as in set_growth.
+        words.map_or_else(Growth::default, |words| {
+            Growth::from_array(std::array::from_fn(|i| f64::from_bits(words[i].load(Ordering::Relaxed))))
+        })
+    }
+
+    /// Publishes messages and REGISTERs per second over the time that growth is measured over.
+    pub fn set_rates(&self, messages: f64, registers: f64) {
+        // ORDERING: Relaxed; as in set_growth.
+        self.message_rate.store(messages.to_bits(), Ordering::Relaxed);
+        self.register_rate.store(registers.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Messages and REGISTERs per second.
+    pub fn rates(&self) -> (f64, f64) {
+        // ORDERING: Relaxed; as in set_growth.
+        let load = |w: &AtomicU64| f64::from_bits(w.load(Ordering::Relaxed));
+        (load(&self.message_rate), load(&self.register_rate))
     }
 
     /// What the first `processes` processes and all other threads counted at each site in use, by index.
