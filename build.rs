@@ -174,7 +174,7 @@ mod host {
         for word in SILENT {
             // 5.7 and later print MEM_JOIN_FREE; then the installed module decides.
             let known = list.iter().any(|d| d == word);
-            if !known && !(*word == "MEM_JOIN_FREE" && value >= 5_007_000) {
+            if !(known || *word == "MEM_JOIN_FREE" && value >= 5_007_000) {
                 list.push((*word).to_owned());
             }
         }
@@ -189,7 +189,7 @@ mod host {
             .allowlist_function("mg_.*|register_script_cb|sr_event_register_cb|fork_process|register_procs")
             .allowlist_function("counter_register|cfg_declare|cfg_child_init|find_export|sr_wtimer_add")
             .allowlist_function("cfg_register_child|init_shm|sr_kemi_modules_add")
-            .allowlist_type("script_cb_flag|mg_.*|module_exports_t|cmd_export_t|param_export_t|rpc_export_t|pv_export_t")
+            .allowlist_type("script_cb_flag|counter_handle_t|mg_.*|module_exports_t|cmd_export_t|param_export_t|rpc_export_t|pv_export_t")
             .allowlist_type("sr_pkg_api_t|sr_shm_api_t|cfg_def_t|sr_kemi_t|process_table|mem_info|mem_counter")
             .allowlist_var("mg_.*|_pkg_root|_shm_root|process_no|process_count|pt|pkg_mem_size|shm_mem_size|PROC_.*|SREV_NET_.*")
             .allowlist_var("PARAM_.*|CFG_VAR_.*|CFG_ATOMIC|CNT_F_NO_RESET|L_.*|PRE_SCRIPT_CB")

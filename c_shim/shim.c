@@ -15,6 +15,18 @@
 #include "modules/sl/sl.h"
 #include "modules/usrloc/usrloc.h"
 
+/* pkg_malloc() is a macro that adds the place of the call */
+void *mg_pkg_take(size_t size)
+{
+	return pkg_malloc(size);
+}
+
+/* as above */
+void mg_pkg_give(void *block)
+{
+	pkg_free(block);
+}
+
 /* is_printable() and LOG() are macros around per-module log levels */
 int mg_log_wanted(int level)
 {
@@ -37,6 +49,12 @@ static void view_source(struct receive_info *rcv, mg_message_t *view)
 	view->is_udp = rcv->proto == PROTO_UDP;
 }
 
+/* id counts the messages of the process that received it (core/receive.c); a suspended one keeps both elsewhere */
+static unsigned long long name_of(struct sip_msg *msg)
+{
+	return (unsigned long long)msg->pid << 32 | msg->id;
+}
+
 /* sip_msg_t changes between versions */
 void mg_message_view(struct sip_msg *msg, mg_message_t *view)
 {
@@ -44,6 +62,7 @@ void mg_message_view(struct sip_msg *msg, mg_message_t *view)
 	view->length = msg->len;
 	view->is_request = msg->first_line.type == SIP_REQUEST;
 	view->may_reply = !(msg->msg_flags & FL_MSG_NOREPLY);
+	view->message = name_of(msg);
 	view_source(&msg->rcv, view);
 }
 
@@ -56,6 +75,7 @@ void mg_datagram_view(void *data, mg_message_t *view)
 	view->length = *(int *)parts[1];
 	view->is_request = 1;
 	view->may_reply = 1;
+	view->message = 0;
 	view_source((struct receive_info *)parts[2], view);
 }
 
@@ -151,8 +171,8 @@ static mg_reply_f reply_watcher;
 /* sl's parameter struct belongs to its header */
 static void on_reply(sl_cbp_t *p)
 {
-	if(p->reply != NULL)
-		reply_watcher(p->reply->s, p->reply->len);
+	if(p->reply != NULL && p->req != NULL && p->req->REQ_METHOD == METHOD_REGISTER)
+		reply_watcher(p->reply->s, p->reply->len, p->code, name_of(p->req));
 }
 
 /* the binding function and the list element are sl's */
@@ -212,6 +232,12 @@ int mg_has_module(const char *name)
 	return module_loaded((char *)name);
 }
 
+/* get_max_procs() aborts before PROC_INIT (core/pt.c) */
+int mg_max_processes(void)
+{
+	return get_max_procs();
+}
+
 /* the callback's argument order is counters.h's */
 static void (*each_counter)(void *closure, str *name);
 
@@ -229,12 +255,12 @@ void mg_each_counter(const char *group, void (*each)(void *closure, str *name), 
 	counter_iterate_grp_vars(group, on_counter, closure);
 }
 
-/* event routes live in a table of the script interpreter, or in a KEMI engine */
+/* event routes live in a table of the script interpreter */
 int mg_event_route_exists(const char *name)
 {
 	int rt = route_lookup(&event_rt, (char *)name);
 
-	return (rt >= 0 && event_rt.rlist[rt] != NULL) || sr_kemi_eng_get() != NULL;
+	return rt >= 0 && event_rt.rlist[rt] != NULL;
 }
 
 /* faked messages are needed to run any route outside SIP traffic */
@@ -243,34 +269,90 @@ int mg_event_routes_init(void)
 	return faked_msg_init();
 }
 
-/* KEMI engines are called with str arguments of their own convention */
-static int run_kemi(sip_msg_t *msg, const char *name)
+/* the route type is a global behind macros; both kinds of route need it set and put back */
+static int run_as_event(int (*run)(sip_msg_t *msg, const char *route, const char *callback), const char *route,
+		const char *callback)
 {
-	str callback = str_init("ksr_memguard_event");
-	str event = {(char *)name, strlen(name)};
-	sr_kemi_eng_t *engine = sr_kemi_eng_get();
-
-	return engine != NULL && sr_kemi_route(engine, msg, EVENT_ROUTE, &callback, &event) >= 0;
-}
-
-/* set_route_type() and init_run_actions_ctx() are macros */
-int mg_event_route_run(const char *name)
-{
-	int rt = route_lookup(&event_rt, (char *)name);
 	int saved = get_route_type();
-	struct run_act_ctx ctx;
-	sip_msg_t *msg = faked_msg_next();
-	int done = 1;
+	int done;
 
 	set_route_type(EVENT_ROUTE);
-	init_run_actions_ctx(&ctx);
-	if(rt >= 0 && event_rt.rlist[rt] != NULL)
-		run_top_route(event_rt.rlist[rt], msg, &ctx);
-	else
-		done = run_kemi(msg, name);
+	done = run(faked_msg_next(), route, callback);
 	set_route_type(saved);
 	ksr_msg_env_reset();
 	return done;
+}
+
+/* KEMI engines are called with str arguments of their own convention */
+static int run_kemi(sip_msg_t *msg, const char *route, const char *callback)
+{
+	str function = {(char *)callback, strlen(callback)};
+	str event = {(char *)route, strlen(route)};
+	sr_kemi_eng_t *engine = sr_kemi_eng_get();
+
+	return engine != NULL && sr_kemi_route(engine, msg, EVENT_ROUTE, &function, &event) >= 0;
+}
+
+/* init_run_actions_ctx() is a macro */
+static int run_native(sip_msg_t *msg, const char *route, const char *callback)
+{
+	struct run_act_ctx ctx;
+
+	(void)callback;
+	init_run_actions_ctx(&ctx);
+	return run_top_route(event_rt.rlist[route_lookup(&event_rt, (char *)route)], msg, &ctx) >= 0;
+}
+
+/* as above; without a native route, the KEMI function that the configuration names */
+int mg_event_route_run(const char *route, const char *callback)
+{
+	if(mg_event_route_exists(route))
+		return run_as_event(run_native, route, callback);
+	return run_as_event(run_kemi, route, callback);
+}
+
+/* the list's element type is Kamailio's; before our own registration it holds what was loaded earlier */
+int mg_any_module_loaded(void)
+{
+	return get_loaded_modules() != NULL;
+}
+
+static mg_pv_key_f pv_key;
+static mg_pv_value_f pv_value;
+
+/* pv_spec_t holds unions */
+static int parse_pv(pv_spec_p spec, str *name)
+{
+	int key = pv_key(name->s, name->len);
+
+	spec->pvp.pvn.type = PV_NAME_INTSTR;
+	spec->pvp.pvn.u.isname.type = 0;
+	spec->pvp.pvn.u.isname.name.n = key;
+	return key < 0 ? -1 : 0;
+}
+
+/* pv_value_t.ri is int in 5.6 and long from 5.7 on; the helpers know */
+static int get_pv(sip_msg_t *msg, pv_param_t *param, pv_value_t *result)
+{
+	unsigned long number = 0;
+	str text = {NULL, 0};
+	int kind = pv_value(param->pvn.u.isname.name.n, &number, (const char **)&text.s, &text.len);
+
+	if(kind == 1)
+		return pv_get_uintval(msg, param, result, number);
+	return kind == 2 ? pv_get_strval(msg, param, result, &text) : pv_get_null(msg, param, result);
+}
+
+/* the table's first field is a str with a literal's length */
+pv_export_t *mg_pv_table(mg_pv_key_f key, mg_pv_value_f value)
+{
+	static pv_export_t table[] = {
+			{{"memguard", sizeof("memguard") - 1}, PVT_OTHER, get_pv, NULL, parse_pv, NULL, NULL, 0},
+			{{NULL, 0}, 0, NULL, NULL, NULL, NULL, NULL, 0}};
+
+	pv_key = key;
+	pv_value = value;
+	return table;
 }
 
 /* rpc_t's members are variadic: from here to the end */

@@ -45,16 +45,25 @@ typedef struct mg_message
 	unsigned short source_port;
 	int is_udp;
 	struct receive_info *received;
+	unsigned long long message; /* which one it is: no two messages of a process that are alive have the same */
 } mg_message_t;
 
 /* one contact of a local usrloc record; returns 0 to stop */
 typedef int (*mg_contact_f)(void *closure, const char *uri, int uri_length, const char *instance,
 		int instance_length, long expires);
-/* a stateless reply is about to be sent */
-typedef void (*mg_reply_f)(const char *reply, int length);
+/* a stateless reply with this status is about to be sent to a REGISTER (message: mg_message_t's) */
+typedef void (*mg_reply_f)(const char *reply, int length, int status, unsigned long long message);
 /* a contact was inserted, updated, deleted or expired in the local usrloc */
 typedef void (*mg_binding_f)(int event, const char *aor, int aor_length, const char *contact,
 		int contact_length, const char *instance, int instance_length, long expires);
+
+/* number of a pseudo-variable's key, -1 when there is none */
+typedef int (*mg_pv_key_f)(const char *name, int length);
+/* its value: 1 a number, 2 a text (of static life), 0 none */
+typedef int (*mg_pv_value_f)(int key, unsigned long *number, const char **text, int *length);
+
+void *mg_pkg_take(size_t size);
+void mg_pkg_give(void *block);
 
 int mg_log_wanted(int level);
 void mg_log(int level, const char *text, int length);
@@ -73,11 +82,13 @@ int mg_usrloc_contacts(const char *domain, const char *aor, int aor_length, mg_c
 int mg_sl_watch(mg_reply_f callback);
 long mg_cfg_int(const char *group, const char *name, long fallback);
 int mg_cfg_text(const char *group, const char *name, char *out, int size);
+int mg_any_module_loaded(void);
+int mg_max_processes(void);
 int mg_has_module(const char *name);
 void mg_each_counter(const char *group, void (*each)(void *closure, str *name), void *closure);
 
 int mg_event_route_exists(const char *name);
-int mg_event_route_run(const char *name);
+int mg_event_route_run(const char *route, const char *callback);
 int mg_event_routes_init(void);
 
 int mg_rpc_argument(rpc_t *rpc, void *ctx, char **text);
@@ -94,6 +105,8 @@ int mg_rpc_put_float(rpc_t *rpc, void *at, const char *name, double value);
 int mg_rpc_list_struct(rpc_t *rpc, void *list, void **out);
 int mg_rpc_list_text(rpc_t *rpc, void *list, const char *value);
 int mg_rpc_list_count(rpc_t *rpc, void *list, unsigned long long value);
+
+pv_export_t *mg_pv_table(mg_pv_key_f key, mg_pv_value_f value);
 
 unsigned mg_rpc_returns_list(void);
 size_t mg_tlsf_block_size(void *pointer);

@@ -5,5 +5,5 @@
 
 pub mod guard;
 #[cfg(feature = "host")]
-pub mod host;
+mod host;
 pub mod shared;

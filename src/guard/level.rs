@@ -43,16 +43,22 @@ pub struct Thresholds {
 impl Thresholds {
     /// The thresholds of a pool out of all numeric parameters.
     pub fn of(values: &[i64; Int::COUNT], pool: Pool) -> Thresholds {
+        Self::by(
+            |param| values.get(param as usize).copied().unwrap_or(100),
+            pool,
+        )
+    }
+
+    /// The thresholds of a pool, asking for the parameters that it needs.
+    #[inline]
+    pub fn by(value_of: impl Fn(Int) -> i64, pool: Pool) -> Thresholds {
         use Int::*;
         let [warning, shed, full, emergency] = match pool {
             Pool::Shm => [ShmWarning, ShmShed, ShmFull, ShmEmergency],
             Pool::Pkg => [PkgWarning, PkgShed, PkgFull, PkgEmergency],
             Pool::Os => [OsWarning, OsShed, OsFull, OsEmergency],
         }
-        .map(|param| {
-            let value = values.get(param as usize).copied().unwrap_or(100);
-            u32::try_from(value.clamp(0, 100)).unwrap_or(100)
-        });
+        .map(|param| u32::try_from(value_of(param).clamp(0, 100)).unwrap_or(100));
         Thresholds {
             warning,
             shed,

@@ -185,6 +185,8 @@ texts! {
         "file that carries the table of known bindings over a restart; empty: off";
     ProfileDir "profile_dir" Kind::Text { default: "", max_len: MAX_PATH },
         "directory that memguard.profile writes into; empty: off";
+    EventCallback "event_callback" Kind::Text { default: "", max_len: 64 },
+        "KEMI function that is called on a level change, where event_route[memguard:level-changed] cannot be written; empty: none";
     BlackBox "blackbox" Kind::Text { default: "", max_len: MAX_PATH },
         "file that keeps the last hours for reading after a crash; empty: off";
 }

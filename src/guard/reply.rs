@@ -33,7 +33,9 @@ struct Out<'b> {
 impl Out<'_> {
     fn put(&mut self, bytes: &[u8]) -> Option<()> {
         let end = self.length.checked_add(bytes.len())?;
-        self.buffer.get_mut(self.length..end)?.copy_from_slice(bytes);
+        self.buffer
+            .get_mut(self.length..end)?
+            .copy_from_slice(bytes);
         self.length = end;
         Some(())
     }
@@ -58,7 +60,11 @@ impl Out<'_> {
     fn put_hex(&mut self, number: u64) -> Option<()> {
         for shift in (0..16).rev() {
             let digit = (number >> (shift * 4)) as u8 & 15;
-            self.put(&[if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }])?;
+            self.put(&[if digit < 10 {
+                b'0' + digit
+            } else {
+                b'a' + digit - 10
+            }])?;
         }
         Some(())
     }
@@ -72,7 +78,11 @@ pub fn build(request: &Register<'_>, refusal: &Refusal<'_>, buffer: &mut [u8]) -
     out.put(b"SIP/2.0 ")?;
     out.put_number(u32::from(refusal.code))?;
     out.put_all(&[b" ", refusal.reason.as_bytes(), b"\r\n"])?;
-    for (index, value) in request.via_headers().enumerate() {
+    // A Via header may hold no value: the first value is that of the first header that has one.
+    let vias = request
+        .via_headers()
+        .filter(|value| !value.iter().all(is_separator));
+    for (index, value) in vias.enumerate() {
         out.put(b"Via: ")?;
         if index == 0 {
             put_top_via(&mut out, request.top_via, refusal)?;
@@ -87,15 +97,26 @@ pub fn build(request: &Register<'_>, refusal: &Refusal<'_>, buffer: &mut [u8]) -
         out.put(b";tag=")?;
         out.put_hex(refusal.tag)?;
     }
-    out.put_all(&[b"\r\nCall-ID: ", request.call_id, b"\r\nCSeq: ", request.cseq, b"\r\nRetry-After: "])?;
+    out.put_all(&[
+        b"\r\nCall-ID: ",
+        request.call_id,
+        b"\r\nCSeq: ",
+        request.cseq,
+        b"\r\nRetry-After: ",
+    ])?;
     out.put_number(refusal.retry_after)?;
     out.put(b"\r\nContent-Length: 0\r\n\r\n")?;
     Some(out.length)
 }
 
+/// What lies between values, or before the first.
+fn is_separator(byte: &u8) -> bool {
+    byte.is_ascii_whitespace() || *byte == b','
+}
+
 /// What follows the first of several values in one header, its comma included.
 fn after_first<'a>(header: &'a [u8], first: &[u8]) -> Option<&'a [u8]> {
-    let start = header.len().checked_sub(header.trim_ascii_start().len())?;
+    let start = header.iter().position(|byte| !is_separator(byte))?;
     header.get(start.checked_add(first.len())?..)
 }
 
@@ -104,7 +125,11 @@ fn put_top_via(out: &mut Out<'_>, via: &[u8], refusal: &Refusal<'_>) -> Option<(
     let mut parts = via.split(|b| *b == b';');
     out.put(parts.next()?)?;
     for part in parts {
-        let name = part.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
+        let name = part
+            .split(|b| *b == b'=')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii();
         if name.eq_ignore_ascii_case(b"received") {
             continue; // ours is the true one
         }
@@ -146,7 +171,10 @@ fn is_host(via: &[u8], source: &str) -> bool {
 /// Host (IPv6 without brackets) and port of a Via value: `SIP/2.0/UDP host:port;…`.
 fn sent_by(via: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let head = via.split(|b| *b == b';').next()?.trim_ascii_end();
-    let at = head.iter().rposition(|b| b.is_ascii_whitespace()).map_or(0, |i| i + 1);
+    let at = head
+        .iter()
+        .rposition(|b| b.is_ascii_whitespace())
+        .map_or(0, |i| i + 1);
     let text = head.get(at..)?;
     let (host, rest) = match text.strip_prefix(b"[") {
         Some(inner) => {
@@ -158,7 +186,9 @@ fn sent_by(via: &[u8]) -> Option<(&[u8], Option<u16>)> {
             (text.get(..end)?, text.get(end..)?)
         }
     };
-    let port = rest.strip_prefix(b":").and_then(|p| std::str::from_utf8(p).ok()?.parse().ok());
+    let port = rest
+        .strip_prefix(b":")
+        .and_then(|p| std::str::from_utf8(p).ok()?.parse().ok());
     Some((host, port))
 }
 
@@ -174,7 +204,9 @@ mod tests {
         Call-ID: c1\r\nCSeq: 7 REGISTER\r\nContact: <sip:bob@192.0.2.1>\r\n\r\n";
 
     fn built(request: &str, size: usize) -> Option<String> {
-        let Scanned::Register(register) = scan(request.as_bytes()) else { panic!("not a REGISTER") };
+        let Scanned::Register(register) = scan(request.as_bytes()) else {
+            panic!("not a REGISTER")
+        };
         let refusal = Refusal {
             code: 503,
             reason: "Server Memory Low",
@@ -204,7 +236,10 @@ mod tests {
 
     #[test]
     fn a_to_tag_is_copied_not_added() {
-        let request = REQUEST.replace("To: Bob <sip:bob@example.org>", "To: <sip:bob@example.org>;tag=old");
+        let request = REQUEST.replace(
+            "To: Bob <sip:bob@example.org>",
+            "To: <sip:bob@example.org>;tag=old",
+        );
         let reply = built(&request, MAX_REPLY).unwrap();
         assert!(reply.contains("To: <sip:bob@example.org>;tag=old\r\n"));
     }
@@ -221,10 +256,25 @@ mod tests {
     #[test]
     fn the_port_follows_rport_nat_and_via_in_this_order() {
         let source = "192.0.2.1";
-        assert_eq!(via_port(b"SIP/2.0/UDP 192.0.2.1:5070;rport;branch=x", source), None);
-        assert_eq!(via_port(b"SIP/2.0/UDP 10.0.0.1:5070;branch=x", source), None);
-        assert_eq!(via_port(b"SIP/2.0/UDP 192.0.2.1:5070;branch=x", source), Some(5070));
-        assert_eq!(via_port(b"SIP/2.0/UDP 192.0.2.1;branch=x", source), Some(5060));
-        assert_eq!(via_port(b"SIP/2.0/UDP [2001:db8::1]:5099", "2001:db8::1"), Some(5099));
+        assert_eq!(
+            via_port(b"SIP/2.0/UDP 192.0.2.1:5070;rport;branch=x", source),
+            None
+        );
+        assert_eq!(
+            via_port(b"SIP/2.0/UDP 10.0.0.1:5070;branch=x", source),
+            None
+        );
+        assert_eq!(
+            via_port(b"SIP/2.0/UDP 192.0.2.1:5070;branch=x", source),
+            Some(5070)
+        );
+        assert_eq!(
+            via_port(b"SIP/2.0/UDP 192.0.2.1;branch=x", source),
+            Some(5060)
+        );
+        assert_eq!(
+            via_port(b"SIP/2.0/UDP [2001:db8::1]:5099", "2001:db8::1"),
+            Some(5099)
+        );
     }
 }

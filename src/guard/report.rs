@@ -48,17 +48,26 @@ pub struct Fault {
 impl Fault {
     /// Arguments that are not accepted.
     pub fn bad(sentence: impl Into<String>) -> Fault {
-        Fault { code: 400, sentence: sentence.into() }
+        Fault {
+            code: 400,
+            sentence: sentence.into(),
+        }
     }
 
     /// Something that does not exist.
     pub fn unknown(sentence: impl Into<String>) -> Fault {
-        Fault { code: 404, sentence: sentence.into() }
+        Fault {
+            code: 404,
+            sentence: sentence.into(),
+        }
     }
 
     /// Something that cannot be done now.
     pub fn cannot(sentence: impl Into<String>) -> Fault {
-        Fault { code: 500, sentence: sentence.into() }
+        Fault {
+            code: 500,
+            sentence: sentence.into(),
+        }
     }
 }
 
@@ -97,7 +106,7 @@ impl Node {
             Node::Text(text) => text.len() + 4,
             Node::Int(_) => 6,
             Node::Count(_) | Node::Signed(_) | Node::Real(_) => 14,
-            Node::List(rows) => rows.iter().map(|row| weight(row)).sum::<usize>() + 8,
+            Node::List(rows) => rows.iter().map(weight).sum::<usize>() + 8,
             Node::Texts(texts) => texts.iter().map(|t| t.len() + 4).sum::<usize>() + 8,
         }
     }
@@ -105,7 +114,12 @@ impl Node {
 
 /// Fields as a JSON object.
 pub fn fields_to_json(fields: &Fields) -> Value {
-    Value::Object(fields.iter().map(|(name, node)| ((*name).to_owned(), node.to_json())).collect::<Map<_, _>>())
+    Value::Object(
+        fields
+            .iter()
+            .map(|(name, node)| ((*name).to_owned(), node.to_json()))
+            .collect::<Map<_, _>>(),
+    )
 }
 
 /// An answer as JSON.
@@ -119,7 +133,11 @@ pub fn to_json(answer: &Answer) -> Value {
 
 /// About how many bytes a row takes on the wire.
 pub fn weight(fields: &Fields) -> usize {
-    fields.iter().map(|(name, node)| name.len() + 6 + node.weight()).sum::<usize>() + 8
+    fields
+        .iter()
+        .map(|(name, node)| name.len() + 6 + node.weight())
+        .sum::<usize>()
+        + 8
 }
 
 /// Longest answer: ctl's reply holds 32 KB (modules/ctl/binrpc_run.c).
@@ -149,8 +167,15 @@ mod tests {
 
     #[test]
     fn fields_keep_their_order_in_json() {
-        let fields = vec![("b", int(1)), ("a", Node::Count(u64::MAX)), ("c", real(f64::NAN))];
-        assert_eq!(fields_to_json(&fields).to_string(), r#"{"b":1,"a":18446744073709551615,"c":0.0}"#);
+        let fields = vec![
+            ("b", int(1)),
+            ("a", Node::Count(u64::MAX)),
+            ("c", real(f64::NAN)),
+        ];
+        assert_eq!(
+            fields_to_json(&fields).to_string(),
+            r#"{"b":1,"a":18446744073709551615,"c":0.0}"#
+        );
     }
 
     #[test]

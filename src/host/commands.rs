@@ -10,7 +10,8 @@ use crate::guard::report::{Answer, Fault, int, word};
 use crate::shared::region::Region;
 
 pub(super) fn region() -> Result<&'static Region, Fault> {
-    state::region().ok_or_else(|| Fault::cannot("memguard has no shared region; see the log of the start"))
+    state::region()
+        .ok_or_else(|| Fault::cannot("memguard has no shared region; see the log of the start"))
 }
 
 /// `memguard.mode [enforce, observe or off]`
@@ -27,9 +28,18 @@ pub fn mode(words: &[&str]) -> Result<Answer, Fault> {
 pub fn shed(words: &[&str]) -> Result<Answer, Fault> {
     let region = region()?;
     let seconds = filters::shed(words).map_err(Fault::bad)?;
-    region.control.shed_until_ms.set(state::now_ms().saturating_add(u64::from(seconds) * 1000));
-    log!(Severity::Warn, "new and returning registrations are refused for {seconds} s (memguard.shed)");
-    Ok(Answer::One(vec![("level", word(reports::level_now(region))), ("seconds", int(u64::from(seconds)))]))
+    region
+        .control
+        .shed_until_ms
+        .set(state::now_ms().saturating_add(u64::from(seconds) * 1000));
+    log!(
+        Severity::Warn,
+        "new and returning registrations are refused for {seconds} s (memguard.shed)"
+    );
+    Ok(Answer::One(vec![
+        ("level", word(reports::level_now(region))),
+        ("seconds", int(u64::from(seconds))),
+    ]))
 }
 
 /// `memguard.resume`
@@ -37,8 +47,14 @@ pub fn resume(words: &[&str]) -> Result<Answer, Fault> {
     reports::no_arguments(words, "memguard.resume")?;
     let region = region()?;
     region.control.shed_until_ms.set(0);
-    log!(Severity::Notice, "refusing follows live use again (memguard.resume)");
-    Ok(Answer::One(vec![("level", word(reports::level_now(region)))]))
+    log!(
+        Severity::Notice,
+        "refusing follows live use again (memguard.resume)"
+    );
+    Ok(Answer::One(vec![(
+        "level",
+        word(reports::level_now(region)),
+    )]))
 }
 
 /// `memguard.reset peaks, baseline or failures`
@@ -50,7 +66,7 @@ pub fn reset(words: &[&str]) -> Result<Answer, Fault> {
             let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
             control.shm_peak.set(shm.real_used);
             control.os_peak.set(region.figures().os_used);
-            for row in &region.rows {
+            for row in region.used_rows(hooks::processes()) {
                 // Its owner raises it again; at worst one operation's peak is lost.
                 row.pkg.peak.set(row.pkg.real_used.get());
             }

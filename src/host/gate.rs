@@ -4,9 +4,11 @@
 use std::ffi::{c_int, c_long, c_uint, c_void};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use std::cell::OnceCell;
+
 use super::entry::{GoOn, Leave, guarded};
-use super::learn;
 use super::state::{self, Tables};
+use super::{ballast, learn};
 use super::{hooks, sys};
 use crate::guard::admission::{self, Curves, Decision, Pressure};
 use crate::guard::aor::{self, Aor, RegistrarRules};
@@ -44,6 +46,8 @@ struct Arrived<'a> {
     is_udp: bool,
     may_reply: bool,
     received: *mut sys::receive_info,
+    /// Which message it is, to know it again.
+    message: u64,
 }
 
 impl Arrived<'_> {
@@ -70,6 +74,7 @@ impl Arrived<'_> {
             is_udp: view.is_udp != 0,
             may_reply: view.may_reply != 0,
             received: view.received,
+            message: view.message,
         }
     }
 }
@@ -81,7 +86,10 @@ fn pressure(region: &Region, now_ms: u64) -> Pressure {
     let pkg = hooks::pkg_now(control.pkg_size.get()).unwrap_or_default();
     let interval = region.settings.get_u64(Int::SampleInterval);
     let sampled = control.os_time_ms.get();
-    let is_fresh = now_ms.saturating_sub(sampled) <= interval.saturating_mul(STALE_INTERVALS).saturating_add(1000);
+    let is_fresh = now_ms.saturating_sub(sampled)
+        <= interval
+            .saturating_mul(STALE_INTERVALS)
+            .saturating_add(1000);
     if sampled != 0 && !is_fresh {
         control.stale_decisions.add(1);
     }
@@ -94,13 +102,13 @@ fn pressure(region: &Region, now_ms: u64) -> Pressure {
         registration_cost_bytes: control.registration_cost.get(),
         message_need_bytes: 0,
         operator_shed: control.shed_until_ms.get() > now_ms,
-        ballast_released: false,
+        ballast_released: ballast::is_released(),
     }
 }
 
 /// Whether class `new` or `returning` could be refused at this moment; the datagram stage is idle while not.
 fn is_pressed(region: &Region, now_ms: u64) -> bool {
-    let curves = Curves::of(&region.settings.all());
+    let curves = Curves::by(|param| region.settings.get(param));
     admission::share_of(Class::New, &pressure(region, now_ms), &curves).0 > 0
 }
 
@@ -114,6 +122,10 @@ struct Visit<'a> {
     aor_fp: u64,
     call_id_fp: u64,
     now_ms: u64,
+    /// Numbers of the first contacts, made when the first is asked for.
+    primaries: OnceCell<[u64; MAX_BINDINGS]>,
+    /// The end of the AoR as the table knew it on arrival.
+    aor_end: OnceCell<Option<u64>>,
 }
 
 impl Visit<'_> {
@@ -123,12 +135,12 @@ impl Visit<'_> {
 
     /// What the table knows, and the local usrloc where the table does not.
     fn known(&self) -> Known {
-        let memory = u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
         let now = self.now_s();
-        let ended = self.tables.aors.get(self.aor_fp, now, memory);
+        let ended = self.aor_end();
         let has_live = ended.is_some_and(|end| end > now);
         let mut known = Known {
-            all_bindings: has_live && self.all_adding(|key| self.tables.bindings.get(key, now, 0).is_some()),
+            all_bindings: has_live
+                && self.all_adding(|key| self.tables.bindings.get(key, now, 0).is_some()),
             aor: ended.is_some(),
             unsure: false,
         };
@@ -145,25 +157,61 @@ impl Visit<'_> {
         known
     }
 
+    fn aor_end(&self) -> Option<u64> {
+        *self.aor_end.get_or_init(|| {
+            let memory = self.region.settings.get_u64(Int::AorMemory);
+            let memory = u32::try_from(memory).unwrap_or(u32::MAX);
+            self.tables.aors.get(self.aor_fp, self.now_s(), memory)
+        })
+    }
+
+    /// Numbers of the contacts, as many as a registration in flight remembers.
+    fn primaries(&self) -> &[u64; MAX_BINDINGS] {
+        self.primaries.get_or_init(|| {
+            let mut numbers = [0; MAX_BINDINGS];
+            for (number, contact) in numbers.iter_mut().zip(self.register.contacts.kept()) {
+                *number = self.primary(contact);
+            }
+            numbers
+        })
+    }
+
+    fn primary(&self, contact: &Contact<'_>) -> u64 {
+        aor::binding_by_instance(&self.tables.key, self.aor_fp, contact)
+            .unwrap_or_else(|| self.by_uri(contact))
+    }
+
     /// Whether every contact that asks for a binding has a fingerprint that passes.
     fn all_adding(&self, is_known: impl Fn(u64) -> bool) -> bool {
         let register = self.register;
-        register.contacts.kept_adding(register.expires).all(|contact| {
-            let fp = aor::binding_fingerprint(&self.tables.key, self.aor_fp, contact);
-            is_known(fp.primary) || is_known(fp.by_uri)
+        let mut contacts = register.contacts.kept().iter().enumerate();
+        contacts.all(|(place, contact)| {
+            if Contacts::expires_of(contact, register.expires).is_zero() {
+                return true;
+            }
+            let primary = self.primaries().get(place).copied();
+            is_known(primary.unwrap_or_else(|| self.primary(contact)))
+                || contact.instance.is_some() && is_known(self.by_uri(contact))
         })
     }
 
     /// Looks the AoR up in the local usrloc, contact by contact.
     fn ask_usrloc(&self) -> Known {
-        let Some(registrar) = state::registrar() else { return Known::default() };
+        let Some(registrar) = state::registrar() else {
+            return Known::default();
+        };
         let rules = RegistrarRules {
             use_domain: registrar.use_domain,
             case_sensitive: registrar.case_sensitive,
             realm_prefix: &registrar.realm_prefix,
         };
         let mut buffer = [0u8; 512];
-        let mut question = Question { visit: self, now: self.now_s(), matched: 0, has_live: false };
+        let mut question = Question {
+            visit: self,
+            now: self.now_s(),
+            matched: 0,
+            has_live: false,
+        };
         if let Some(text) = self.aor.registrar_text(&rules, &mut buffer) {
             for table in &registrar.tables {
                 // SAFETY: both texts and the closure live for the call; usrloc calls back before it returns.
@@ -178,14 +226,22 @@ impl Visit<'_> {
                 }
             }
         }
-        let wanted = self.register.contacts.kept_adding(self.register.expires).count();
+        let wanted = self
+            .register
+            .contacts
+            .kept_adding(self.register.expires)
+            .count();
         let all = wanted < 64 && question.matched.count_ones() as usize == wanted;
-        Known { all_bindings: all && question.has_live, aor: question.has_live, unsure: false }
+        Known {
+            all_bindings: all && question.has_live,
+            aor: question.has_live,
+            unsure: false,
+        }
     }
 
     /// The number of a binding by its contact URI alone.
     fn by_uri(&self, contact: &Contact<'_>) -> u64 {
-        aor::binding_fingerprint(&self.tables.key, self.aor_fp, contact).by_uri
+        aor::binding_by_uri(&self.tables.key, self.aor_fp, contact)
     }
 
     fn is_followup(&self) -> bool {
@@ -204,8 +260,19 @@ impl Visit<'_> {
         priority::is_priority(&self.tables.priority, user, self.aor.host(), Some(source))
     }
 
+    fn decide(&self, class: Class) -> Decision {
+        if admission::is_never_refused(class) {
+            return Decision::Admit;
+        }
+        let region = self.region;
+        let point = aor::aor_point(&self.tables.key, region.control.salt.get(), self.aor_fp);
+        let curves = Curves::by(|param| region.settings.get(param));
+        let pressure = pressure(region, self.now_ms);
+        admission::decide(class, point, &pressure, &curves, region.settings.mode())
+    }
+
     /// Remembers an admitted registration until its final reply passes.
-    fn note_admitted(&self) {
+    fn note_admitted(&self, class: Class, message: u64) {
         let register = self.register;
         let mut pending = Pending {
             call_id_fp: self.call_id_fp,
@@ -221,14 +288,23 @@ impl Visit<'_> {
             count: 0,
             bindings: [Binding::default(); MAX_BINDINGS],
         };
-        for (slot, contact) in pending.bindings.iter_mut().zip(register.contacts.kept()) {
+        let contacts = register.contacts.kept();
+        let places = pending.bindings.iter_mut().zip(self.primaries());
+        for ((slot, fp), contact) in places.zip(contacts) {
             let is_removed = Contacts::expires_of(contact, register.expires).is_zero();
-            let fp = aor::binding_fingerprint(&self.tables.key, self.aor_fp, contact).primary;
-            *slot = Binding { fp, is_removed };
+            *slot = Binding {
+                fp: *fp,
+                is_removed,
+            };
             pending.count += 1;
         }
-        learn::begin(&pending);
         self.tables.in_flight.note(&pending);
+        let names_all = register.contacts.total == u32::from(pending.count);
+        let aor_end = match names_all {
+            true => self.aor_end().unwrap_or(0),
+            false => learn::NOT_COMPARABLE,
+        };
+        learn::begin(pending, class, message, aor_end);
     }
 }
 
@@ -269,8 +345,11 @@ unsafe extern "C" fn on_contact(
     let (uri, instance) = unsafe { (bytes(uri, uri_length), bytes(instance, instance_length)) };
     let register = question.visit.register;
     for (index, contact) in register.contacts.kept_adding(register.expires).enumerate() {
-        let same_instance = contact.instance.is_some_and(|i| !i.is_empty() && same_instance(i, instance));
-        let same_uri = || question.visit.by_uri(contact) == question.visit.by_uri(&Contact::of_uri(uri));
+        let same_instance = contact
+            .instance
+            .is_some_and(|i| !i.is_empty() && same_instance(i, instance));
+        let same_uri =
+            || question.visit.by_uri(contact) == question.visit.by_uri(&Contact::of_uri(uri));
         if index < 64 && (same_instance || same_uri()) {
             question.matched |= 1 << index;
         }
@@ -282,7 +361,11 @@ unsafe extern "C" fn on_contact(
 fn same_instance(ours: &[u8], theirs: &[u8]) -> bool {
     let inner = |text: &[u8]| -> (usize, usize) {
         let quoted = text.len() >= 2 && text.starts_with(b"\"") && text.ends_with(b"\"");
-        if quoted { (1, text.len() - 1) } else { (0, text.len()) }
+        if quoted {
+            (1, text.len() - 1)
+        } else {
+            (0, text.len())
+        }
     };
     let ((a, b), (c, d)) = (inner(ours), inner(theirs));
     !theirs.is_empty() && ours.get(a..b) == theirs.get(c..d)
@@ -295,25 +378,35 @@ fn same_instance(ours: &[u8], theirs: &[u8]) -> bool {
 pub unsafe fn bytes<'a>(start: *const std::ffi::c_char, length: c_int) -> &'a [u8] {
     match usize::try_from(length) {
         // SAFETY: the caller's promise.
-        Ok(length) if !start.is_null() => unsafe { std::slice::from_raw_parts(start.cast(), length) },
+        Ok(length) if !start.is_null() => unsafe {
+            std::slice::from_raw_parts(start.cast(), length)
+        },
         _ => &[],
     }
 }
 
 /// Classifies, decides, counts and, if it must be, answers.
 fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
-    let Some(region) = state::region() else { return Verdict::Pass };
-    let (Some(tables), Some(row)) = (state::tables(), hooks::own_row()) else { return Verdict::Pass };
+    let Some(region) = state::region() else {
+        return Verdict::Pass;
+    };
+    let (Some(tables), Some(row)) = (state::tables(), hooks::own_row()) else {
+        return Verdict::Pass;
+    };
     let register = match scan(arrived.text) {
         Scanned::Register(register) => register,
         Scanned::NotUnderstood(_) if stage == Stage::Request => {
-            row.sip.not_understood.add(u64::from(is_register(arrived.text)));
+            row.sip
+                .not_understood
+                .add(u64::from(is_register(arrived.text)));
             return Verdict::Pass;
         }
         _ => return Verdict::Pass,
     };
     let Some(aor) = Aor::parse(register.to_uri) else {
-        row.sip.not_understood.add(u64::from(stage == Stage::Request));
+        row.sip
+            .not_understood
+            .add(u64::from(stage == Stage::Request));
         return Verdict::Pass;
     };
     let visit = Visit {
@@ -324,16 +417,18 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         call_id_fp: aor::call_id_fingerprint(&tables.key, register.call_id),
         aor,
         register: &register,
-        now_ms: state::now_ms(),
+        now_ms: state::coarse_ms(),
+        primaries: OnceCell::new(),
+        aor_end: OnceCell::new(),
     };
-    let class = class::classify(&register, || visit.known(), visit.is_followup(), || {
-        visit.is_priority(arrived.source)
-    });
-    let point = aor::aor_point(&tables.key, region.control.salt.get(), visit.aor_fp);
-    let curves = Curves::of(&region.settings.all());
-    let pressure = pressure(region, visit.now_ms);
+    let class = class::classify(
+        &register,
+        || visit.known(),
+        visit.is_followup(),
+        || visit.is_priority(arrived.source),
+    );
     let decision = if arrived.may_reply {
-        admission::decide(class, point, &pressure, &curves, region.settings.mode())
+        visit.decide(class)
     } else {
         Decision::Admit
     };
@@ -350,7 +445,7 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         if decision == Decision::Refuse {
             visit.row.sip.fail_open.add(1); // no answer could be built or sent: it goes on
         }
-        visit.note_admitted();
+        visit.note_admitted(class, arrived.message);
     }
     Verdict::Pass
 }
@@ -364,10 +459,15 @@ fn is_register(text: &[u8]) -> bool {
 fn refuse(visit: &Visit<'_>, arrived: &Arrived<'_>, class: Class, stage: Stage) -> bool {
     let settings = &visit.region.settings;
     let value = |param| u32::try_from(settings.get_u64(param)).unwrap_or(u32::MAX);
-    let code = admission::reply_code(visit.register.via_count, value(Int::ReplyCode), value(Int::ProxiedReplyCode));
+    let code = admission::reply_code(
+        visit.register.via_count,
+        value(Int::ReplyCode),
+        value(Int::ProxiedReplyCode),
+    );
     // The same for a retransmission, another for the next attempt.
     let random = mixed(visit.call_id_fp ^ u64::from(visit.register.cseq_number).rotate_left(32));
-    let retry_after = admission::retry_after(random, value(Int::RetryAfterMin), value(Int::RetryAfterMax));
+    let retry_after =
+        admission::retry_after(random, value(Int::RetryAfterMin), value(Int::RetryAfterMax));
     let mut source = [0u8; 48];
     let refusal = reply::Refusal {
         code: code as u16,
@@ -378,14 +478,21 @@ fn refuse(visit: &Visit<'_>, arrived: &Arrived<'_>, class: Class, stage: Stage) 
         source_port: arrived.source_port,
     };
     let mut buffer = [0u8; reply::MAX_REPLY];
-    let Some(length) = reply::build(visit.register, &refusal, &mut buffer) else { return false };
+    let Some(length) = reply::build(visit.register, &refusal, &mut buffer) else {
+        return false;
+    };
     let port = match arrived.is_udp {
         true => reply::via_port(visit.register.top_via, refusal.source).unwrap_or(0),
         false => 0,
     };
     // SAFETY: the receive info of the message in hand; the buffer holds `length` bytes.
     let sent = unsafe {
-        sys::mg_send_reply(arrived.received, c_int::from(port), buffer.as_mut_ptr().cast(), length as c_int)
+        sys::mg_send_reply(
+            arrived.received,
+            c_int::from(port),
+            buffer.as_mut_ptr().cast(),
+            length as c_int,
+        )
     };
     if sent < 0 {
         visit.row.sip.reply_errors.add(1);
@@ -427,13 +534,21 @@ fn address_text(address: IpAddr, buffer: &mut [u8; 48]) -> &str {
         let _ = write!(rest, "{address}"); // 45 bytes at most
         room - rest.len()
     };
-    buffer.get(..length).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or("")
+    buffer
+        .get(..length)
+        .and_then(|text| std::str::from_utf8(text).ok())
+        .unwrap_or("")
 }
 
 /// Pre-script callback for requests (core/script_cb.h): 0 ends the message, 1 goes on. Process: SIP workers.
-pub unsafe extern "C" fn on_request(msg: *mut sys::sip_msg, _flags: c_uint, _param: *mut c_void) -> c_int {
+pub unsafe extern "C" fn on_request(
+    msg: *mut sys::sip_msg,
+    _flags: c_uint,
+    _param: *mut c_void,
+) -> c_int {
     guarded("the gate", || {
         learn::end();
+        ballast::take_first();
         if let Some(row) = hooks::own_row() {
             row.sip.messages.add(1);
         }
@@ -455,8 +570,14 @@ pub unsafe extern "C" fn on_request(msg: *mut sys::sip_msg, _flags: c_uint, _par
 /// SREV_NET_DGRAM_IN: below 0 consumes the datagram. Process: UDP receivers; threads of them from 6.0 on.
 pub unsafe extern "C" fn on_datagram(event: *mut sys::sr_event_param_t) -> c_int {
     guarded("the datagram gate", || {
-        let Some(region) = state::region() else { return Leave(0) };
-        if region.settings.mode() != Mode::Enforce || !is_pressed(region, state::now_ms()) {
+        let Some(region) = state::region() else {
+            return Leave(0);
+        };
+        // usrloc's lock is recursive by pid, so two threads of one process would both hold it: a receiver's thread
+        // cannot ask usrloc, and leaves the datagram to the stage after parsing.
+        let may_ask = hooks::is_main_thread() || region.control.usrloc_in_memory.get() == 0;
+        let is_idle = region.settings.mode() != Mode::Enforce || !may_ask;
+        if is_idle || !is_pressed(region, state::coarse_ms()) {
             return Leave(0);
         }
         // SAFETY: plain data, filled by the shim; the event carries the receiver's buffer (core/udp_server.c).

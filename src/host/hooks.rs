@@ -16,10 +16,11 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::owners::{self, Caller};
 use super::{state, sys};
-use crate::shared::rows::{MAX_PROCESSES, Row};
+use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
 use crate::shared::sites::{SitePool, Sites};
 
 type Malloc = sys::sr_malloc_f;
@@ -159,6 +160,11 @@ fn thread_pointer() -> usize {
         std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, readonly, pure));
     }
     pointer
+}
+
+/// Whether the caller runs on the process's main thread (receivers of 6.x have others).
+pub fn is_main_thread() -> bool {
+    thread_pointer() == LOCAL.main_thread.get()
 }
 
 /// This process's row; `None` above the number of rows.
@@ -688,6 +694,15 @@ fn view(
     })
 }
 
+/// One of the server's API tables.
+///
+/// # Safety
+/// No other reference to the table is alive; before the first fork, or at the end, there is one thread.
+unsafe fn table<T>(table: *mut T) -> &'static mut T {
+    // SAFETY: a global of the server, alive as long as the process; the caller promises the rest.
+    unsafe { &mut *table }
+}
+
 /// A place name for the trial blocks; managers store the pointers.
 const TRIAL: *const c_char = c"memguard trial".as_ptr();
 /// Trial sizes: larger than any rounding, and a shrink that every manager splits.
@@ -695,6 +710,8 @@ const TRIAL_BYTES: usize = 4096;
 const TRIAL_SHRUNK: usize = 256;
 /// A line that no header holds by chance.
 const TRIAL_LINE: u32 = 1_234_567;
+/// A trial block that is larger than this is no trial block.
+const TRIAL_LARGEST: u64 = 8192;
 
 /// Tries the layout on real blocks: sizes read back, `used_size` moves by them, a freed block is marked free, and
 /// whether the manager books shrinking reallocs (qm up to 5.8.7 and 6.0.5 does not: q_malloc.c qm_realloc).
@@ -715,7 +732,7 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
         let live = header.is_some_and(|h| h.size == size);
         pool.knows_places = header.is_some_and(|h| h.file == TRIAL as usize && h.line == TRIAL_LINE);
         let mut fits =
-            live && booked == size && (TRIAL_BYTES as u64..TRIAL_BYTES as u64 * 2).contains(&size);
+            live && booked == size && (TRIAL_BYTES as u64..TRIAL_LARGEST).contains(&size);
         if fits {
             let q = realloc(block, p, TRIAL_SHRUNK, TRIAL, TRIAL, 2, TRIAL);
             let now = PoolView::read(pool.used).wrapping_sub(before);
@@ -804,7 +821,7 @@ pub fn knows_places() -> bool {
 pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Result<(), Refused> {
     // SAFETY: before the first fork there is one thread; the API tables are plain globals (core/mem/pkg.c).
     unsafe {
-        let api = &mut *(&raw mut sys::_pkg_root);
+        let api = table(&raw mut sys::_pkg_root);
         if LOCAL.pkg_real.get().malloc.is_some() {
             return Ok(());
         }
@@ -853,7 +870,7 @@ pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Resul
 pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
     // SAFETY: as in install_pkg.
     unsafe {
-        let api = &mut *(&raw mut sys::_shm_root);
+        let api = table(&raw mut sys::_shm_root);
         if LOCAL.shm_real.get().malloc.is_some() {
             return Ok(());
         }
@@ -908,7 +925,7 @@ pub fn restore() {
     // SAFETY: the main process's only thread at shutdown.
     unsafe {
         let (pkg_real, shm_real) = (LOCAL.pkg_real.get(), LOCAL.shm_real.get());
-        let pkg = &mut *(&raw mut sys::_pkg_root);
+        let pkg = table(&raw mut sys::_pkg_root);
         if pkg_real.malloc.is_some() {
             pkg.xmalloc = pkg_real.malloc;
             pkg.xmallocxz = pkg_real.mallocxz;
@@ -916,7 +933,7 @@ pub fn restore() {
             pkg.xreallocxf = pkg_real.reallocxf;
             pkg.xfree = pkg_real.free;
         }
-        let shm = &mut *(&raw mut sys::_shm_root);
+        let shm = table(&raw mut sys::_shm_root);
         if shm_real.malloc.is_some() && !shm.mem_block.is_null() {
             shm.xmalloc = shm_real.malloc;
             shm.xmallocxz = shm_real.mallocxz;
@@ -984,7 +1001,64 @@ pub fn shm_now(size: u64) -> Option<PoolNow> {
         .shm_real
         .get()
         .malloc
-        .map(|_| now(&LOCAL.shm_pool.get(), size))
+        .map(|_| steady(&LOCAL.shm_pool.get(), size))
+}
+
+/// Between two readings by one process use rises by less than this, or the reading is looked at twice.
+const LEAP: u64 = 64 * 1024;
+/// Readings that wait for a leap to go away: about 3 µs, several times what one fm_malloc takes.
+const LEAP_TRIES: u32 = 32;
+/// The last use that this process believed.
+static LOCAL_BELIEVED: AtomicU64 = AtomicU64::new(0);
+
+/// The figures without what fm books for a moment only: before it splits a free block it takes all of it for used
+/// (f_malloc.c fm_extract_free), so that a large pool looks full to who reads without its lock. A leap that stays (the
+/// process inside may have been preempted) is held against memguard's own count; on fm that has no drift.
+fn steady(pool: &PoolView, size: u64) -> PoolNow {
+    // ORDERING: Relaxed; one process's own number, any of its values is good.
+    let believed = LOCAL_BELIEVED.load(Ordering::Relaxed);
+    let mut figures = now(pool, size);
+    for _ in 0..LEAP_TRIES {
+        if figures.real_used <= believed.saturating_add(LEAP) {
+            break;
+        }
+        std::hint::spin_loop();
+        let again = now(pool, size);
+        if again.real_used < figures.real_used {
+            figures = again;
+        }
+    }
+    if figures.real_used > believed.saturating_add(LEAP) && !pool.forgets_shrinks {
+        let overhead = figures.real_used.saturating_sub(figures.used);
+        figures.used = figures.used.min(counted_shm());
+        figures.real_used = figures.real_used.min(figures.used.saturating_add(overhead));
+    }
+    // ORDERING: as above.
+    LOCAL_BELIEVED.store(figures.real_used, Ordering::Relaxed);
+    figures
+}
+
+/// How many processes the server has; 0 before the table exists. Rows beyond are untouched memory: leave them so.
+pub fn processes() -> usize {
+    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
+    unsafe {
+        let count = sys::process_count;
+        if count.is_null() {
+            0
+        } else {
+            usize::try_from(count.read_volatile()).unwrap_or(0)
+        }
+    }
+}
+
+/// memguard's own count of shm: what all processes allocated and did not free.
+pub fn counted_shm() -> u64 {
+    let Some(region) = super::state::region() else {
+        return u64::MAX;
+    };
+    let rows = region.rows.iter().take(processes().max(1));
+    let sum = rows.map(Row::shm_sum).fold(ShmSum::default(), ShmSum::plus);
+    u64::try_from(sum.live()).unwrap_or(0)
 }
 
 /// A lower bound of the largest free block of shm, by size class: the free lists' counts are read without a lock, so a
@@ -992,7 +1066,7 @@ pub fn shm_now(size: u64) -> Option<PoolNow> {
 pub fn shm_largest_free() -> u64 {
     // SAFETY: the control block lives as long as the server; only aligned words are read.
     unsafe {
-        let api = &*(&raw const sys::_shm_root);
+        let api = &*table(&raw mut sys::_shm_root);
         match (api.mem_block.is_null(), manager_name(api.mname)) {
             (false, "f_malloc") => sys::mg_fm_largest_free(api.mem_block),
             (false, "q_malloc") => sys::mg_qm_largest_free(api.mem_block),
@@ -1011,14 +1085,28 @@ unsafe fn tlsf_largest_free(control: *const u8) -> u64 {
     // SAFETY: aligned 32-bit words of the control block.
     unsafe {
         let first: u32 = control.add(112).cast::<u32>().read_volatile();
-        let Some(fl) = first.checked_ilog2() else { return 0 };
-        let second: u32 = control.add(116).cast::<u32>().add(fl as usize).read_volatile();
+        let Some(fl) = first.checked_ilog2() else {
+            return 0;
+        };
+        let second: u32 = control
+            .add(116)
+            .cast::<u32>()
+            .add(fl as usize)
+            .read_volatile();
         let sl = u64::from(second.checked_ilog2().unwrap_or(0));
         match fl {
             0 => sl.wrapping_mul(8),
-            _ => 1u64.wrapping_shl(fl.wrapping_add(7)).wrapping_add(sl.wrapping_shl(fl.wrapping_add(2))),
+            _ => 1u64
+                .wrapping_shl(fl.wrapping_add(7))
+                .wrapping_add(sl.wrapping_shl(fl.wrapping_add(2))),
         }
     }
+}
+
+/// First byte and length of the private pool: the same in every process, because fork copies it.
+pub fn pkg_range() -> (usize, usize) {
+    let pool = LOCAL.pkg_pool.get();
+    (pool.start, pool.length)
 }
 
 /// Figures of this process's private pool; `None` while it is not hooked.
@@ -1034,7 +1122,10 @@ pub fn pkg_now(size: u64) -> Option<PoolNow> {
 pub fn pool_sizes() -> [(&'static str, u64); 2] {
     // SAFETY: the tables are set before any module is loaded (pkg) or when shm exists; both checked for null inside.
     unsafe {
-        let (shm, pkg) = (&*(&raw const sys::_shm_root), &*(&raw const sys::_pkg_root));
+        let (shm, pkg) = (
+            &*table(&raw mut sys::_shm_root),
+            &*table(&raw mut sys::_pkg_root),
+        );
         let shm_size = if shm.mem_block.is_null() {
             0
         } else {

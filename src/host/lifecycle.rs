@@ -7,10 +7,10 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{gate, learn, owners, rpc, sampler, settings, state, sys};
+use super::{ballast, gate, learn, owners, pv, routes, rpc, sampler, settings, state, stats, sys};
 use crate::guard::aor::Key;
 use crate::guard::params::{self, Int};
-use crate::guard::warnings::Warning;
+use crate::guard::warnings::{self, Warning};
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
@@ -40,6 +40,13 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
     state::set_region(region);
     exports.params = settings::param_table();
     exports.rpc_methods = rpc::table();
+    // SAFETY: callbacks that live as long as the module.
+    exports.pv_items = unsafe { sys::mg_pv_table(Some(pv::key_of), Some(pv::value_of)) };
+    // SAFETY: reads the list of modules; we are not on it yet.
+    region.warn(
+        Warning::LoadedLate,
+        unsafe { sys::mg_any_module_loaded() } != 0,
+    );
     let sites = Sites::map().map_err(|e| format!("cannot map memguard's tables of places: {e}"))?;
     match hooks::install_pkg(&region.rows, Some(sites)) {
         Ok(()) => (),
@@ -92,6 +99,8 @@ fn try_init() -> Result<(), String> {
     region.warn(Warning::NoPlaces, !hooks::knows_places());
     make_tables(region)?;
     settings::declare_cfg()?;
+    stats::register()?;
+    routes::prepare();
     // SAFETY: mod_init is the place for it (core/pt.c).
     if unsafe { sys::mg_register_process() } < 0 {
         return Err("cannot announce the sampling process".into());
@@ -134,6 +143,7 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
         match rank {
             sys::PROC_INIT => bind_all(),
             PROC_MAIN => return sampler::start(),
+            1.. => ballast::take_first(), // SIP workers
             _ => (),
         }
         Init(0)
@@ -147,19 +157,56 @@ const PROC_MAIN: c_int = sys::PROC_MAIN as c_int;
 /// PROC_INIT: every module is initialised and nothing is forked: the place to bind to others although we were loaded
 /// first, and to run before them in the pre-script list (last registered runs first: internals D.1).
 fn bind_all() {
-    let Some(region) = state::region() else { return };
+    let Some(region) = state::region() else {
+        return;
+    };
     bind_usrloc(region);
+    region.warn(Warning::TlsThreshold, tls_refuses_first(region));
     // SAFETY: function pointers that live as long as the module (linked with nodelete); before any fork.
     unsafe {
-        region.warn(Warning::NoSl, sys::mg_sl_watch(Some(learn::on_local_reply)) == 0);
+        region.warn(
+            Warning::NoSl,
+            sys::mg_sl_watch(Some(learn::on_local_reply)) == 0,
+        );
         if region.settings.get(Int::Auto) == 1 {
             let requests = sys::PRE_SCRIPT_CB | sys::script_cb_flag_REQUEST_CB;
             sys::register_script_cb(Some(gate::on_request), requests, ptr::null_mut());
-            let taken = sys::sr_event_register_cb(sys::SREV_NET_DGRAM_IN as c_int, Some(gate::on_datagram)) < 0;
+            let taken =
+                sys::sr_event_register_cb(sys::SREV_NET_DGRAM_IN as c_int, Some(gate::on_datagram))
+                    < 0;
             region.warn(Warning::DatagramSlotTaken, taken);
+            if region.settings.get(Int::Ballast) > 0 {
+                sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
+            }
         }
         let replies = sys::PRE_SCRIPT_CB | sys::script_cb_flag_ONREPLY_CB;
         sys::register_script_cb(Some(learn::on_reply), replies, ptr::null_mut());
+    }
+    say_warnings(region);
+}
+
+/// Whether tls turns connections away before memguard turns registrations away: it does so below `low_mem_threshold1`
+/// KiB of free shm, by default 512 KiB per process (modules/tls/tls_init.c).
+fn tls_refuses_first(region: &Region) -> bool {
+    // SAFETY: PROC_INIT: configuration and process count are final.
+    let threshold = unsafe {
+        if sys::mg_has_module(c"tls".as_ptr()) == 0 {
+            return false;
+        }
+        match sys::mg_cfg_int(c"tls".as_ptr(), c"low_mem_threshold1".as_ptr(), -1) {
+            kib @ 0.. => kib as u64 * 1024,
+            _ => 512 * 1024 * sys::mg_max_processes().max(0) as u64,
+        }
+    };
+    let free_at_shed = region.control.shm_size.get() / 100
+        * (100 - region.settings.get_u64(Int::ShmShed).min(100));
+    threshold > free_at_shed
+}
+
+/// What does not work as it could, in the log of the start.
+fn say_warnings(region: &Region) {
+    for sentence in warnings::sentences(region.control.warnings.get()) {
+        log!(Severity::Warn, "{sentence}");
     }
 }
 
@@ -179,15 +226,26 @@ fn bind_usrloc(region: &Region) {
         sys::mg_usrloc_watch(Some(learn::on_binding));
         let mut prefix = [0u8; 256];
         let (group, name) = (c"registrar".as_ptr(), c"realm_prefix".as_ptr());
-        let length = sys::mg_cfg_text(group, name, prefix.as_mut_ptr().cast(), prefix.len() as c_int);
+        let length = sys::mg_cfg_text(
+            group,
+            name,
+            prefix.as_mut_ptr().cast(),
+            prefix.len() as c_int,
+        );
         state::set_registrar(state::Registrar {
             use_domain: sys::mg_usrloc_use_domain() != 0,
             case_sensitive: sys::mg_cfg_int(group, c"case_sensitive".as_ptr(), 1) != 0,
-            realm_prefix: prefix.get(..length.max(0) as usize).unwrap_or_default().to_vec(),
+            realm_prefix: prefix
+                .get(..length.max(0) as usize)
+                .unwrap_or_default()
+                .to_vec(),
             tables: usrloc_tables(),
         });
     }
-    region.control.usrloc_in_memory.set(u64::from(db_mode != DB_ONLY));
+    region
+        .control
+        .usrloc_in_memory
+        .set(u64::from(db_mode != DB_ONLY));
 }
 
 /// Names of usrloc's tables, from its statistics "<table>-contacts" (usrloc/udomain.c new_udomain).
@@ -195,8 +253,16 @@ fn usrloc_tables() -> Vec<CString> {
     unsafe extern "C" fn each(closure: *mut c_void, name: *mut sys::str_) {
         guarded("usrloc's tables", || {
             // SAFETY: the vector below; a live name.
-            let (names, name) = unsafe { (&mut *closure.cast::<Vec<CString>>(), settings::text_of(name)) };
-            names.extend(name.strip_suffix("-contacts").and_then(|t| CString::new(t).ok()));
+            let (names, name) = unsafe {
+                (
+                    &mut *closure.cast::<Vec<CString>>(),
+                    settings::text_of(name),
+                )
+            };
+            names.extend(
+                name.strip_suffix("-contacts")
+                    .and_then(|t| CString::new(t).ok()),
+            );
         });
     }
     let mut names: Vec<CString> = Vec::new();

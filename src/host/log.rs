@@ -16,10 +16,6 @@ pub enum Severity {
     Warn = 0,
     /// L_NOTICE
     Notice = 1,
-    /// L_INFO
-    Info = 2,
-    /// L_DBG
-    Debug = 3,
 }
 
 /// Longest line; the rest is cut.

@@ -3,10 +3,11 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{gate, hooks, sampler, state};
+use super::{gate, growth, hooks, owners, sampler, state};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
-use crate::guard::level::{self, permyriad};
+use crate::guard::growth::Leak;
+use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
 use crate::guard::report::{Answer, Fault, Fields, Node, int, real, to_json, word};
 use crate::guard::text::{NONE_FORESEEN_S, Until};
@@ -18,7 +19,11 @@ use crate::shared::rows::{Row, ShmSum};
 
 /// Refuses arguments where there are none.
 pub fn no_arguments(words: &[&str], command: &str) -> Result<(), Fault> {
-    if words.is_empty() { Ok(()) } else { Err(Fault::bad(format!("{command} accepts no arguments"))) }
+    if words.is_empty() {
+        Ok(())
+    } else {
+        Err(Fault::bad(format!("{command} accepts no arguments")))
+    }
 }
 
 fn bytes(n: u64) -> Node {
@@ -35,23 +40,63 @@ fn percent(permyriad: u32) -> Node {
 
 /// Sums over all rows.
 fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
-    region.rows.iter().map(f).fold(0, u64::wrapping_add)
+    let rows = region.used_rows(hooks::processes());
+    rows.iter().map(f).fold(0, u64::wrapping_add)
 }
 
 fn shm_sum(region: &Region) -> ShmSum {
-    region.rows.iter().map(Row::shm_sum).fold(ShmSum::default(), ShmSum::plus)
+    let rows = region.used_rows(hooks::processes());
+    rows.iter()
+        .map(Row::shm_sum)
+        .fold(ShmSum::default(), ShmSum::plus)
+}
+
+/// Largest use of shm since the start or `reset peaks`: sampled, and now.
+pub fn shm_peak(region: &Region) -> u64 {
+    let now = hooks::shm_now(region.control.shm_size.get()).map_or(0, |p| p.real_used);
+    region.control.shm_peak.get().max(now)
 }
 
 /// Failed allocations of shm and pkg since the start.
 pub fn failures_since_start(region: &Region) -> (u64, u64) {
-    (shm_sum(region).failures, total(region, |r| r.pkg_failures.get()))
+    (
+        shm_sum(region).failures,
+        total(region, |r| r.pkg_failures.get()),
+    )
 }
 
 /// The level as it is: the last sample's, or shedding from the moment an operator says so.
 pub fn level_now(region: &Region) -> Level {
     let sampled = Level::from_index(region.figures().level).unwrap_or(Level::Normal);
     let is_shed = region.control.shed_until_ms.get() > state::now_ms();
-    if is_shed { sampled.max(Level::Shedding) } else { sampled }
+    if is_shed {
+        sampled.max(Level::Shedding)
+    } else {
+        sampled
+    }
+}
+
+/// The pool or limit that is tightest: shm live, pkg of the fullest worker and the machine's memory by the last sample.
+pub fn tightest_now(region: &Region) -> Option<Standing> {
+    let figures = region.figures();
+    let control = &region.control;
+    let values = region.settings.all();
+    let standing = |pool, total, used| Standing {
+        pool,
+        total,
+        used,
+        shed_pct: Thresholds::of(&values, pool).shed,
+    };
+    let shm =
+        hooks::shm_now(control.shm_size.get()).map(|p| standing(Pool::Shm, p.size, p.real_used));
+    let pkg = Some(standing(
+        Pool::Pkg,
+        control.pkg_size.get(),
+        figures.fullest_real_used,
+    ))
+    .filter(|s| s.total > 0);
+    let os = Some(standing(Pool::Os, figures.os_limit, figures.os_used)).filter(|s| s.total > 0);
+    level::tightest([shm, pkg, os].into_iter().flatten())
 }
 
 /// Share of class `new` that is refused at this moment (shm live, the fullest worker's pkg by the last sample).
@@ -73,6 +118,11 @@ fn share_now(region: &Region, figures: &Figures) -> u32 {
     admission::share_of(Class::New, &pressure, &Curves::of(&region.settings.all())).0
 }
 
+/// The same in whole percent.
+pub fn shed_pct_now(region: &Region) -> u64 {
+    u64::from(admission::shed_pct(share_now(region, &region.figures())))
+}
+
 /// `memguard.status`
 pub fn status(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.status")?;
@@ -83,15 +133,20 @@ pub fn status(words: &[&str]) -> Result<Answer, Fault> {
 fn status_fields(region: &Region) -> Fields {
     let figures = region.figures();
     let now = state::now_ms();
-    let share = share_now(region, &figures);
-    let tightest = Pool::from_index(figures.tightest).unwrap_or(Pool::Shm);
+    let tightest = tightest_now(region);
     let mut fields = vec![
         ("level", word(level_now(region))),
         ("mode", word(region.settings.mode())),
-        ("tightest", word(tightest)),
-        ("headroom", bytes(figures.headroom)),
-        ("headroom_pct", percent(figures.headroom_permyriad as u32)),
-        ("shed_pct", int(u64::from(admission::shed_pct(share)))),
+        ("tightest", word(tightest.map_or(Pool::Shm, |t| t.pool))),
+        (
+            "headroom",
+            bytes(tightest.map_or(0, |t| t.headroom_bytes())),
+        ),
+        (
+            "headroom_pct",
+            percent(tightest.map_or(0, |t| t.headroom_permyriad())),
+        ),
+        ("shed_pct", int(shed_pct_now(region))),
         ("exhaustion_seconds", Node::Count(NONE_FORESEEN_S)),
         ("exhaustion", word(Until(NONE_FORESEEN_S))),
         ("cause", word("unknown")),
@@ -100,19 +155,37 @@ fn status_fields(region: &Region) -> Fields {
     let cost = region.control.registration_cost.get();
     if cost > 0 {
         fields.push(("registration_cost", bytes(cost)));
-        fields.push(("registrations_left", Node::Count(registrations_left(region, cost))));
+        fields.push((
+            "registrations_left",
+            Node::Count(registrations_left(region, cost)),
+        ));
     }
     fields.extend([
         ("new_rate", milli(figures.new_rate_10s)),
         ("refresh_rate", milli(figures.refresh_rate_10s)),
-        ("rejected", Node::Count(total(region, |r| r.sip.rejected.sum()))),
-        ("rejected_observed", Node::Count(total(region, |r| r.sip.observed.sum()))),
-        ("fail_open", Node::Count(total(region, |r| r.sip.fail_open.get()))),
-        ("workers", int(sampler::processes() as u64)),
-        ("workers_leaking", int(0)),
-        ("sample_age_ms", Node::Count(now.saturating_sub(figures.time_ms))),
+        (
+            "rejected",
+            Node::Count(total(region, |r| r.sip.rejected.sum())),
+        ),
+        (
+            "rejected_observed",
+            Node::Count(total(region, |r| r.sip.observed.sum())),
+        ),
+        (
+            "fail_open",
+            Node::Count(total(region, |r| r.sip.fail_open.get())),
+        ),
+        ("workers", int(hooks::processes() as u64)),
+        ("workers_leaking", int(leaking(region))),
+        (
+            "sample_age_ms",
+            Node::Count(now.saturating_sub(figures.time_ms)),
+        ),
         ("warnings", Node::Texts(warnings_now(region))),
-        ("uptime", Node::Count(now.saturating_sub(region.control.start_ms.get()) / 1000)),
+        (
+            "uptime",
+            Node::Count(now.saturating_sub(region.control.start_ms.get()) / 1000),
+        ),
         ("version", word(env!("CARGO_PKG_VERSION"))),
         ("kamailio", word(env!("MEMGUARD_KAMAILIO_VERSION"))),
     ]);
@@ -128,13 +201,22 @@ fn registrations_left(region: &Region, cost: u64) -> u64 {
 }
 
 fn warnings_now(region: &Region) -> Vec<String> {
-    warnings::sentences(region.control.warnings.get()).into_iter().map(str::to_owned).collect()
+    warnings::sentences(region.control.warnings.get())
+        .into_iter()
+        .map(str::to_owned)
+        .collect()
 }
 
 /// `memguard.pools`
 pub fn pools(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.pools")?;
     Ok(Answer::Many(pool_rows(region()?)))
+}
+
+/// Workers whose leak is suspected or confirmed.
+pub fn leaking(region: &Region) -> u64 {
+    let rows = region.used_rows(hooks::processes()).iter();
+    rows.filter(|row| row.leak() != Leak::None).count() as u64
 }
 
 fn pool_rows(region: &Region) -> Vec<Fields> {
@@ -147,13 +229,16 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
         let live = u64::try_from(sum.live()).unwrap_or(0);
         let mut row = pool_head(Pool::Shm, shm.size, shm.real_used, Some(live));
         row.extend([
-            ("peak", bytes(control.shm_peak.get().max(shm.real_used))),
+            ("peak", bytes(shm_peak(region))),
             ("largest_free", bytes(hooks::shm_largest_free())),
             ("fragments", Node::Count(shm.fragments)),
-            ("growth", Node::Signed(0)),
+            ("growth", real(owners::sites().map_or(0.0, |s| growth::of_shm(s).now))),
             ("drift", Node::Signed(shm.used.wrapping_sub(live) as i64)),
             ("unbooked", bytes(sum.unbooked)),
-            ("failures", Node::Count(shm_failures.saturating_sub(control.shm_failures_base.get()))),
+            (
+                "failures",
+                Node::Count(shm_failures.saturating_sub(control.shm_failures_base.get())),
+            ),
         ]);
         rows.push(finished(row, figures.shm_level));
     }
@@ -163,10 +248,16 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
         let mut row = pool_head(Pool::Pkg, size, used, Some(worker.pkg_live()));
         row.extend([
             ("peak", bytes(worker.pkg.peak.get())),
-            ("growth", Node::Signed(0)),
-            ("drift", Node::Signed(worker.pkg.used.get().wrapping_sub(worker.pkg_live()) as i64)),
+            ("growth", real(worker.growth().0)),
+            (
+                "drift",
+                Node::Signed(worker.pkg.used.get().wrapping_sub(worker.pkg_live()) as i64),
+            ),
             ("unbooked", bytes(worker.pkg.unbooked.get())),
-            ("failures", Node::Count(pkg_failures.saturating_sub(control.pkg_failures_base.get()))),
+            (
+                "failures",
+                Node::Count(pkg_failures.saturating_sub(control.pkg_failures_base.get())),
+            ),
             ("worker", int(figures.fullest_worker)),
         ]);
         rows.push(finished(row, figures.pkg_level));
@@ -181,7 +272,11 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
 }
 
 fn pool_head(pool: Pool, size: u64, used: u64, live: Option<u64>) -> Fields {
-    let mut row = vec![("name", word(pool)), ("size", bytes(size)), ("real_used", bytes(used))];
+    let mut row = vec![
+        ("name", word(pool)),
+        ("size", bytes(size)),
+        ("real_used", bytes(used)),
+    ];
     row.extend(live.map(|live| ("live", bytes(live))));
     row.push(("free", bytes(level::headroom_bytes(size, used))));
     row.push(("used_pct", percent(permyriad(used, size))));
@@ -190,7 +285,10 @@ fn pool_head(pool: Pool, size: u64, used: u64, live: Option<u64>) -> Fields {
 
 fn finished(mut row: Fields, level: u64) -> Fields {
     row.push(("exhaustion_seconds", Node::Count(NONE_FORESEEN_S)));
-    row.push(("level", word(Level::from_index(level).unwrap_or(Level::Normal))));
+    row.push((
+        "level",
+        word(Level::from_index(level).unwrap_or(Level::Normal)),
+    ));
     row
 }
 
@@ -205,11 +303,14 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
             filters::Workers::Pid(pid) => process.pid == pid,
             filters::Workers::Rank(rank) => process.rank == rank,
             filters::Workers::Index(wanted) => *index == wanted as usize,
-            filters::Workers::Leaking => false,
+            filters::Workers::Leaking => region.rows.get(*index).is_some_and(|r| r.leak() != Leak::None),
         })
         .filter_map(|(index, process)| {
             let row = region.rows.get(index)?;
-            Some((row.pkg.real_used.get(), worker_row(region, index, &process, row)))
+            Some((
+                row.pkg.real_used.get(),
+                worker_row(region, index, &process, row),
+            ))
         })
         .collect();
     match filter {
@@ -219,15 +320,21 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
         }
         filters::Workers::All | filters::Workers::Leaking => (),
         _ if found.is_empty() => {
-            return Err(Fault::unknown(format!("there is no worker with {}; see core.psx", words.join(" "))));
+            return Err(Fault::unknown(format!(
+                "there is no worker with {}; see core.psx",
+                words.join(" ")
+            )));
         }
         _ => (),
     }
-    Ok(Answer::Many(found.into_iter().map(|(_, fields)| fields).collect()))
+    Ok(Answer::Many(
+        found.into_iter().map(|(_, fields)| fields).collect(),
+    ))
 }
 
 fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &Row) -> Fields {
     let shm = row.shm_sum();
+    let (growth, growth_per_message) = row.growth();
     vec![
         ("index", int(index as u64)),
         ("pid", Node::Int(process.pid)),
@@ -237,7 +344,10 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("pkg_real_used", bytes(row.pkg.real_used.get())),
         ("pkg_live", bytes(row.pkg_live())),
         ("pkg_peak", bytes(row.pkg.peak.get())),
-        ("pkg_drift", Node::Signed(row.pkg.used.get().wrapping_sub(row.pkg_live()) as i64)),
+        (
+            "pkg_drift",
+            Node::Signed(row.pkg.used.get().wrapping_sub(row.pkg_live()) as i64),
+        ),
         ("pkg_unbooked", bytes(row.pkg.unbooked.get())),
         ("pkg_allocs", Node::Count(row.pkg.allocs.get())),
         ("pkg_frees", Node::Count(row.pkg.frees.get())),
@@ -247,13 +357,16 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("shm_frees", Node::Count(shm.frees)),
         ("shm_bytes_allocated", bytes(shm.bytes_allocated)),
         ("shm_bytes_freed", bytes(shm.bytes_freed)),
-        ("failures", Node::Count(row.pkg_failures.get().wrapping_add(shm.failures))),
+        (
+            "failures",
+            Node::Count(row.pkg_failures.get().wrapping_add(shm.failures)),
+        ),
         ("private", bytes(row.private_bytes.get())),
         ("messages", Node::Count(row.sip.messages.get())),
         ("registers", Node::Count(row.sip.received.sum())),
-        ("growth", Node::Signed(0)),
-        ("growth_per_message", real(0.0)),
-        ("leak", word("none")),
+        ("growth", real(growth)),
+        ("growth_per_message", real(growth_per_message)),
+        ("leak", word(row.leak())),
         ("level", word(row.level())),
     ]
 }
@@ -285,7 +398,10 @@ fn registration_fields(region: &Region) -> Fields {
     let f = region.figures();
     let not_understood = total(region, |r| r.sip.not_understood.get());
     let received = total(region, |r| r.sip.received.sum());
-    let mut fields = vec![("received", Node::Count(received.wrapping_add(not_understood)))];
+    let mut fields = vec![(
+        "received",
+        Node::Count(received.wrapping_add(not_understood)),
+    )];
     for (class, [received, admitted, rejected, observed]) in CLASS_NAMES {
         // Rejected first: a REGISTER that is counted meanwhile then shows as admitted, never as less than none.
         let refused = total(region, |r| r.sip.rejected.get(class));
@@ -294,13 +410,22 @@ fn registration_fields(region: &Region) -> Fields {
             (received, Node::Count(came)),
             (admitted, Node::Count(came.saturating_sub(refused))),
             (rejected, Node::Count(refused)),
-            (observed, Node::Count(total(region, |r| r.sip.observed.get(class)))),
+            (
+                observed,
+                Node::Count(total(region, |r| r.sip.observed.get(class))),
+            ),
         ]);
     }
     fields.extend([
         ("not_understood", Node::Count(not_understood)),
-        ("challenged", Node::Count(total(region, |r| r.sip.challenged.get()))),
-        ("accepted", Node::Count(total(region, |r| r.sip.accepted.get()))),
+        (
+            "challenged",
+            Node::Count(total(region, |r| r.sip.challenged.get())),
+        ),
+        (
+            "accepted",
+            Node::Count(total(region, |r| r.sip.accepted.get())),
+        ),
         ("failed", Node::Count(total(region, |r| r.sip.failed.get()))),
         ("new_rate_1s", milli(f.new_rate_1s)),
         ("new_rate_10s", milli(f.new_rate_10s)),
@@ -319,9 +444,15 @@ fn registration_fields(region: &Region) -> Fields {
         ("rejected_rate_15m", milli(f.rejected_rate_15m)),
         ("known_bindings", Node::Count(f.known_bindings)),
         ("known_aors", Node::Count(f.known_aors)),
-        ("table_size", Node::Count(region.settings.get_u64(Int::Bindings))),
+        (
+            "table_size",
+            Node::Count(region.settings.get_u64(Int::Bindings)),
+        ),
         ("table_unsure", int(u64::from(is_unsure(region)))),
-        ("replicated", Node::Count(total(region, |r| r.sip.replicated.get()))),
+        (
+            "replicated",
+            Node::Count(total(region, |r| r.sip.replicated.get())),
+        ),
         ("baseline", milli(f.baseline)),
         ("storm", int(f.storm)),
         ("queue_length", Node::Count(0)),
@@ -341,7 +472,9 @@ const USUAL_ROWS: u32 = 20;
 
 /// `memguard.events [N]`
 pub fn events(words: &[&str]) -> Result<Answer, Fault> {
-    let count = filters::events(words).map_err(Fault::bad)?.unwrap_or(USUAL_ROWS) as usize;
+    let count = filters::events(words)
+        .map_err(Fault::bad)?
+        .unwrap_or(USUAL_ROWS) as usize;
     let rows = region()?.events.last(count).map(|(_, event)| {
         let mut row = vec![
             ("time", Node::Count(event.time_ms / 1000)),
@@ -349,7 +482,11 @@ pub fn events(words: &[&str]) -> Result<Answer, Fault> {
             ("to", word(event.to)),
             ("pool", word(event.pool)),
         ];
-        row.extend(event.worker.map(|worker| ("worker", int(u64::from(worker)))));
+        row.extend(
+            event
+                .worker
+                .map(|worker| ("worker", int(u64::from(worker)))),
+        );
         row.push(("percent", int(u64::from(event.percent))));
         row.push(("reason", word(event.reason)));
         row
@@ -359,7 +496,9 @@ pub fn events(words: &[&str]) -> Result<Answer, Fault> {
 
 /// `memguard.refusals [N]`
 pub fn refusals(words: &[&str]) -> Result<Answer, Fault> {
-    let count = filters::refusals(words).map_err(Fault::bad)?.unwrap_or(USUAL_ROWS) as usize;
+    let count = filters::refusals(words)
+        .map_err(Fault::bad)?
+        .unwrap_or(USUAL_ROWS) as usize;
     let rows = region()?.refusals.last(count).map(|(_, refusal)| {
         let address = refusal.source();
         let source = match address.ip().to_ipv4_mapped() {
@@ -422,10 +561,15 @@ pub fn json(words: &[&str]) -> Result<Answer, Fault> {
     let mut document = serde_json::Map::new();
     for command in COMMANDS.iter().filter(|c| IN_JSON.contains(&c.name)) {
         let answer = (command.run)(&[])?;
-        let name = command.name.strip_prefix("memguard.").unwrap_or(command.name);
+        let name = command
+            .name
+            .strip_prefix("memguard.")
+            .unwrap_or(command.name);
         document.insert(name.to_owned(), to_json(&answer));
     }
-    Ok(Answer::Text(serde_json::Value::Object(document).to_string()))
+    Ok(Answer::Text(
+        serde_json::Value::Object(document).to_string(),
+    ))
 }
 
 /// What `memguard.json` holds: the read-only commands but itself.

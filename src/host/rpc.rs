@@ -134,7 +134,9 @@ const MAX_WORDS: usize = 16;
 /// Entry of the command number `I`.
 unsafe extern "C" fn run<const I: usize>(rpc: *mut sys::rpc_t, ctx: *mut c_void) {
     guarded("an RPC command", || {
-        let Some(command) = COMMANDS.get(I) else { return };
+        let Some(command) = COMMANDS.get(I) else {
+            return;
+        };
         // SAFETY: Kamailio passes its own table and context for the duration of the call.
         let words = unsafe { arguments(rpc, ctx) };
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -191,7 +193,9 @@ unsafe fn send(rpc: *mut sys::rpc_t, ctx: *mut c_void, answer: &Answer) {
     // SAFETY: the caller's promise; every text outlives its call.
     unsafe {
         match answer {
-            Answer::Text(text) => drop(sys::mg_rpc_text(rpc, ctx, c_text(text).as_ptr())),
+            Answer::Text(text) => {
+                sys::mg_rpc_text(rpc, ctx, c_text(text).as_ptr());
+            }
             Answer::One(fields) => send_row(rpc, ctx, fields),
             Answer::Many(rows) => {
                 for row in &report::cut(rows.clone()) {
@@ -223,11 +227,21 @@ unsafe fn fill(rpc: *mut sys::rpc_t, at: *mut c_void, fields: &Fields) {
         // SAFETY: the caller's promise; names and texts outlive their calls.
         unsafe {
             match node {
-                Node::Text(text) => drop(sys::mg_rpc_put_text(rpc, at, name, c_text(text).as_ptr())),
-                Node::Int(number) => drop(sys::mg_rpc_put_int(rpc, at, name, *number)),
-                Node::Count(number) => drop(sys::mg_rpc_put_count(rpc, at, name, *number)),
-                Node::Signed(number) => drop(sys::mg_rpc_put_signed(rpc, at, name, *number)),
-                Node::Real(number) => drop(sys::mg_rpc_put_float(rpc, at, name, *number)),
+                Node::Text(text) => {
+                    sys::mg_rpc_put_text(rpc, at, name, c_text(text).as_ptr());
+                }
+                Node::Int(number) => {
+                    sys::mg_rpc_put_int(rpc, at, name, *number);
+                }
+                Node::Count(number) => {
+                    sys::mg_rpc_put_count(rpc, at, name, *number);
+                }
+                Node::Signed(number) => {
+                    sys::mg_rpc_put_signed(rpc, at, name, *number);
+                }
+                Node::Real(number) => {
+                    sys::mg_rpc_put_float(rpc, at, name, *number);
+                }
                 Node::Texts(texts) => {
                     let mut list: *mut c_void = ptr::null_mut();
                     if sys::mg_rpc_put_list(rpc, at, name, &mut list) >= 0 && !list.is_null() {
@@ -262,6 +276,8 @@ const HANDLERS: [Handler; COMMANDS.len()] = handlers!(0 1 2 3 4 5 6 7 8 9 10 11 
 
 /// The table for `exports`. Lives for ever; the core reads it in place.
 pub fn table() -> *mut sys::rpc_export_t {
+    // SAFETY: a constant of the shim.
+    let returns_list = unsafe { sys::mg_rpc_returns_list() };
     let mut table: Vec<sys::rpc_export_t> = COMMANDS
         .iter()
         .zip(HANDLERS)
@@ -269,11 +285,17 @@ pub fn table() -> *mut sys::rpc_export_t {
             name: settings::leak(command.name),
             function: Some(handler),
             // rpc_lookup.c reads two entries without asking.
-            doc_str: vec![settings::leak(command.help).cast_const(), ptr::null()].leak().as_mut_ptr(),
-            // SAFETY: a constant of the shim.
-            flags: if command.is_list { unsafe { sys::mg_rpc_returns_list() } } else { 0 },
+            doc_str: vec![settings::leak(command.help).cast_const(), ptr::null()]
+                .leak()
+                .as_mut_ptr(),
+            flags: if command.is_list { returns_list } else { 0 },
         })
         .collect();
-    table.push(sys::rpc_export_t { name: ptr::null(), function: None, doc_str: ptr::null_mut(), flags: 0 });
+    table.push(sys::rpc_export_t {
+        name: ptr::null(),
+        function: None,
+        doc_str: ptr::null_mut(),
+        flags: 0,
+    });
     table.leak().as_mut_ptr()
 }

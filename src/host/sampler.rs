@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use super::entry::{Init, guarded};
+use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
 use super::{hooks, state, sys};
@@ -17,7 +18,7 @@ use crate::guard::words::{Class, Level, Pool};
 use crate::shared::events::{Event, Reason};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
-use crate::shared::rows::MAX_PROCESSES;
+use crate::shared::rows::{MAX_PROCESSES, Row};
 
 /// Buckets of the tables that one tick counts: all 262,144 bindings' within about ten ticks.
 const COUNTED_BUCKETS: usize = 8192;
@@ -25,7 +26,13 @@ const COUNTED_BUCKETS: usize = 8192;
 /// Forks the process; `child_init(PROC_MAIN)` in the main process.
 pub fn start() -> Init {
     // SAFETY: the place for it (internals C.4); no child_init of other modules runs in this process.
-    let pid = unsafe { sys::fork_process(sys::PROC_NOCHLDINIT, c"memguard sampler".as_ptr().cast_mut(), 0) };
+    let pid = unsafe {
+        sys::fork_process(
+            sys::PROC_NOCHLDINIT,
+            c"memguard sampler".as_ptr().cast_mut(),
+            0,
+        )
+    };
     match pid {
         0 => run(),
         1.. => Init(0),
@@ -62,7 +69,12 @@ struct Census {
 
 impl Census {
     /// Counts one part; the answer is the last complete count.
-    fn tick(&mut self, table: &crate::shared::fingerprints::Fingerprints, now_s: u64, grace: u32) -> u64 {
+    fn tick(
+        &mut self,
+        table: &crate::shared::fingerprints::Fingerprints,
+        now_s: u64,
+        grace: u32,
+    ) -> u64 {
         let (live, next) = table.count_live(now_s, grace, self.next, COUNTED_BUCKETS);
         self.sum += live;
         self.next = next;
@@ -74,13 +86,16 @@ impl Census {
     }
 }
 
+/// Ticks between two looks at the pages of one process's private pool.
+const PAGES_EVERY: u64 = 10;
+
 struct Sampler {
     region: &'static Region,
     os: OsReader,
     shm: LevelTracker,
     os_level: LevelTracker,
     workers: Vec<LevelTracker>,
-    /// Largest use of each process's private pool ever seen: `reset peaks` does not lower it.
+    /// Resident bytes of each process's private pool.
     touched: Vec<u64>,
     server: Level,
     was_shed: bool,
@@ -91,6 +106,7 @@ struct Sampler {
     baseline_resets: u64,
     bindings: Census,
     aors: Census,
+    growths: Growths,
     figures: Figures,
     last_ms: u64,
 }
@@ -114,6 +130,7 @@ impl Sampler {
             baseline_resets: 0,
             bindings: Census::default(),
             aors: Census::default(),
+            growths: Growths::new(),
             figures: Figures::default(),
             last_ms: now,
         }
@@ -144,9 +161,10 @@ impl Sampler {
         let os = self.sample_os(now);
         self.sample_rates(now, elapsed);
         self.sample_tables(now);
-        let shed = self.sample_shed(now);
-        let worst = level::worst([self.shm.level(), self.os_level.level(), pkg.1, shed]);
-        self.figures.level = worst.index() as u64;
+        self.growths.tick(self.region, hooks::processes(), self.figures.known_bindings, now);
+        let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
+        self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
+        let worst = self.sample_shed(memory, now);
         if self.server != Level::Normal && worst == Level::Normal {
             self.region.control.salt.add(1); // other AoRs wait next time
         }
@@ -196,13 +214,30 @@ impl Sampler {
         self.figures.level_changes += 1;
         self.region.events.push(&event);
         let worst = event.from.max(event.to);
-        let severity = if worst >= Level::Shedding { Severity::Warn } else { Severity::Notice };
-        let Event { from, to, pool, percent, reason, .. } = event;
+        let severity = if worst >= Level::Shedding {
+            Severity::Warn
+        } else {
+            Severity::Notice
+        };
+        let Event {
+            from,
+            to,
+            pool,
+            percent,
+            reason,
+            ..
+        } = event;
         match event.worker {
             Some(index) => {
-                log!(severity, "level {from} -> {to}: {pool} of worker {index} at {percent} %, cause {reason}");
+                log!(
+                    severity,
+                    "level {from} -> {to}: {pool} of worker {index} at {percent} %, cause {reason}"
+                );
             }
-            None => log!(severity, "level {from} -> {to}: {pool} at {percent} %, cause {reason}"),
+            None => log!(
+                severity,
+                "level {from} -> {to}: {pool} at {percent} %, cause {reason}"
+            ),
         }
     }
 
@@ -210,9 +245,14 @@ impl Sampler {
         let control = &self.region.control;
         let size = control.shm_size.get();
         let pool = hooks::shm_now(size)?;
-        let is_impossible = level::impossible(size, pool.real_used, size.wrapping_sub(pool.real_used)).is_some();
+        let is_impossible =
+            level::impossible(size, pool.real_used, size.wrapping_sub(pool.real_used)).is_some();
         self.region.warn(Warning::ImpossibleShm, is_impossible);
-        let used = if is_impossible { shm_live(self.region).min(size) } else { pool.real_used };
+        let used = if is_impossible {
+            hooks::counted_shm().min(size)
+        } else {
+            pool.real_used
+        };
         control.shm_peak.raise(used);
         self.figures.shm_peak = control.shm_peak.get();
         let level = self.track(Pool::Shm, None, permyriad(used, size), now);
@@ -221,19 +261,26 @@ impl Sampler {
     }
 
     fn standing(&self, pool: Pool, total: u64, used: u64) -> Standing {
-        Standing { pool, total, used, shed_pct: self.thresholds(pool).shed }
+        Standing {
+            pool,
+            total,
+            used,
+            shed_pct: self.thresholds(pool).shed,
+        }
     }
 
     /// All processes; the fullest of those that receive SIP stands for pkg.
     fn sample_workers(&mut self, now: u64) -> (Standing, Level) {
         let size = self.region.control.pkg_size.get();
-        let count = processes();
+        let count = hooks::processes();
         let mut worst = Level::Normal;
         let (mut fullest, mut fullest_used) = (0, 0);
         let mut unreadable = count > 0;
         let mut impossible = false;
         for (index, process) in process_table().enumerate() {
-            let Some(row) = self.region.rows.get(index) else { break };
+            let Some(row) = self.region.rows.get(index) else {
+                break;
+            };
             let mut used = row.pkg.real_used.get();
             if size > 0 && used > size {
                 impossible = true;
@@ -251,15 +298,15 @@ impl Sampler {
             if let Some(bytes) = os::rss_anon_bytes(process.pid) {
                 unreadable = false;
                 row.rss_anon.set(bytes);
-                // What the process ever used of its pool is resident in it.
-                let touched = &mut self.touched[index];
-                *touched = (*touched).max(row.pkg.peak.get());
-                row.private_bytes.set(osmem::private_bytes(bytes, *touched));
+                self.look_at_pkg_pages(index, process.pid, row);
+                let touched = self.touched.get(index).copied().unwrap_or(0);
+                row.private_bytes.set(osmem::private_bytes(bytes, touched));
             }
         }
         self.region.warn(Warning::NoProcStatus, unreadable);
         self.region.warn(Warning::ImpossiblePkg, impossible);
-        self.region.warn(Warning::TooManyProcesses, count > MAX_PROCESSES);
+        self.region
+            .warn(Warning::TooManyProcesses, count > MAX_PROCESSES);
         self.figures.workers = count as u64;
         self.figures.pkg_level = worst.index() as u64;
         self.figures.fullest_worker = fullest as u64;
@@ -267,9 +314,25 @@ impl Sampler {
         (self.standing(Pool::Pkg, size, fullest_used), worst)
     }
 
+    /// How much of a process's private pool is resident: counted by pages, one process in ten per tick; where that is
+    /// not allowed, the most that it ever used.
+    fn look_at_pkg_pages(&mut self, index: usize, pid: c_int, row: &Row) {
+        let Some(touched) = self.touched.get_mut(index) else {
+            return;
+        };
+        if *touched == 0 || self.figures.samples % PAGES_EVERY == index as u64 % PAGES_EVERY {
+            let (start, length) = hooks::pkg_range();
+            let counted = os::resident_bytes(pid, start, length);
+            *touched = counted.unwrap_or_else(|| (*touched).max(row.pkg.peak.get()));
+        }
+    }
+
     fn sample_os(&mut self, now: u64) -> Option<Standing> {
         let sample = self.os.sample();
-        let cgroup = sample.missing.iter().any(|m| matches!(m, Missing::Cgroup(_)));
+        let cgroup = sample
+            .missing
+            .iter()
+            .any(|m| matches!(m, Missing::Cgroup(_)));
         let host = sample.missing.iter().any(|m| matches!(m, Missing::Host(_)));
         self.region.warn(Warning::NoCgroup, cgroup);
         self.region.warn(Warning::NoMeminfo, host);
@@ -294,19 +357,36 @@ impl Sampler {
     }
 
     fn sample_rates(&mut self, now: u64, elapsed: u64) {
-        let rows = &self.region.rows;
-        let total = |f: &dyn Fn(&crate::shared::rows::Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add);
+        let rows = self.region.used_rows(hooks::processes());
+        let total = |f: &dyn Fn(&Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add);
         let new = total(&|r| r.sip.received.get(Class::New));
         let refresh = total(&|r| r.sip.received.get(Class::Refresh));
         let rejected = total(&|r| r.sip.rejected.sum());
         let f = &mut self.figures;
         let rates = self.new.sample(now, new);
-        [f.new_rate_1s, f.new_rate_10s, f.new_rate_1m, f.new_rate_5m, f.new_rate_15m] = milli(rates);
+        [
+            f.new_rate_1s,
+            f.new_rate_10s,
+            f.new_rate_1m,
+            f.new_rate_5m,
+            f.new_rate_15m,
+        ] = milli(rates);
         let other = self.refresh.sample(now, refresh);
-        [f.refresh_rate_1s, f.refresh_rate_10s, f.refresh_rate_1m, f.refresh_rate_5m, f.refresh_rate_15m] = milli(other);
+        [
+            f.refresh_rate_1s,
+            f.refresh_rate_10s,
+            f.refresh_rate_1m,
+            f.refresh_rate_5m,
+            f.refresh_rate_15m,
+        ] = milli(other);
         let other = self.rejected.sample(now, rejected);
-        [f.rejected_rate_1s, f.rejected_rate_10s, f.rejected_rate_1m, f.rejected_rate_5m, f.rejected_rate_15m] =
-            milli(other);
+        [
+            f.rejected_rate_1s,
+            f.rejected_rate_10s,
+            f.rejected_rate_1m,
+            f.rejected_rate_5m,
+            f.rejected_rate_15m,
+        ] = milli(other);
         let factor = self.region.settings.get_u64(Int::StormFactor) as u32;
         let least = self.region.settings.get_u64(Int::StormMinRate) as u32;
         let resets = self.region.control.baseline_resets.get();
@@ -320,37 +400,44 @@ impl Sampler {
     }
 
     fn sample_tables(&mut self, now: u64) {
-        let Some(tables) = state::tables() else { return };
-        let memory = u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
+        let Some(tables) = state::tables() else {
+            return;
+        };
+        let memory =
+            u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
         self.figures.known_bindings = self.bindings.tick(&tables.bindings, now / 1000, 0);
         self.figures.known_aors = self.aors.tick(&tables.aors, now / 1000, memory);
     }
 
-    /// An operator's `shed`: level shedding while it runs; its begin is an event of the RPC, its end is ours.
-    fn sample_shed(&mut self, now: u64) -> Level {
+    /// The server's level with an operator's `shed`, whose begin and end are events.
+    fn sample_shed(&mut self, memory: Level, now: u64) -> Level {
         let is_shed = self.region.control.shed_until_ms.get() > now;
-        let (from, to, reason) = match (self.was_shed, is_shed) {
-            (false, true) => (self.server, self.server.max(Level::Shedding), Reason::Operator),
-            (true, false) => (Level::Shedding, Level::Normal, Reason::Ended),
-            _ => return if is_shed { Level::Shedding } else { Level::Normal },
-        };
-        self.was_shed = is_shed;
-        let percent = hooks::shm_now(self.region.control.shm_size.get())
-            .map_or(0, |p| permyriad(p.real_used, p.size) / 100)
-            .min(255) as u8;
-        self.changed(Event { time_ms: now, from, to, pool: Pool::Shm, worker: None, percent, reason });
-        if is_shed { Level::Shedding } else { Level::Normal }
+        let shed = memory.max(Level::Shedding);
+        if is_shed != self.was_shed {
+            self.was_shed = is_shed;
+            let (from, to, reason) = match is_shed {
+                true => (memory, shed, Reason::Operator),
+                false => (shed, memory, Reason::Ended),
+            };
+            let percent = hooks::shm_now(self.region.control.shm_size.get())
+                .map_or(0, |p| permyriad(p.real_used, p.size) / 100)
+                .min(255) as u8;
+            self.changed(Event {
+                time_ms: now,
+                from,
+                to,
+                pool: Pool::Shm,
+                worker: None,
+                percent,
+                reason,
+            });
+        }
+        if is_shed { shed } else { memory }
     }
 }
 
 fn milli(rates: Rates) -> [u64; 5] {
     [rates.s1, rates.s10, rates.m1, rates.m5, rates.m15].map(|rate| (rate * 1000.0) as u64)
-}
-
-/// memguard's own count of shm: what all processes allocated and did not free.
-pub fn shm_live(region: &Region) -> u64 {
-    let sum = region.rows.iter().map(|row| row.shm_sum()).fold(Default::default(), crate::shared::rows::ShmSum::plus);
-    u64::try_from(sum.live()).unwrap_or(0)
 }
 
 /// One line of Kamailio's process table.
@@ -363,18 +450,9 @@ pub struct Process {
     pub description: String,
 }
 
-/// How many processes the server has; 0 before the table exists.
-pub fn processes() -> usize {
-    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
-    unsafe {
-        let count = sys::process_count;
-        if count.is_null() { 0 } else { usize::try_from(count.read_volatile()).unwrap_or(0) }
-    }
-}
-
 /// The server's processes, by index.
 pub fn process_table() -> impl Iterator<Item = Process> {
-    (0..processes()).map_while(|index| {
+    (0..hooks::processes()).map_while(|index| {
         // SAFETY: the table has at least `process_count` lines and lives in shm (core/pt.c).
         unsafe {
             let table = sys::pt;

@@ -122,9 +122,9 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
         _ => (),
     }
     match text {
-        Text::PriorityAor => drop(priority::parse_aor(&value)?),
-        Text::PriorityDomain => drop(priority::parse_domain(&value)?),
-        Text::PrioritySource => drop(priority::parse_source(&value)?),
+        Text::PriorityAor => priority::parse_aor(&value).map(|_| ())?,
+        Text::PriorityDomain => priority::parse_domain(&value).map(|_| ())?,
+        Text::PrioritySource => priority::parse_source(&value).map(|_| ())?,
         _ => (),
     }
     let mut gathered = GATHERED
@@ -173,7 +173,7 @@ macro_rules! setters {
 
 const INT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Int::COUNT] = setters!(set_int: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30);
 const TEXT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Text::COUNT] =
-    setters!(set_text: 0 1 2 3 4 5 6 7 8);
+    setters!(set_text: 0 1 2 3 4 5 6 7 8 9);
 
 /// The table of parameters for `exports`; each name twice, for numbers and for words. Lives for ever.
 pub fn param_table() -> *mut sys::param_export_t {

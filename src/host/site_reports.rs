@@ -2,7 +2,7 @@
 //! Forbidden here: changing anything but marks; shm locks; Kamailio's allocators. Process: RPC processes.
 
 use super::commands::region;
-use super::{owners, reports, sampler, state};
+use super::{hooks, owners, reports, state};
 use crate::guard::filters::{self, Sites as Filter};
 use crate::guard::growth::Growth;
 use crate::guard::report::{Answer, Fault, Fields, Node, int, real, word};
@@ -50,8 +50,8 @@ fn site(sites: &Sites, index: usize, tally: &Tally, growth: Option<Growth>) -> O
 
 /// What one worker counted, or all processes together.
 fn tallies(sites: &Sites, worker: Option<u32>) -> Result<Vec<Tally>, Fault> {
-    let Some(index) = worker else { return Ok(sites.sums(sampler::processes())) };
-    let table = sites.table(index as usize).filter(|_| (index as usize) < sampler::processes());
+    let Some(index) = worker else { return Ok(sites.sums(hooks::processes())) };
+    let table = sites.table(index as usize).filter(|_| (index as usize) < hooks::processes());
     let table = table.ok_or_else(|| Fault::unknown(format!("there is no worker with index {index}; see core.psx")))?;
     Ok(table.iter().take(sites.count()).map(|counts| counts.tally()).collect())
 }
@@ -138,7 +138,7 @@ pub fn modules(words: &[&str]) -> Result<Answer, Fault> {
 pub fn failures(words: &[&str]) -> Result<Answer, Fault> {
     reports::no_arguments(words, "memguard.failures")?;
     let sites = tables()?;
-    let workers = (0..sampler::processes()).filter_map(|index| Some((Some(index), sites.table(index)?)));
+    let workers = (0..hooks::processes()).filter_map(|index| Some((Some(index), sites.table(index)?)));
     let mut rows: Vec<(u64, Fields)> = Vec::new();
     for (worker, table) in workers.chain(std::iter::once((None, sites.threads()))) {
         for (index, counts) in table.iter().take(sites.count()).enumerate() {
@@ -165,7 +165,7 @@ pub fn failures(words: &[&str]) -> Result<Answer, Fault> {
 /// What every site holds now.
 fn snapshot(name: &str, sites: &Sites) -> Result<Mark, Fault> {
     let region = region()?;
-    let held = sites.sums(sampler::processes());
+    let held = sites.sums(hooks::processes());
     Ok(Mark {
         name: name.to_owned(),
         time_ms: state::now_ms(),

@@ -17,7 +17,7 @@
 //! one out; but entries come and go, which evens out less. Measured with tables of 10⁴ to 10⁶ slots, in five million
 //! replacements of a random entry at a constant load: none at 50 %, some 25 at 60 %, 9,000 at 70 %, 140,000 at
 //! 80 %. One entry pushed out makes unknown fingerprints doubtful for as long as it would have lived: so the table
-//! has [`SLOTS_PER_ENTRY`] 2.
+//! has two slots per entry it is sized for.
 //!
 //! **Kill and stop.** An entry is one word, changed by one compare-and-swap: there is no half-written state, and a
 //! writer that stops anywhere holds nothing up. Two processes that insert the same fingerprint at once may leave two
@@ -30,7 +30,11 @@
 //! end is kept as "never ends" ([`NEVER`]): a server that runs that long admits too many, it does not forget. Ends
 //! before the base time are kept as the base time.
 
+mod doubt;
+
 use std::io;
+
+pub use doubt::Doubt;
 
 use super::mapping::{self, SharedZeroable};
 use super::sync::{AtomicU64, BUCKET_WORDS, Ordering, WRITE_TRIES, zeroed};
@@ -105,58 +109,6 @@ impl Bucket {
 }
 
 impl Default for Bucket {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// What the table may have forgotten. Times are Unix seconds, 0 for "never".
-///
-/// ```text
-/// offset   0           8                16              24                 32…63
-///          evictions │ first eviction │ last eviction │ forgotten until │ (unused)
-/// ```
-#[repr(C, align(64))]
-pub struct Doubt {
-    evictions: AtomicU64,
-    first: AtomicU64,
-    last: AtomicU64,
-    forgotten_until: AtomicU64,
-}
-
-#[cfg(not(loom))]
-const _: () = assert!(size_of::<Doubt>() == 64);
-
-// SAFETY: atomics only.
-unsafe impl SharedZeroable for Doubt {}
-
-impl Doubt {
-    /// No doubt, outside of any mapping.
-    pub fn new() -> Self {
-        let [evictions, first, last, forgotten_until] = zeroed();
-        Doubt {
-            evictions,
-            first,
-            last,
-            forgotten_until,
-        }
-    }
-
-    /// Records, before it happens, that a live entry with this end is forgotten.
-    fn forget(&self, until: u64, now: u64) {
-        // ORDERING: Relaxed throughout; each figure stands for itself and only grows (or is set once).
-        self.forgotten_until.fetch_max(until, Ordering::Relaxed);
-        self.last.fetch_max(now, Ordering::Relaxed);
-        if self.first.load(Ordering::Relaxed) == 0 {
-            // Another process may have been first: then its time stays.
-            let _ = self
-                .first
-                .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Default for Doubt {
     fn default() -> Self {
         Self::new()
     }
@@ -354,29 +306,24 @@ impl Fingerprints {
         self.buckets.len() * BUCKET_WORDS
     }
 
-    /// How many live entries were pushed out (or not taken in, [`Put::Dropped`]) since the start.
+    /// Live entries pushed out since the start ([`Doubt::evictions`]).
     pub fn evictions(&self) -> u64 {
-        // ORDERING: Relaxed; a counter, no data depends on it.
-        self.doubt.evictions.load(Ordering::Relaxed)
+        self.doubt.evictions()
     }
 
     /// When a live entry was pushed out for the first time.
     pub fn first_eviction(&self) -> Option<u64> {
-        // ORDERING: Relaxed; one figure.
-        Some(self.doubt.first.load(Ordering::Relaxed)).filter(|time| *time > 0)
+        self.doubt.first_eviction()
     }
 
     /// When a live entry was pushed out for the last time.
     pub fn last_eviction(&self) -> Option<u64> {
-        // ORDERING: Relaxed; one figure.
-        Some(self.doubt.last.load(Ordering::Relaxed)).filter(|time| *time > 0)
+        self.doubt.last_eviction()
     }
 
-    /// The latest end among all entries that were pushed out (0: none was): while `now` is before it (plus the
-    /// grace), an unknown fingerprint may be a forgotten one; after it the table is sure again.
+    /// Until when an unknown fingerprint may be a forgotten one ([`Doubt::forgotten_until`]).
     pub fn forgotten_until(&self) -> u64 {
-        // ORDERING: Relaxed; one figure.
-        self.doubt.forgotten_until.load(Ordering::Relaxed)
+        self.doubt.forgotten_until()
     }
 
     fn write(
@@ -418,15 +365,13 @@ impl Fingerprints {
                 .is_ok()
             {
                 if evicts {
-                    // ORDERING: Relaxed; a counter.
-                    self.doubt.evictions.fetch_add(1, Ordering::Relaxed);
+                    self.doubt.count();
                 }
                 return if evicts { Put::Evicted } else { Put::Inserted };
             }
         }
         self.doubt.forget(self.absolute(until), now);
-        // ORDERING: Relaxed; a counter.
-        self.doubt.evictions.fetch_add(1, Ordering::Relaxed);
+        self.doubt.count();
         Put::Dropped
     }
 
@@ -546,165 +491,4 @@ fn victim(place: Place, is_dead: &impl Fn(u64) -> bool) -> Option<(&'static Atom
 }
 
 #[cfg(all(test, not(loom), not(miri)))]
-mod tests {
-    use super::*;
-
-    const BASE: u64 = 1_700_000_000;
-
-    fn table(buckets: usize) -> Fingerprints {
-        Fingerprints::from_parts(
-            mapping::map_slice(buckets).unwrap(),
-            mapping::map_one().unwrap(),
-            BASE,
-        )
-    }
-
-    #[test]
-    fn an_entry_is_known_until_its_end_and_its_grace() {
-        let known = table(4);
-        assert_eq!(known.get(5, BASE, 0), None);
-        assert_eq!(known.put(5, BASE + 100, BASE, 0), Put::Inserted);
-        assert_eq!(known.get(5, BASE + 99, 0), Some(BASE + 100));
-        assert_eq!(known.get(5, BASE + 100, 0), None);
-        assert_eq!(known.get(5, BASE + 159, 60), Some(BASE + 100));
-        assert_eq!(known.get(5, BASE + 160, 60), None);
-    }
-
-    #[test]
-    fn put_sets_and_raise_only_lengthens() {
-        let known = table(4);
-        known.put(5, BASE + 100, BASE, 0);
-        assert_eq!(known.raise(5, BASE + 50, BASE, 0), Put::Updated);
-        assert_eq!(known.get(5, BASE, 0), Some(BASE + 100));
-        assert_eq!(known.raise(5, BASE + 150, BASE, 0), Put::Updated);
-        assert_eq!(known.get(5, BASE, 0), Some(BASE + 150));
-        assert_eq!(known.put(5, BASE + 20, BASE, 0), Put::Updated);
-        assert_eq!(known.get(5, BASE, 0), Some(BASE + 20));
-        assert_eq!(
-            known.put(5, BASE + 90, BASE + 30, 0),
-            Put::Inserted,
-            "it had ended"
-        );
-    }
-
-    #[test]
-    fn copies_left_by_a_race_are_one_to_every_caller() {
-        let known = table(1);
-        for (word, until) in known.buckets[0].0.iter().zip([40, 70]) {
-            word.store(Entry { tag: 9, until }.pack(), Ordering::Relaxed);
-        }
-        assert_eq!(known.get(9, BASE, 0), Some(BASE + 70));
-        known.put(9, BASE + 10, BASE, 0);
-        assert_eq!(known.get(9, BASE, 0), Some(BASE + 10));
-        assert!(known.remove(9));
-        assert_eq!(known.get(9, BASE, 0), None);
-        assert!(!known.remove(9));
-    }
-
-    #[test]
-    fn a_full_table_pushes_out_the_entry_that_ends_first_and_says_so() {
-        let known = table(1);
-        for fp in 1..=8 {
-            assert_eq!(known.put(fp, BASE + 100 + fp, BASE, 0), Put::Inserted);
-        }
-        assert_eq!(
-            (
-                known.evictions(),
-                known.first_eviction(),
-                known.forgotten_until()
-            ),
-            (0, None, 0)
-        );
-        assert_eq!(known.put(9, BASE + 300, BASE + 7, 0), Put::Evicted);
-        assert_eq!(known.get(1, BASE, 0), None);
-        assert!((2..=9).all(|fp| known.get(fp, BASE, 0).is_some()));
-        assert_eq!(known.put(10, BASE + 300, BASE + 8, 0), Put::Evicted);
-        assert_eq!(
-            (
-                known.evictions(),
-                known.first_eviction(),
-                known.last_eviction()
-            ),
-            (2, Some(BASE + 7), Some(BASE + 8))
-        );
-        assert_eq!(known.forgotten_until(), BASE + 102);
-        assert_eq!(
-            known.put(11, BASE + 300, BASE + 103, 0),
-            Put::Inserted,
-            "entry 3 has ended"
-        );
-    }
-
-    #[test]
-    fn times_that_an_entry_cannot_hold_are_cut_towards_knowing() {
-        let known = table(1);
-        known.put(1, u64::MAX, BASE, 0);
-        known.put(2, BASE - 5, BASE, 0);
-        assert_eq!(known.get(1, u64::MAX, 0), Some(NEVER));
-        assert_eq!(known.get(2, BASE, 0), None);
-        assert_eq!(known.get(2, BASE, 1), Some(BASE));
-    }
-
-    #[test]
-    fn the_fingerprint_zero_is_one_like_any_other() {
-        let known = table(2);
-        assert_eq!(known.get(0, BASE, 0), None);
-        known.put(0, BASE + 9, BASE, 0);
-        assert_eq!(known.get(0, BASE, 0), Some(BASE + 9));
-        assert!(known.remove(0));
-        assert_eq!(known.count_live(BASE, 0, 0, 2), (0, 0));
-    }
-
-    #[test]
-    fn live_entries_are_counted_in_parts() {
-        let known = Fingerprints::map(100, BASE).unwrap();
-        assert_eq!((known.slots(), known.buckets()), (200, 25));
-        for fp in 0..60u64 {
-            known.put(fp.wrapping_mul(SPREAD), BASE + 10 + fp % 2, BASE, 0);
-        }
-        let (mut live, mut from) = (0, 0);
-        loop {
-            let (part, next) = known.count_live(BASE + 10, 0, from, 5);
-            live += part;
-            from = next;
-            if next == 0 {
-                break;
-            }
-        }
-        assert_eq!(live, 30);
-        assert_eq!(known.count_live(BASE, 0, 0, usize::MAX), (60, 0));
-        assert_eq!(known.count_live(BASE, 0, 99, 5), (0, 0));
-    }
-
-    #[test]
-    fn a_saved_table_comes_back_under_a_later_base_without_its_dead() {
-        let (old, later) = (table(5), BASE + 1000);
-        let ends = [later - 1, later + 7, later + 8, u64::MAX];
-        for (fp, until) in (0..).map(|n: u64| n.wrapping_mul(SPREAD)).zip(ends) {
-            old.put(fp, until, BASE, 0);
-        }
-        let new = Fingerprints {
-            base: later,
-            ..table(5)
-        };
-        let put_back: usize = (0..9)
-            .filter_map(|bucket| {
-                Some(new.restore_bucket(bucket, old.save_bucket(bucket)?, BASE, later, 0))
-            })
-            .sum();
-        assert_eq!(put_back, 3);
-        let read = [0, 1, 2, 3].map(|n: u64| new.get(n.wrapping_mul(SPREAD), later, 0));
-        assert_eq!(read, [None, Some(later + 7), Some(later + 8), Some(NEVER)]);
-    }
-
-    #[test]
-    fn a_table_of_no_entries_and_one_too_large_are_answered() {
-        assert_eq!(Fingerprints::map(0, BASE).unwrap().slots(), BUCKET_WORDS);
-        assert!(Fingerprints::map(usize::MAX, BASE).is_err());
-        let nothing = Fingerprints::from_parts(&[], mapping::map_one().unwrap(), BASE);
-        assert_eq!(
-            (nothing.put(1, BASE + 1, BASE, 0), nothing.get(1, BASE, 0)),
-            (Put::Dropped, None)
-        );
-    }
-}
+mod tests;

@@ -41,8 +41,11 @@ impl Word {
 
     /// Keeps the larger one.
     pub fn raise(&self, value: u64) {
-        // ORDERING: Relaxed; each word stands for itself.
-        self.0.fetch_max(value, Ordering::Relaxed);
+        // Nearly always it is large enough: a load leaves the cache line shared.
+        if self.get() < value {
+            // ORDERING: Relaxed; each word stands for itself.
+            self.0.fetch_max(value, Ordering::Relaxed);
+        }
     }
 
     /// Sets bits.
@@ -180,6 +183,11 @@ impl Region {
             .read()
             .map(Figures::from_words)
             .unwrap_or_default()
+    }
+
+    /// The rows of the processes there are; beyond them lies untouched memory.
+    pub fn used_rows(&self, processes: usize) -> &[Row] {
+        self.rows.get(..processes.max(1)).unwrap_or(&self.rows)
     }
 
     /// Sets or clears a warning.

@@ -107,7 +107,7 @@ impl Config {
             self.debug, self.workers, self.workers
         ));
         line(
-            "disable_core_dump=yes\nauto_aliases=no\ndns=no\nrev_dns=no\ntcp_accept_no_cl=yes"
+            "disable_core_dump=yes\nexit_timeout=5\nauto_aliases=no\ndns=no\nrev_dns=no\ntcp_accept_no_cl=yes"
                 .into(),
         );
         line(format!(

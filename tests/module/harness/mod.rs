@@ -1,7 +1,8 @@
 //! What the tests in real Kamailio share: the pairs to run on, a server, its RPC, SIP clients, sipp, waiting.
 //! Forbidden here: knowing what memguard should answer; that is the tests' business.
-#![allow(dead_code)] // a toolbox: not every test target of every commit uses every tool
+#![allow(dead_code, unused_imports)] // a toolbox: not every test target of every commit uses every tool
 
+pub mod builder;
 pub mod config;
 pub mod pairs;
 pub mod rpc;

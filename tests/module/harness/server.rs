@@ -1,54 +1,42 @@
 //! A real Kamailio with its own folder, ports and sockets, that is gone when the test is.
 //! Forbidden here: leaving a process, a port or a file behind, also when the test run is killed.
 
-use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::builder::Builder;
 use super::config::{Config, Places};
 use super::pairs::Pair;
 use super::rpc::{self, Fault};
 use super::sip;
-use super::wait::{holds_within, until};
+use super::wait::holds_within;
 
-/// From the start to the first RPC answer; generous, as machines of continuous integration are slow.
-const START_LIMIT: Duration = Duration::from_secs(30);
-/// From SIGTERM to the end.
-const STOP_LIMIT: Duration = Duration::from_secs(20);
-/// Starts again when another process took a port between asking for it and using it.
-const PORT_TRIES: u32 = 3;
+/// From SIGTERM to the end; an orderly end takes some 50 ms.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// How often every process is sent SIGTERM when main's did not reach all.
+const TERMINATE_TRIES: u32 = 3;
 /// Lines of the log that a failing test shows.
 const LOG_TAIL: usize = 40;
-/// The longest path of a Unix socket (sockaddr_un), less the name in the folder.
-const LONGEST_FOLDER: usize = 90;
-
-/// A server that is being described.
-#[derive(Clone, Debug)]
-pub struct Builder {
-    pair: Pair,
-    config: Config,
-    shm_mb: u32,
-    pkg_mb: u32,
-    with_memguard: bool,
-    with_mgtest: bool,
-    arguments: Vec<String>,
-    environment: Vec<(String, String)>,
-    sip: Option<SocketAddr>,
-}
 
 /// A running Kamailio.
 pub struct Server {
     pub pair: Pair,
     pub places: Places,
-    child: Child,
-    /// Every process seen at the last look, so that the end can be checked.
+    main: Main,
+    /// The process group of all its processes.
+    group: i32,
     stopped: Option<ExitStatus>,
+}
+
+/// Kamailio's main process: a child, or a daemon with a watcher that stops it when the test run dies.
+enum Main {
+    Child(Child),
+    Daemon { pid: i32, watcher: Child },
 }
 
 impl Server {
@@ -63,223 +51,44 @@ impl Server {
     }
 }
 
-impl Builder {
-    fn new(pair: &Pair, config: Config) -> Builder {
-        Builder {
-            pair: pair.clone(),
-            config,
-            shm_mb: 16,
-            pkg_mb: 4,
-            with_memguard: true,
-            with_mgtest: false,
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            sip: None,
-        }
-    }
-
-    pub fn shm_mb(mut self, megabytes: u32) -> Builder {
-        self.shm_mb = megabytes;
-        self
-    }
-
-    pub fn pkg_mb(mut self, megabytes: u32) -> Builder {
-        self.pkg_mb = megabytes;
-        self
-    }
-
-    pub fn workers(mut self, count: u32) -> Builder {
-        self.config.workers = count;
-        self
-    }
-
-    /// Plain Kamailio.
-    pub fn without_memguard(mut self) -> Builder {
-        self.with_memguard = false;
-        self
-    }
-
-    /// Loads the test module of tests/module/leaky too.
-    pub fn with_mgtest(mut self) -> Builder {
-        self.with_mgtest = true;
-        self
-    }
-
-    /// A parameter of memguard.
-    pub fn param(mut self, name: &str, value: impl ToString) -> Builder {
-        self.config.param("memguard", name, value);
-        self
-    }
-
-    /// Any change of the configuration.
-    pub fn config(mut self, change: impl FnOnce(&mut Config)) -> Builder {
-        change(&mut self.config);
-        self
-    }
-
-    /// Further command line arguments.
-    pub fn arguments(mut self, words: &[&str]) -> Builder {
-        self.arguments
-            .extend(words.iter().map(|&word| word.to_owned()));
-        self
-    }
-
-    pub fn environment(mut self, name: &str, value: &str) -> Builder {
-        self.environment.push((name.into(), value.into()));
-        self
-    }
-
-    /// The address of another server's SIP socket, to come back after a restart.
-    pub fn at(mut self, sip: SocketAddr) -> Builder {
-        self.sip = Some(sip);
-        self
-    }
-
-    /// Starts, and waits until RPC answers and all processes are there.
-    #[track_caller]
-    pub fn start(&self) -> Server {
-        for _ in 1..PORT_TRIES {
-            match self.try_start() {
-                Ok(server) => return server,
-                Err(log) if self.sip.is_none() && log.contains("Address already in use") => (),
-                Err(log) => panic!("Kamailio did not start:\n{log}"),
-            }
-        }
-        self.try_start()
-            .unwrap_or_else(|log| panic!("Kamailio did not start:\n{log}"))
-    }
-
-    /// As `start`, but a server that does not come up is the end of its log.
-    pub fn try_start(&self) -> Result<Server, String> {
-        let mut server = self.spawn();
-        let up = holds_within(START_LIMIT, || !server.is_alive() || server.is_ready());
-        if up && server.is_alive() {
-            return Ok(server);
-        }
-        let log = server.log_tail();
-        drop(server);
-        Err(log)
-    }
-
-    /// Runs `kamailio -c` on the configuration: whether it is accepted, and what was printed.
-    pub fn check(&self) -> (bool, String) {
-        let places = self.places();
-        let output = self
-            .command(&places)
-            .arg("-c")
-            .output()
-            .expect("kamailio -c runs");
-        let _ = fs::remove_dir_all(&places.folder);
-        let text = [output.stdout, output.stderr].concat();
-        (
-            output.status.success(),
-            String::from_utf8_lossy(&text).into_owned(),
-        )
-    }
-
-    fn spawn(&self) -> Server {
-        let places = self.places();
-        let log = File::create(places.folder.join("log")).expect("the folder is writable");
-        let mut command = self.command(&places);
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log);
-        // SAFETY: setpgid and prctl are async-signal-safe, and the closure touches no memory of the parent.
-        unsafe {
-            command.pre_exec(|| {
-                libc::setpgid(0, 0);
-                // SIGTERM, as the main process then stops all others; SIGKILL would orphan them.
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-                Ok(())
-            });
-        }
-        let child = command.spawn().expect("kamailio can be started");
+impl Server {
+    /// A child that leads its own process group.
+    pub(super) fn of_child(pair: &Pair, places: Places, child: Child) -> Server {
+        let group = pid_of(&child);
         Server {
-            pair: self.pair.clone(),
+            pair: pair.clone(),
             places,
-            child,
+            main: Main::Child(child),
+            group,
             stopped: None,
         }
     }
 
-    fn command(&self, places: &Places) -> Command {
-        let kamailio = &self.pair.kamailio;
-        let mut first = Vec::new();
-        if self.with_memguard {
-            first.push(
-                kamailio
-                    .memguard
-                    .clone()
-                    .expect("memguard.so was built for this version"),
-            );
-        }
-        if self.with_mgtest {
-            first.push(kamailio.mgtest.clone());
-        }
-        let file = places.folder.join("kamailio.cfg");
-        fs::write(&file, self.config.render(places, &kamailio.modules, &first))
-            .expect("the folder is writable");
-        let mut command = Command::new(&kamailio.program);
-        command.arg("-f").arg(file).args(["-DD", "-E"]);
-        command.args([
-            "-m",
-            &self.shm_mb.to_string(),
-            "-M",
-            &self.pkg_mb.to_string(),
-        ]);
-        command.args(["-x", &self.pair.manager, "-X", &self.pair.manager]);
-        command
-            .arg("-Y")
-            .arg(&places.folder)
-            .arg("-w")
-            .arg(&places.folder);
-        command
-            .args(&self.arguments)
-            .envs(self.environment.iter().map(|(n, v)| (n, v)));
-        command
-    }
-
-    fn places(&self) -> Places {
-        Places {
-            folder: new_folder(),
-            sip: self.sip.unwrap_or_else(free_port),
-            http: free_port(),
+    /// A process that is nobody's child.
+    pub(super) fn of_daemon(pair: &Pair, places: Places, pid: i32) -> Server {
+        // The end of its input is the end of the test process, however that came.
+        let words = [
+            "-c",
+            "cat >/dev/null; kill -TERM $0 2>/dev/null",
+            &pid.to_string(),
+        ];
+        let watcher = Command::new("sh")
+            .args(words)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("sh can be started");
+        // SAFETY: getpgid only reads the kernel's table.
+        let group = unsafe { libc::getpgid(pid) };
+        assert!(group > 1, "the daemon {pid} is gone already");
+        Server {
+            pair: pair.clone(),
+            places,
+            main: Main::Daemon { pid, watcher },
+            group,
+            stopped: None,
         }
     }
-}
 
-/// A folder of its own; short, as it holds Unix sockets.
-fn new_folder() -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    // ORDERING: Relaxed; only the number itself must be unique.
-    let name = format!(
-        "k{}-{}",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    );
-    let mut folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
-    if folder.as_os_str().len() > LONGEST_FOLDER {
-        folder = std::env::temp_dir().join(format!("memguard-{name}"));
-    }
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("the folder for temporary files is writable");
-    folder
-}
-
-/// A loopback port that is free for UDP and TCP now.
-pub fn free_port() -> SocketAddr {
-    for _ in 0..100 {
-        let udp = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
-        let address = udp.local_addr().expect("a bound socket has an address");
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
-    panic!("no port is free for both UDP and TCP");
-}
-
-impl Server {
     pub fn sip(&self) -> SocketAddr {
         self.places.sip
     }
@@ -290,7 +99,10 @@ impl Server {
 
     /// The main process.
     pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).expect("a pid fits")
+        match &self.main {
+            Main::Child(child) => pid_of(child),
+            Main::Daemon { pid, .. } => *pid,
+        }
     }
 
     /// A UDP client of this server.
@@ -344,23 +156,25 @@ impl Server {
 
     /// All processes of this server, from the kernel.
     pub fn pids(&self) -> Vec<i32> {
-        let group = self.pid();
         let entries = fs::read_dir("/proc").expect("/proc is there").flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         // SAFETY: getpgid only reads the kernel's table.
-        pids.filter(|&pid| unsafe { libc::getpgid(pid) } == group)
+        pids.filter(|&pid| unsafe { libc::getpgid(pid) } == self.group)
             .collect()
     }
 
     pub fn is_alive(&mut self) -> bool {
         if self.stopped.is_none() {
-            self.stopped = self.child.try_wait().expect("the child is ours");
+            self.stopped = match &mut self.main {
+                Main::Child(child) => child.try_wait().expect("the child is ours"),
+                Main::Daemon { pid, .. } => (!is_running(*pid)).then(|| ExitStatus::from_raw(0)),
+            };
         }
         self.stopped.is_none()
     }
 
     /// RPC answers and the last process of the start-up (the TCP main process) is there.
-    fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         self.places.jsonrpc().exists()
             && self
                 .processes()
@@ -373,26 +187,59 @@ impl Server {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn log_tail(&self) -> String {
+    pub(super) fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
     }
 
-    /// Stops as an operator does; the main process's exit status.
+    /// Stops as an operator does; the main process's exit status (of a daemon only: that it ended).
     #[track_caller]
     pub fn stop(mut self) -> ExitStatus {
-        self.signal(libc::SIGTERM);
-        until(STOP_LIMIT, "Kamailio stops on SIGTERM", || !self.is_alive());
+        assert!(self.terminate(), "Kamailio stops on SIGTERM");
         self.stopped.unwrap_or_else(|| ExitStatus::from_raw(0))
     }
 
-    fn signal(&self, signal: i32) {
+    /// SIGTERM to main, as an operator does. A process that Kamailio has just forked still has main's handler and
+    /// loses main's SIGTERM, and main then waits for it (up to `ser_kill_timeout`, 60 s): so a second one goes to
+    /// all. A process that died with a lock leaves the others waiting for it: they are killed, and that is said.
+    fn terminate(&mut self) -> bool {
+        self.signal(self.pid(), libc::SIGTERM);
+        for _ in 0..TERMINATE_TRIES {
+            if holds_within(STOP_LIMIT, || !self.is_alive()) {
+                return true;
+            }
+            self.pids()
+                .iter()
+                .for_each(|&pid| self.signal(pid, libc::SIGTERM));
+        }
+        println!("-- Kamailio does not stop on repeated SIGTERM; its workers are killed");
+        let main = self.pid();
+        let workers = self.pids().into_iter().filter(|&pid| pid != main);
+        workers.for_each(|pid| self.signal(pid, libc::SIGKILL));
+        holds_within(STOP_LIMIT, || !self.is_alive())
+    }
+
+    fn signal(&self, pid: i32, signal: i32) {
         if self.stopped.is_none() {
-            // SAFETY: the child has not been waited for, so its pid is still its own.
-            unsafe { libc::kill(self.pid(), signal) };
+            // SAFETY: main has not been waited for, so its pid and its group's are still its own.
+            unsafe { libc::kill(pid, signal) };
         }
     }
+}
+
+fn pid_of(child: &Child) -> i32 {
+    i32::try_from(child.id()).expect("a pid fits")
+}
+
+/// Whether the process exists and is not only waiting to be collected.
+pub fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.trim_start().chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
 }
 
 impl Drop for Server {
@@ -405,17 +252,21 @@ impl Drop for Server {
             );
         }
         if self.is_alive() {
-            self.signal(libc::SIGCONT);
-            self.signal(libc::SIGTERM);
-            holds_within(STOP_LIMIT, || !self.is_alive());
+            self.signal(-self.group, libc::SIGCONT);
+            self.terminate();
         }
         // What is left of the group: workers whose main process died, or everything after a hang.
         for pid in self.pids() {
             // SAFETY: the pid was just read as a member of the group that spawn() made.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
-        if self.stopped.is_none() {
-            let _ = self.child.wait();
+        match &mut self.main {
+            Main::Child(child) if self.stopped.is_none() => drop(child.wait()),
+            Main::Child(_) => (),
+            Main::Daemon { watcher, .. } => {
+                let _ = watcher.kill();
+                let _ = watcher.wait();
+            }
         }
         let _ = fs::remove_dir_all(&self.places.folder);
     }

@@ -221,12 +221,13 @@ static pv_export_t pvs[] = {
 
 /* ---- RPC: runs in the RPC process (ctl, jsonrpcs), or in a SIP worker through xhttp ---- */
 
-static void add_info(rpc_t *rpc, void *ctx, struct mem_info *m)
+static void add_info(
+		rpc_t *rpc, void *ctx, const char *manager, struct mem_info *m)
 {
 	void *answer;
 	if(rpc->add(ctx, "{", &answer) < 0)
 		return;
-	rpc->struct_add(answer, "ddJJJJJJ", "pid", (int)getpid(), "index",
+	rpc->struct_add(answer, "sddJJJJJJ", "manager", manager, "pid", (int)getpid(), "index",
 			process_no, "total", (unsigned long long)m->total_size, "free",
 			(unsigned long long)m->free_size, "used",
 			(unsigned long long)m->used_size, "real_used",
@@ -240,7 +241,7 @@ static void rpc_pkg_info(rpc_t *rpc, void *ctx)
 	struct mem_info m;
 	memset(&m, 0, sizeof(m));
 	pkg_info(&m);
-	add_info(rpc, ctx, &m);
+	add_info(rpc, ctx, _pkg_root.mname, &m);
 }
 
 static void rpc_shm_info(rpc_t *rpc, void *ctx)
@@ -248,7 +249,7 @@ static void rpc_shm_info(rpc_t *rpc, void *ctx)
 	struct mem_info m;
 	memset(&m, 0, sizeof(m));
 	shm_info(&m);
-	add_info(rpc, ctx, &m);
+	add_info(rpc, ctx, _shm_root.mname, &m);
 }
 
 static void rpc_hold_shm(rpc_t *rpc, void *ctx)
