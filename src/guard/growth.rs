@@ -19,7 +19,13 @@ pub struct Minima<const N: usize> {
 impl<const N: usize> Minima<N> {
     /// Windows of `span`, none of them complete.
     pub fn new(span: u64) -> Minima<N> {
-        Minima { span: span.max(1), done: [0; N], len: 0, since: None, least: i64::MAX }
+        Minima {
+            span: span.max(1),
+            done: [0; N],
+            len: 0,
+            since: None,
+            least: i64::MAX,
+        }
     }
 
     /// Takes a value at a time (or sample number) that never falls; says whether a window was completed by it.
@@ -72,13 +78,18 @@ impl<const N: usize> Minima<N> {
         }
         let last = all.len() - 1;
         let ends = [(0, third), (third, last - third), (last - third, last)];
-        ends.iter().filter_map(|&(from, to)| slope(all.get(from..=to)?, self.span)).reduce(f64::min)
+        ends.iter()
+            .filter_map(|&(from, to)| slope(all.get(from..=to)?, self.span))
+            .reduce(f64::min)
     }
 }
 
 fn slope(minima: &[i64], span: u64) -> Option<f64> {
     let (first, last) = (minima.first()?, minima.last()?);
-    let steps = u64::try_from(minima.len()).ok()?.checked_sub(1).filter(|n| *n > 0)?;
+    let steps = u64::try_from(minima.len())
+        .ok()?
+        .checked_sub(1)
+        .filter(|n| *n > 0)?;
     Some(finite((last - first) as f64 / (steps * span) as f64))
 }
 
@@ -108,7 +119,13 @@ impl Growth {
 
     /// Back from [`Growth::to_array`].
     pub fn from_array([now, steady, m1, m10, m60]: [f64; Self::WORDS]) -> Growth {
-        Growth { now, steady, m1, m10, m60 }
+        Growth {
+            now,
+            steady,
+            m1,
+            m10,
+            m60,
+        }
     }
 
     /// Of two sites that are one in reports.
@@ -134,7 +151,11 @@ pub struct Trail {
 
 impl Default for Trail {
     fn default() -> Trail {
-        Trail { fine: Minima::new(5 * MS), middle: Minima::new(60 * MS), coarse: Minima::new(300 * MS) }
+        Trail {
+            fine: Minima::new(5 * MS),
+            middle: Minima::new(60 * MS),
+            coarse: Minima::new(300 * MS),
+        }
     }
 }
 
@@ -149,10 +170,17 @@ impl Trail {
     /// What it says.
     pub fn growth(&self) -> Growth {
         let per_second = |slope: Option<f64>| slope.map_or(0.0, |s| s * MS as f64);
-        let (m1, m10) = (per_second(self.fine.slope()), per_second(self.middle.slope()));
+        let (m1, m10) = (
+            per_second(self.fine.slope()),
+            per_second(self.middle.slope()),
+        );
         // From four whole minutes on, minutes say more than seconds.
         let has_minutes = self.middle.complete_ones().len() >= 4;
-        let steady = if has_minutes { self.middle.steady() } else { self.fine.steady() };
+        let steady = if has_minutes {
+            self.middle.steady()
+        } else {
+            self.fine.steady()
+        };
         Growth {
             now: if has_minutes { m10 } else { m1 },
             steady: per_second(steady),
@@ -217,7 +245,11 @@ pub struct LeakWatch {
 impl LeakWatch {
     /// Windows of so many samples for the suspicion and for the confirmation.
     pub fn new(short: u64, long: u64) -> LeakWatch {
-        LeakWatch { short: Minima::new(short), long: Minima::new(long), state: Leak::None }
+        LeakWatch {
+            short: Minima::new(short),
+            long: Minima::new(long),
+            state: Leak::None,
+        }
     }
 
     /// For a private pool: 60 and 300 samples (10 minutes, an hour). What a worker keeps for itself has no reason to
@@ -237,7 +269,8 @@ impl LeakWatch {
         let is_new = self.short.feed(sample, live) | self.long.feed(sample, live);
         if is_new {
             let (short, long) = (self.short.complete_ones(), self.long.complete_ones());
-            let has_ended = short.len() > QUIET && short.windows(2).rev().take(QUIET).all(|w| w[1] <= w[0]);
+            let has_ended =
+                short.len() > QUIET && short.windows(2).rev().take(QUIET).all(|w| w[1] <= w[0]);
             self.state = match self.state {
                 _ if has_ended => Leak::None,
                 _ if goes_on(long) => Leak::Confirmed,
@@ -255,7 +288,9 @@ impl LeakWatch {
 }
 
 fn goes_on(minima: &[i64]) -> bool {
-    let (Some(first), Some(last)) = (minima.first(), minima.last()) else { return false };
+    let (Some(first), Some(last)) = (minima.first(), minima.last()) else {
+        return false;
+    };
     let third = WINDOWS / 3;
     let rise = |from: usize| match (minima.get(from), minima.get(from + third)) {
         (Some(a), Some(b)) => b - a,
@@ -283,16 +318,31 @@ mod tests {
     fn a_steady_leak_shows_its_rate_on_every_horizon() {
         for minutes in [1, 3, 12, 70] {
             let growth = trail(minutes, |s| 5000 + 700 * s as i64);
-            assert!((growth.now - 700.0).abs() < 1.0 && (growth.steady - 700.0).abs() < 1.0, "{minutes}: {growth:?}");
+            assert!(
+                (growth.now - 700.0).abs() < 1.0 && (growth.steady - 700.0).abs() < 1.0,
+                "{minutes}: {growth:?}"
+            );
         }
         let growth = trail(70, |s| 700 * s as i64);
-        assert!([growth.m1, growth.m10, growth.m60].iter().all(|g| (g - 700.0).abs() < 1.0), "{growth:?}");
+        assert!(
+            [growth.m1, growth.m10, growth.m60]
+                .iter()
+                .all(|g| (g - 700.0).abs() < 1.0),
+            "{growth:?}"
+        );
     }
 
     #[test]
     fn load_that_comes_and_goes_is_no_growth() {
         // each second the bytes in use jump about, and fall back to the base in every window
-        let growth = trail(20, |s| 1_000_000 + if s % 4 == 0 { 0 } else { (s as i64 * 7919) % 500_000 });
+        let growth = trail(20, |s| {
+            1_000_000
+                + if s % 4 == 0 {
+                    0
+                } else {
+                    (s as i64 * 7919) % 500_000
+                }
+        });
         assert_eq!(growth, Growth::default());
     }
 
@@ -312,7 +362,9 @@ mod tests {
 
     fn watched(samples: u64, live: impl Fn(u64) -> i64) -> Vec<Leak> {
         let mut watch = LeakWatch::pkg();
-        (0..samples).map(|sample| watch.feed(sample, live(sample))).collect()
+        (0..samples)
+            .map(|sample| watch.feed(sample, live(sample)))
+            .collect()
     }
 
     #[test]
@@ -327,7 +379,12 @@ mod tests {
     fn what_levels_off_is_no_leak() {
         let warm_up = |s: u64| (1_000_000.0 * (1.0 - (-(s as f64) / 200.0).exp())) as i64;
         assert!(watched(4000, warm_up).iter().all(|s| *s == Leak::None));
-        assert!(watched(4000, |s| (s as i64).min(600) * 1000).iter().all(|s| *s == Leak::None), "fills in 10 minutes");
+        assert!(
+            watched(4000, |s| (s as i64).min(600) * 1000)
+                .iter()
+                .all(|s| *s == Leak::None),
+            "fills in 10 minutes"
+        );
         let tide = |s: u64| (1_000_000.0 * (1.0 + (s as f64 / 500.0).sin())) as i64;
         assert!(watched(8000, tide).iter().all(|s| *s == Leak::None));
     }
@@ -343,9 +400,17 @@ mod tests {
     fn a_clock_that_is_set_back_does_not_stop_the_trail() {
         let mut trail = Trail::default();
         for second in 0..200u64 {
-            let now = if second < 100 { 1_000_000 + second * 1000 } else { second * 1000 };
+            let now = if second < 100 {
+                1_000_000 + second * 1000
+            } else {
+                second * 1000
+            };
             trail.feed(now, 10 * second as i64);
         }
-        assert!((trail.growth().m1 - 10.0).abs() < 1.0, "{:?}", trail.growth());
+        assert!(
+            (trail.growth().m1 - 10.0).abs() < 1.0,
+            "{:?}",
+            trail.growth()
+        );
     }
 }

@@ -46,11 +46,17 @@ pub fn merged(sites: impl IntoIterator<Item = Site>) -> Vec<Site> {
     let mut found: Vec<Site> = Vec::new();
     let mut index: HashMap<(usize, String, u32, String, String), usize> = HashMap::new();
     for site in sites {
-        if site.allocations == 0 && site.live_bytes == 0 && site.failures == 0 && site.unbooked == 0 {
+        if site.allocations == 0 && site.live_bytes == 0 && site.failures == 0 && site.unbooked == 0
+        {
             continue;
         }
-        let key =
-            (site.pool.index(), site.file.clone(), site.line, site.function.clone(), site.module.clone());
+        let key = (
+            site.pool.index(),
+            site.file.clone(),
+            site.line,
+            site.function.clone(),
+            site.module.clone(),
+        );
         match index.get(&key).and_then(|at| found.get_mut(*at)) {
             Some(known) => {
                 known.live_bytes += site.live_bytes;
@@ -84,7 +90,13 @@ pub fn rank(sites: &mut [Site], by: Option<By>) {
     let down = |a: f64, b: f64| b.total_cmp(&a);
     match by {
         None => sites.sort_by(|a, b| {
-            let significant = |s: &Site| if rising(s) < LEAST_GROWTH { 0.0 } else { rising(s) };
+            let significant = |s: &Site| {
+                if rising(s) < LEAST_GROWTH {
+                    0.0
+                } else {
+                    rising(s)
+                }
+            };
             down(significant(a), significant(b)).then(live(a).cmp(&live(b)))
         }),
         Some(By::Live) => sites.sort_by_key(live),
@@ -98,7 +110,8 @@ pub fn rank(sites: &mut [Site], by: Option<By>) {
 
 /// Whether a filter lets a site pass (the worker is the caller's to choose).
 pub fn passes(site: &Site, filter: &Filter) -> bool {
-    filter.pool.is_none_or(|pool| pool == site.pool) && filter.module.is_none_or(|module| module == site.module)
+    filter.pool.is_none_or(|pool| pool == site.pool)
+        && filter.module.is_none_or(|module| module == site.module)
 }
 
 /// What one module holds in one pool.
@@ -120,7 +133,10 @@ pub struct Module {
 pub fn by_module(sites: &[Site]) -> Vec<Module> {
     let mut found: Vec<Module> = Vec::new();
     for site in sites {
-        match found.iter_mut().find(|m| m.pool == site.pool && m.module == site.module) {
+        match found
+            .iter_mut()
+            .find(|m| m.pool == site.pool && m.module == site.module)
+        {
             Some(module) => {
                 module.live_bytes += site.live_bytes;
                 module.live_blocks += site.live_blocks;
@@ -154,7 +170,11 @@ mod tests {
             live_blocks: 1,
             allocated_bytes: live.unsigned_abs(),
             allocations: 1,
-            growth: Some(Growth { now: steady, steady, ..Growth::default() }),
+            growth: Some(Growth {
+                now: steady,
+                steady,
+                ..Growth::default()
+            }),
             failures: 0,
             unbooked: 0,
         }
@@ -164,15 +184,27 @@ mod tests {
     fn equal_text_is_one_site_and_other_text_is_not() {
         let mut other_pool = site("a.c", 1, 7, 0.0);
         other_pool.pool = Pool::Shm;
-        let all = merged([site("a.c", 1, 10, 1.0), site("a.c", 2, 20, 0.0), site("a.c", 1, 5, 2.0), other_pool]);
-        let seen: Vec<_> = all.iter().map(|s| (s.line, s.live_bytes, s.live_blocks)).collect();
+        let all = merged([
+            site("a.c", 1, 10, 1.0),
+            site("a.c", 2, 20, 0.0),
+            site("a.c", 1, 5, 2.0),
+            other_pool,
+        ]);
+        let seen: Vec<_> = all
+            .iter()
+            .map(|s| (s.line, s.live_bytes, s.live_blocks))
+            .collect();
         assert_eq!(seen, [(1, 15, 2), (2, 20, 1), (1, 7, 1)]);
         assert_eq!(all[0].growth.map(|g| g.steady), Some(3.0));
     }
 
     #[test]
     fn what_rises_all_the_time_comes_before_what_is_large() {
-        let mut all = vec![site("large", 1, 1_000_000, 0.001), site("leak", 1, 500, 12.0), site("small", 1, 3, -5.0)];
+        let mut all = vec![
+            site("large", 1, 1_000_000, 0.001),
+            site("leak", 1, 500, 12.0),
+            site("small", 1, 3, -5.0),
+        ];
         rank(&mut all, None);
         let order: Vec<_> = all.iter().map(|s| s.file.as_str()).collect();
         assert_eq!(order, ["leak", "large", "small"]);
@@ -192,13 +224,19 @@ mod tests {
     #[test]
     fn modules_are_sums_of_their_sites() {
         let modules = by_module(&[site("a.c", 1, 10, 1.0), site("b.c", 1, 20, 2.0)]);
-        assert_eq!((modules.len(), modules[0].live_bytes, modules[0].live_blocks), (1, 30, 2));
+        assert_eq!(
+            (modules.len(), modules[0].live_bytes, modules[0].live_blocks),
+            (1, 30, 2)
+        );
         assert_eq!(modules[0].growth.map(|g| g.steady), Some(3.0));
     }
 
     #[test]
     fn the_module_before_the_file_is_not_shown_twice() {
-        assert_eq!(file_name("core: core/parser/msg_parser.c"), "core/parser/msg_parser.c");
+        assert_eq!(
+            file_name("core: core/parser/msg_parser.c"),
+            "core/parser/msg_parser.c"
+        );
         assert_eq!(file_name("htable.c"), "htable.c");
     }
 }

@@ -67,7 +67,11 @@ impl Growths {
     /// One sample, after the rows' own figures were taken. `bindings` are the known ones.
     pub fn tick(&mut self, region: &Region, processes: usize, bindings: u64, now_ms: u64) {
         if processes != self.processes {
-            *self = Growths { processes, changed_ms: now_ms, ..Growths::new() };
+            *self = Growths {
+                processes,
+                changed_ms: now_ms,
+                ..Growths::new()
+            };
         }
         if now_ms.saturating_sub(self.changed_ms) < SETTLE_MS && now_ms >= self.changed_ms {
             return;
@@ -96,7 +100,9 @@ impl Growths {
             worker.trail.feed(now_ms, live);
             worker.messages.feed(now_ms, row.sip.messages.get() as i64);
             worker.pkg.feed(self.sample, live);
-            worker.private.feed(self.sample, row.private_bytes.get() as i64);
+            worker
+                .private
+                .feed(self.sample, row.private_bytes.get() as i64);
             let (growth, rate) = (worker.trail.growth().now, worker.messages.growth().now);
             row.set_growth(growth, if rate > 0.0 { growth / rate } else { 0.0 });
             row.set_leak(worker.pkg.state().max(worker.private.state()));
@@ -106,11 +112,16 @@ impl Growths {
     fn sites(&mut self, region: &Region, sites: &Sites, bindings: u64, now_ms: u64) {
         let rows = region.used_rows(self.processes);
         let total = |f: &dyn Fn(&Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add) as i64;
-        self.messages.feed(now_ms, total(&|row| row.sip.messages.get()));
-        self.registers.feed(now_ms, total(&|row| row.sip.received.sum()));
+        self.messages
+            .feed(now_ms, total(&|row| row.sip.messages.get()));
+        self.registers
+            .feed(now_ms, total(&|row| row.sip.received.sum()));
         sites.set_rates(self.messages.growth().now, self.registers.growth().now);
         let sums = sites.sums(self.processes);
-        self.sites.resize_with(sums.len(), || Site { trail: Trail::default(), watch: LeakWatch::slow() });
+        self.sites.resize_with(sums.len(), || Site {
+            trail: Trail::default(),
+            watch: LeakWatch::slow(),
+        });
         let weighed = bindings.saturating_mul(BINDING) as i64;
         let is_explained = self.bindings.feed(self.looks, weighed) != Leak::None;
         for (index, (site, sum)) in self.sites.iter_mut().zip(&sums).enumerate() {
@@ -130,7 +141,10 @@ impl Growths {
 /// Marks the workers that hold their share of a leaking shm site.
 fn blame(region: &Region, sites: &Sites, index: usize, live: i64, leak: Leak, processes: usize) {
     for (process, row) in region.rows.iter().enumerate().take(processes) {
-        let own = sites.table(process).and_then(|table| table.get(index)).map_or(0, |c| c.tally().live_bytes());
+        let own = sites
+            .table(process)
+            .and_then(|table| table.get(index))
+            .map_or(0, |c| c.tally().live_bytes());
         if own > live / SHARE {
             row.set_leak(row.leak().max(leak));
         }

@@ -206,8 +206,17 @@ impl PoolView {
     fn header(&self, block: *mut c_void) -> Block {
         let at = |back: usize| block.cast::<u8>().wrapping_sub(back);
         // SAFETY: as in size_of: words of the same header.
-        let (file, line) = unsafe { (*at(self.file_back).cast::<usize>(), *at(self.line_back).cast::<u32>()) };
-        Block { size: self.size_of(block), file, line }
+        let (file, line) = unsafe {
+            (
+                *at(self.file_back).cast::<usize>(),
+                *at(self.line_back).cast::<u32>(),
+            )
+        };
+        Block {
+            size: self.size_of(block),
+            file,
+            line,
+        }
     }
 
     /// Header of a block that is about to be freed; `None` when it is not this pool's or is free already.
@@ -313,7 +322,13 @@ impl Change {
 }
 
 fn pkg_changed(change: Change, block: Block) {
-    owners::pkg_changed(change.grown, change.shrunk, change.unbooked, block.file, block.line);
+    owners::pkg_changed(
+        change.grown,
+        change.shrunk,
+        change.unbooked,
+        block.file,
+        block.line,
+    );
     bump(&LOCAL.pkg.bytes_allocated, change.grown);
     bump(&LOCAL.pkg.bytes_freed, change.shrunk);
     bump(&LOCAL.pkg.unbooked, change.unbooked);
@@ -371,12 +386,24 @@ fn shm_freed(block: Block) {
 
 #[cold]
 fn shm_failed(size: usize, caller: &Caller) {
-    owners::shm_failed(size as u64, caller, state::now_ms() / 1000, thread_pointer());
+    owners::shm_failed(
+        size as u64,
+        caller,
+        state::now_ms() / 1000,
+        thread_pointer(),
+    );
     on_shm_totals!(|totals| totals.failures.add(1));
 }
 
 fn shm_changed(change: Change, block: Block) {
-    owners::shm_changed(change.grown, change.shrunk, change.unbooked, block.file, block.line, thread_pointer());
+    owners::shm_changed(
+        change.grown,
+        change.shrunk,
+        change.unbooked,
+        block.file,
+        block.line,
+        thread_pointer(),
+    );
     on_shm_totals!(|totals| {
         totals.bytes_allocated.add(change.grown);
         totals.bytes_freed.add(change.shrunk);
@@ -401,7 +428,12 @@ macro_rules! wrap_malloc {
             };
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, size, file, func, line, mname) };
-            let caller = Caller { file, func, line, module: mname };
+            let caller = Caller {
+                file,
+                func,
+                line,
+                module: mname,
+            };
             if got.is_null() {
                 $failed(size, &caller);
             } else {
@@ -459,7 +491,12 @@ macro_rules! wrap_realloc {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return ptr::null_mut();
             };
-            let caller = Caller { file, func, line, module: mname };
+            let caller = Caller {
+                file,
+                func,
+                line,
+                module: mname,
+            };
             let before = LOCAL.$pool.get().if_live(pointer);
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, pointer, size, file, func, line, mname) };
@@ -476,7 +513,9 @@ macro_rules! wrap_realloc {
             let after = LOCAL.$pool.get().header(got);
             match before {
                 // In place the block keeps the place that allocated it (fm, qm and tlsf `*_realloc`).
-                Some(before) if got == pointer && (before.file, before.line) == (after.file, after.line) => {
+                Some(before)
+                    if got == pointer && (before.file, before.line) == (after.file, after.line) =>
+                {
                     let change = Change::of(&LOCAL.$pool.get(), before.size, after.size, false);
                     $changed(change, before);
                 }
@@ -593,7 +632,12 @@ unsafe extern "C" fn shm_resize(
     let Some(real) = LOCAL.shm_real.get().resize else {
         return ptr::null_mut();
     };
-    let caller = Caller { file, func, line, module: mname };
+    let caller = Caller {
+        file,
+        func,
+        line,
+        module: mname,
+    };
     let before = LOCAL.shm_pool.get().if_live(pointer);
     // SAFETY: the manager's own function with its own arguments.
     let got = unsafe { real(block, pointer, size, file, func, line, mname) };
@@ -730,7 +774,8 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
         let booked = PoolView::read(pool.used).wrapping_sub(before);
         let header = pool.if_live(p);
         let live = header.is_some_and(|h| h.size == size);
-        pool.knows_places = header.is_some_and(|h| h.file == TRIAL as usize && h.line == TRIAL_LINE);
+        pool.knows_places =
+            header.is_some_and(|h| h.file == TRIAL as usize && h.line == TRIAL_LINE);
         let mut fits =
             live && booked == size && (TRIAL_BYTES as u64..TRIAL_LARGEST).contains(&size);
         if fits {
@@ -781,8 +826,12 @@ unsafe fn seed(
             list(block, &mut root);
             let mut next = root.cast::<sys::mem_counter>();
             while let Some(entry) = next.as_ref() {
-                let caller =
-                    Caller { file: entry.file, func: entry.func, line: entry.line as u32, module: entry.mname };
+                let caller = Caller {
+                    file: entry.file,
+                    func: entry.func,
+                    line: entry.line as u32,
+                    module: entry.mname,
+                };
                 let blocks = entry.count as u64;
                 owners::seed(pool_name, Some(&caller), blocks, entry.size);
                 older.blocks = older.blocks.wrapping_add(blocks);
@@ -847,7 +896,13 @@ pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Resul
         if let (Some(sites), true) = (sites, pool.knows_places) {
             owners::start(sites, thread_pointer());
         }
-        let older = seed(SitePool::Pkg, &pool, api.xmodstats, api.xfmodstats, api.mem_block);
+        let older = seed(
+            SitePool::Pkg,
+            &pool,
+            api.xmodstats,
+            api.xfmodstats,
+            api.mem_block,
+        );
         LOCAL.pkg.allocs.set(older.blocks);
         LOCAL.pkg.bytes_allocated.set(older.bytes);
         LOCAL.pkg.unbooked.set(older.unbooked);
@@ -901,7 +956,13 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
         if !pool.knows_places {
             owners::stop();
         }
-        let older = seed(SitePool::Shm, &pool, api.xmodstats, api.xfmodstats, api.mem_block);
+        let older = seed(
+            SitePool::Shm,
+            &pool,
+            api.xmodstats,
+            api.xfmodstats,
+            api.mem_block,
+        );
         if let Some(row) = rows.first() {
             row.shm.allocs.add(older.blocks);
             row.shm.bytes_allocated.add(older.bytes);

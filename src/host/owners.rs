@@ -18,7 +18,8 @@ use std::ptr;
 
 use super::sys;
 use crate::shared::sites::{
-    Counts, FILE_BYTES, FUNC_BYTES, Key, MODULE_BYTES, SITES, SitePool, Sites, Table, Texts, Writer, before_row,
+    Counts, FILE_BYTES, FUNC_BYTES, Key, MODULE_BYTES, SITES, SitePool, Sites, Table, Texts,
+    Writer, before_row,
 };
 
 /// The place arguments of an allocation call (core/mem/memapi.h, DBG_SR_MEMORY).
@@ -93,7 +94,9 @@ fn own_table(sites: &'static Sites) -> Option<&'static Table> {
 #[cold]
 #[inline(never)]
 fn adopt(sites: &'static Sites, process: i32) -> Option<&'static Table> {
-    let table = usize::try_from(process).ok().and_then(|process| sites.table(process));
+    let table = usize::try_from(process)
+        .ok()
+        .and_then(|process| sites.table(process));
     LOCAL.process.set(process);
     LOCAL.table.set(table.map_or(ptr::null(), ptr::from_ref));
     if let Some(table) = table {
@@ -150,13 +153,19 @@ fn insert(sites: &'static Sites, key: Key, caller: &Caller) -> usize {
             text(caller.module, MODULE_BYTES),
         )
     };
-    let file = file.get(file.len().saturating_sub(FILE_BYTES)..).unwrap_or(file);
+    let file = file
+        .get(file.len().saturating_sub(FILE_BYTES)..)
+        .unwrap_or(file);
     sites.insert(key, Texts { file, func, module })
 }
 
 #[inline(always)]
 fn index_of(sites: &'static Sites, pool: SitePool, caller: &Caller) -> usize {
-    let key = Key { pool, file: caller.file as usize, line: caller.line };
+    let key = Key {
+        pool,
+        file: caller.file as usize,
+        line: caller.line,
+    };
     match sites.find(key) {
         Some(index) => index,
         None => insert(sites, key, caller),
@@ -165,7 +174,9 @@ fn index_of(sites: &'static Sites, pool: SitePool, caller: &Caller) -> usize {
 
 #[inline(always)]
 fn index_of_block(sites: &'static Sites, pool: SitePool, file: usize, line: u32) -> usize {
-    sites.find(Key { pool, file, line }).unwrap_or_else(|| sites.unknown(pool))
+    sites
+        .find(Key { pool, file, line })
+        .unwrap_or_else(|| sites.unknown(pool))
 }
 
 /// A block of the private pool was allocated.
@@ -217,7 +228,11 @@ pub fn pkg_failed(size: u64, caller: &Caller, now_s: u64) {
 
 /// The row that this thread counts shm in, and how.
 #[inline(always)]
-fn shm_row(sites: &'static Sites, index: usize, thread: usize) -> Option<(&'static Counts, Writer)> {
+fn shm_row(
+    sites: &'static Sites,
+    index: usize,
+    thread: usize,
+) -> Option<(&'static Counts, Writer)> {
     if thread == LOCAL.main_thread.get() {
         Some((own_table(sites)?.get(index)?, Writer::Only))
     } else {

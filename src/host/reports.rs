@@ -232,7 +232,10 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
             ("peak", bytes(shm_peak(region))),
             ("largest_free", bytes(hooks::shm_largest_free())),
             ("fragments", Node::Count(shm.fragments)),
-            ("growth", real(owners::sites().map_or(0.0, |s| growth::of_shm(s).now))),
+            (
+                "growth",
+                real(owners::sites().map_or(0.0, |s| growth::of_shm(s).now)),
+            ),
             ("drift", Node::Signed(shm.used.wrapping_sub(live) as i64)),
             ("unbooked", bytes(sum.unbooked)),
             (
@@ -303,7 +306,10 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
             filters::Workers::Pid(pid) => process.pid == pid,
             filters::Workers::Rank(rank) => process.rank == rank,
             filters::Workers::Index(wanted) => *index == wanted as usize,
-            filters::Workers::Leaking => region.rows.get(*index).is_some_and(|r| r.leak() != Leak::None),
+            filters::Workers::Leaking => region
+                .rows
+                .get(*index)
+                .is_some_and(|r| r.leak() != Leak::None),
         })
         .filter_map(|(index, process)| {
             let row = region.rows.get(index)?;

@@ -161,7 +161,12 @@ impl Sampler {
         let os = self.sample_os(now);
         self.sample_rates(now, elapsed);
         self.sample_tables(now);
-        self.growths.tick(self.region, hooks::processes(), self.figures.known_bindings, now);
+        self.growths.tick(
+            self.region,
+            hooks::processes(),
+            self.figures.known_bindings,
+            now,
+        );
         let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
         self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
         let worst = self.sample_shed(memory, now);

@@ -50,19 +50,34 @@ fn site(sites: &Sites, index: usize, tally: &Tally, growth: Option<Growth>) -> O
 
 /// What one worker counted, or all processes together.
 fn tallies(sites: &Sites, worker: Option<u32>) -> Result<Vec<Tally>, Fault> {
-    let Some(index) = worker else { return Ok(sites.sums(hooks::processes())) };
-    let table = sites.table(index as usize).filter(|_| (index as usize) < hooks::processes());
-    let table = table.ok_or_else(|| Fault::unknown(format!("there is no worker with index {index}; see core.psx")))?;
-    Ok(table.iter().take(sites.count()).map(|counts| counts.tally()).collect())
+    let Some(index) = worker else {
+        return Ok(sites.sums(hooks::processes()));
+    };
+    let table = sites
+        .table(index as usize)
+        .filter(|_| (index as usize) < hooks::processes());
+    let table = table.ok_or_else(|| {
+        Fault::unknown(format!(
+            "there is no worker with index {index}; see core.psx"
+        ))
+    })?;
+    Ok(table
+        .iter()
+        .take(sites.count())
+        .map(|counts| counts.tally())
+        .collect())
 }
 
 /// The sites that a filter lets pass, merged by text.
 fn found(sites: &Sites, filter: &Filter) -> Result<Vec<Site>, Fault> {
     let tallies = tallies(sites, filter.worker)?;
     let all = tallies.iter().enumerate().filter_map(|(index, tally)| {
-        let is_active = tally.allocs != 0 || tally.frees != 0 || tally.failures != 0 || tally.unbooked != 0;
+        let is_active =
+            tally.allocs != 0 || tally.frees != 0 || tally.failures != 0 || tally.unbooked != 0;
         let growth = filter.worker.is_none().then(|| sites.growth(index));
-        is_active.then(|| site(sites, index, tally, growth)).flatten()
+        is_active
+            .then(|| site(sites, index, tally, growth))
+            .flatten()
     });
     let mut all = listed::merged(all);
     all.retain(|site| listed::passes(site, filter));
@@ -71,7 +86,11 @@ fn found(sites: &Sites, filter: &Filter) -> Result<Vec<Site>, Fault> {
 
 /// Live amounts: one worker's own may be negative (it freed what others allocated), all together never.
 fn amount(live: i64, is_one_worker: bool) -> Node {
-    if is_one_worker { Node::Signed(live) } else { Node::Count(u64::try_from(live).unwrap_or(0)) }
+    if is_one_worker {
+        Node::Signed(live)
+    } else {
+        Node::Count(u64::try_from(live).unwrap_or(0))
+    }
 }
 
 fn place(site: &Site) -> Fields {
@@ -91,28 +110,38 @@ pub fn sites(words: &[&str]) -> Result<Answer, Fault> {
     let mut all = found(sites, &filter)?;
     listed::rank(&mut all, filter.by);
     let (messages, _) = sites.rates();
-    let rows = all.iter().take(filter.top.map_or(USUAL_ROWS, |n| n as usize)).map(|site| {
-        let is_one = filter.worker.is_some();
-        let mut row = place(site);
-        row.extend([
-            ("live_bytes", amount(site.live_bytes, is_one)),
-            ("live_blocks", amount(site.live_blocks, is_one)),
-            ("allocated_bytes", Node::Count(site.allocated_bytes)),
-            ("allocations", Node::Count(site.allocations)),
-        ]);
-        if let Some(growth) = site.growth {
+    let rows = all
+        .iter()
+        .take(filter.top.map_or(USUAL_ROWS, |n| n as usize))
+        .map(|site| {
+            let is_one = filter.worker.is_some();
+            let mut row = place(site);
             row.extend([
-                ("growth", real(growth.now)),
-                ("growth_1m", real(growth.m1)),
-                ("growth_10m", real(growth.m10)),
-                ("growth_60m", real(growth.m60)),
-                ("growth_per_message", real(if messages > 0.0 { growth.now / messages } else { 0.0 })),
+                ("live_bytes", amount(site.live_bytes, is_one)),
+                ("live_blocks", amount(site.live_blocks, is_one)),
+                ("allocated_bytes", Node::Count(site.allocated_bytes)),
+                ("allocations", Node::Count(site.allocations)),
             ]);
-        }
-        row.push(("unbooked", Node::Count(site.unbooked)));
-        row.push(("failures", Node::Count(site.failures)));
-        row
-    });
+            if let Some(growth) = site.growth {
+                row.extend([
+                    ("growth", real(growth.now)),
+                    ("growth_1m", real(growth.m1)),
+                    ("growth_10m", real(growth.m10)),
+                    ("growth_60m", real(growth.m60)),
+                    (
+                        "growth_per_message",
+                        real(if messages > 0.0 {
+                            growth.now / messages
+                        } else {
+                            0.0
+                        }),
+                    ),
+                ]);
+            }
+            row.push(("unbooked", Node::Count(site.unbooked)));
+            row.push(("failures", Node::Count(site.failures)));
+            row
+        });
     Ok(Answer::Many(rows.collect()))
 }
 
@@ -138,7 +167,8 @@ pub fn modules(words: &[&str]) -> Result<Answer, Fault> {
 pub fn failures(words: &[&str]) -> Result<Answer, Fault> {
     reports::no_arguments(words, "memguard.failures")?;
     let sites = tables()?;
-    let workers = (0..hooks::processes()).filter_map(|index| Some((Some(index), sites.table(index)?)));
+    let workers =
+        (0..hooks::processes()).filter_map(|index| Some((Some(index), sites.table(index)?)));
     let mut rows: Vec<(u64, Fields)> = Vec::new();
     for (worker, table) in workers.chain(std::iter::once((None, sites.threads()))) {
         for (index, counts) in table.iter().take(sites.count()).enumerate() {
@@ -146,7 +176,9 @@ pub fn failures(words: &[&str]) -> Result<Answer, Fault> {
             if tally.failures == 0 {
                 continue;
             }
-            let Some(site) = site(sites, index, &tally, None) else { continue };
+            let Some(site) = site(sites, index, &tally, None) else {
+                continue;
+            };
             let mut row = place(&site);
             row.splice(1..1, worker.map(|index| ("worker", int(index as u64))));
             row.extend([
@@ -169,9 +201,20 @@ fn snapshot(name: &str, sites: &Sites) -> Result<Mark, Fault> {
     Ok(Mark {
         name: name.to_owned(),
         time_ms: state::now_ms(),
-        messages: region.rows.iter().map(|row| row.sip.messages.get()).fold(0, u64::wrapping_add),
-        registers: region.rows.iter().map(|row| row.sip.received.sum()).fold(0, u64::wrapping_add),
-        held: held.iter().map(|tally| (tally.live_bytes(), tally.live_blocks())).collect(),
+        messages: region
+            .rows
+            .iter()
+            .map(|row| row.sip.messages.get())
+            .fold(0, u64::wrapping_add),
+        registers: region
+            .rows
+            .iter()
+            .map(|row| row.sip.received.sum())
+            .fold(0, u64::wrapping_add),
+        held: held
+            .iter()
+            .map(|tally| (tally.live_bytes(), tally.live_blocks()))
+            .collect(),
     })
 }
 
@@ -181,19 +224,35 @@ pub fn mark(words: &[&str]) -> Result<Answer, Fault> {
     let sites = tables()?;
     let mark = snapshot(name, sites)?;
     if !sites.marks.take(&mark) {
-        return Err(Fault::cannot("another process is setting a mark at this moment: please repeat"));
+        return Err(Fault::cannot(
+            "another process is setting a mark at this moment: please repeat",
+        ));
     }
-    Ok(Answer::One(vec![("name", word(&mark.name)), ("time", Node::Count(mark.time_ms / 1000))]))
+    Ok(Answer::One(vec![
+        ("name", word(&mark.name)),
+        ("time", Node::Count(mark.time_ms / 1000)),
+    ]))
 }
 
 /// Rows of `memguard.diff`: gained first, by bytes.
 fn gained(sites: &Sites, before: &Mark, now: &Mark) -> Vec<Site> {
     let then = before.held.iter().copied().chain(std::iter::repeat((0, 0)));
-    let all = now.held.iter().zip(then).enumerate().filter_map(|(index, (now, then))| {
-        let (bytes, blocks) = (now.0 - then.0, now.1 - then.1);
-        let tally = Tally { bytes_allocated: bytes as u64, allocs: blocks as u64, ..Tally::default() };
-        (bytes != 0 || blocks != 0).then(|| site(sites, index, &tally, None)).flatten()
-    });
+    let all = now
+        .held
+        .iter()
+        .zip(then)
+        .enumerate()
+        .filter_map(|(index, (now, then))| {
+            let (bytes, blocks) = (now.0 - then.0, now.1 - then.1);
+            let tally = Tally {
+                bytes_allocated: bytes as u64,
+                allocs: blocks as u64,
+                ..Tally::default()
+            };
+            (bytes != 0 || blocks != 0)
+                .then(|| site(sites, index, &tally, None))
+                .flatten()
+        });
     let mut all = listed::merged(all);
     all.retain(|site| site.live_bytes != 0 || site.live_blocks != 0);
     all.sort_by_key(|site| std::cmp::Reverse(site.live_bytes));
@@ -207,31 +266,49 @@ pub fn diff(words: &[&str]) -> Result<Answer, Fault> {
     let name = asked.name.unwrap_or(UNNAMED);
     let before = sites.marks.find(name).ok_or_else(|| {
         let names = sites.marks.names();
-        let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        Fault::unknown(format!("there is no mark {name}; set it with memguard.mark. Marks: {known}"))
+        let known = if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        };
+        Fault::unknown(format!(
+            "there is no mark {name}; set it with memguard.mark. Marks: {known}"
+        ))
     })?;
     let now = snapshot(name, sites)?;
     let messages = now.messages.wrapping_sub(before.messages);
     let registers = now.registers.wrapping_sub(before.registers);
     let per = |bytes: i64, n: u64| real(if n == 0 { 0.0 } else { bytes as f64 / n as f64 });
     let all = gained(sites, &before, &now);
-    let rows = all.iter().take(asked.top.map_or(USUAL_ROWS, |n| n as usize)).map(|site| {
-        let mut row = place(site);
-        row.extend([
-            ("bytes", Node::Signed(site.live_bytes)),
-            ("blocks", Node::Signed(site.live_blocks)),
-            ("bytes_per_message", per(site.live_bytes, messages)),
-            ("bytes_per_register", per(site.live_bytes, registers)),
-        ]);
-        row
-    });
+    let rows = all
+        .iter()
+        .take(asked.top.map_or(USUAL_ROWS, |n| n as usize))
+        .map(|site| {
+            let mut row = place(site);
+            row.extend([
+                ("bytes", Node::Signed(site.live_bytes)),
+                ("blocks", Node::Signed(site.live_blocks)),
+                ("bytes_per_message", per(site.live_bytes, messages)),
+                ("bytes_per_register", per(site.live_bytes, registers)),
+            ]);
+            row
+        });
     Ok(Answer::One(vec![
         ("name", word(name)),
-        ("seconds", Node::Count(now.time_ms.saturating_sub(before.time_ms) / 1000)),
+        (
+            "seconds",
+            Node::Count(now.time_ms.saturating_sub(before.time_ms) / 1000),
+        ),
         ("messages", Node::Count(messages)),
         ("registers", Node::Count(registers)),
-        ("bytes", Node::Signed(all.iter().map(|site| site.live_bytes).sum())),
-        ("blocks", Node::Signed(all.iter().map(|site| site.live_blocks).sum())),
+        (
+            "bytes",
+            Node::Signed(all.iter().map(|site| site.live_bytes).sum()),
+        ),
+        (
+            "blocks",
+            Node::Signed(all.iter().map(|site| site.live_blocks).sum()),
+        ),
         ("rows", Node::List(rows.collect())),
     ]))
 }

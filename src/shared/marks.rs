@@ -66,10 +66,16 @@ fn get(word: &AtomicU64) -> u64 {
 
 fn to_words(name: &str) -> [u64; NAME_WORDS] {
     let mut bytes = [0u8; NAME_WORDS * 8];
-    bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    bytes
+        .iter_mut()
+        .zip(name.bytes())
+        .for_each(|(to, from)| *to = from);
     let mut words = [0; NAME_WORDS];
     for (word, part) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = part.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
+        *word = part
+            .iter()
+            .rev()
+            .fold(0, |all, byte| all << 8 | u64::from(*byte));
     }
     words
 }
@@ -89,14 +95,24 @@ impl Slot {
         if state <= WRITING {
             return None;
         }
-        let bytes: Vec<u8> = self.name().iter().flat_map(|word| word.to_le_bytes()).take_while(|b| *b != 0).collect();
+        let bytes: Vec<u8> = self
+            .name()
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .take_while(|b| *b != 0)
+            .collect();
         let count = (get(&self.count) as usize).min(SITES);
         let mark = Mark {
             name: String::from_utf8_lossy(&bytes).into_owned(),
             time_ms: get(&self.time_ms),
             messages: get(&self.messages),
             registers: get(&self.registers),
-            held: self.held.iter().take(count).map(|[a, b]| (get(a) as i64, get(b) as i64)).collect(),
+            held: self
+                .held
+                .iter()
+                .take(count)
+                .map(|[a, b]| (get(a) as i64, get(b) as i64))
+                .collect(),
         };
         (self.state() == state).then_some(mark)
     }
@@ -112,19 +128,36 @@ impl Marks {
             WRITING => mark.time_ms.saturating_sub(get(&slot.time_ms)) > STALE_MS,
             _ => false,
         };
-        let same = self.slots.iter().find(|slot| slot.state() > WRITING && slot.name() == name);
+        let same = self
+            .slots
+            .iter()
+            .find(|slot| slot.state() > WRITING && slot.name() == name);
         let free = || self.slots.iter().find(is_free);
-        let oldest = || self.slots.iter().filter(|slot| slot.state() > WRITING).min_by_key(|slot| get(&slot.time_ms));
-        let Some(slot) = same.or_else(free).or_else(oldest) else { return false };
+        let oldest = || {
+            self.slots
+                .iter()
+                .filter(|slot| slot.state() > WRITING)
+                .min_by_key(|slot| get(&slot.time_ms))
+        };
+        let Some(slot) = same.or_else(free).or_else(oldest) else {
+            return false;
+        };
         let state = slot.state();
         // ORDERING: Acquire; pairs with the last writer's Release. Relaxed on failure: nothing is read.
-        if slot.state.compare_exchange(state, WRITING, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        if slot
+            .state
+            .compare_exchange(state, WRITING, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
             return false;
         }
         set(&slot.time_ms, mark.time_ms);
         set(&slot.messages, mark.messages);
         set(&slot.registers, mark.registers);
-        slot.name.iter().zip(name).for_each(|(word, value)| set(word, value));
+        slot.name
+            .iter()
+            .zip(name)
+            .for_each(|(word, value)| set(word, value));
         let count = mark.held.len().min(SITES);
         set(&slot.count, count as u64);
         for ([bytes, blocks], (b, n)) in slot.held.iter().zip(&mark.held) {
@@ -132,7 +165,10 @@ impl Marks {
             set(blocks, *n as u64);
         }
         // ORDERING: Relaxed; a number that is given out once.
-        let number = self.made.fetch_add(1, Ordering::Relaxed).wrapping_add(WRITING + 1);
+        let number = self
+            .made
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_add(WRITING + 1);
         // ORDERING: Release; who sees the new state sees the mark.
         slot.state.store(number, Ordering::Release);
         true
@@ -141,7 +177,10 @@ impl Marks {
     /// A mark by its name.
     pub fn find(&self, name: &str) -> Option<Mark> {
         let wanted = to_words(name);
-        self.slots.iter().filter(|slot| slot.name() == wanted).find_map(Slot::read)
+        self.slots
+            .iter()
+            .filter(|slot| slot.name() == wanted)
+            .find_map(Slot::read)
     }
 
     /// Names of all marks, the newest first.
@@ -158,19 +197,33 @@ mod tests {
     use crate::shared::mapping;
 
     fn mark(name: &str, time_ms: u64) -> Mark {
-        Mark { name: name.into(), time_ms, messages: 3, registers: 2, held: vec![(time_ms as i64, 1), (-5, -1)] }
+        Mark {
+            name: name.into(),
+            time_ms,
+            messages: 3,
+            registers: 2,
+            held: vec![(time_ms as i64, 1), (-5, -1)],
+        }
     }
 
     #[test]
     fn a_mark_is_found_as_it_was_taken() {
         let marks = mapping::map_one::<Marks>().unwrap();
-        assert_eq!(marks.find(""), None, "an empty slot is no mark without a name");
+        assert_eq!(
+            marks.find(""),
+            None,
+            "an empty slot is no mark without a name"
+        );
         for name in ["", "a", "exactly-32-bytes-long-name-abcdef"[..32].into()] {
             assert!(marks.take(&mark(name, 7)));
             assert_eq!(marks.find(name), Some(mark(name, 7)));
         }
         assert!(marks.take(&mark("a", 9)));
-        assert_eq!(marks.find("a"), Some(mark("a", 9)), "the same name is the same mark");
+        assert_eq!(
+            marks.find("a"),
+            Some(mark("a", 9)),
+            "the same name is the same mark"
+        );
     }
 
     #[test]
@@ -180,7 +233,10 @@ mod tests {
             assert!(marks.take(&mark(&format!("m{time}"), time)));
         }
         assert_eq!(marks.find("m1"), None);
-        assert_eq!(marks.names(), ["m9", "m8", "m7", "m6", "m5", "m4", "m3", "m2"]);
+        assert_eq!(
+            marks.names(),
+            ["m9", "m8", "m7", "m6", "m5", "m4", "m3", "m2"]
+        );
     }
 
     #[test]
@@ -189,9 +245,15 @@ mod tests {
         for time in 1..=8 {
             marks.take(&mark(&format!("m{time}"), time));
         }
-        marks.slots.iter().for_each(|slot| slot.state.store(WRITING, Ordering::Relaxed));
+        marks
+            .slots
+            .iter()
+            .for_each(|slot| slot.state.store(WRITING, Ordering::Relaxed));
         assert_eq!(marks.names(), Vec::<String>::new());
-        assert!(!marks.take(&mark("new", 100)), "its writer may still be at it");
+        assert!(
+            !marks.take(&mark("new", 100)),
+            "its writer may still be at it"
+        );
         assert!(marks.take(&mark("new", 20_000)));
         assert_eq!(marks.names(), ["new"]);
     }

@@ -267,7 +267,8 @@ impl Row {
     pub fn set_growth(&self, per_second: f64, per_message: f64) {
         // ORDERING: Relaxed; figures for people, each for itself.
         self.growth.store(per_second.to_bits(), Ordering::Relaxed);
-        self.growth_per_message.store(per_message.to_bits(), Ordering::Relaxed);
+        self.growth_per_message
+            .store(per_message.to_bits(), Ordering::Relaxed);
     }
 
     /// Growth of the private pool's low-water mark in bytes per second, and per message.

@@ -164,7 +164,9 @@ pub const FUNC_BYTES: usize = FUNC_WORDS * 8;
 pub const MODULE_BYTES: usize = MODULE_WORDS * 8;
 
 fn write_text(words: &[AtomicU64], text: &[u8]) {
-    let text = text.get(text.len().saturating_sub(words.len() * 8)..).unwrap_or_default();
+    let text = text
+        .get(text.len().saturating_sub(words.len() * 8)..)
+        .unwrap_or_default();
     let mut rest = text;
     for word in words {
         let (now, later) = rest.split_at(rest.len().min(8));
@@ -180,7 +182,10 @@ fn write_text(words: &[AtomicU64], text: &[u8]) {
 
 fn read_text(words: &[AtomicU64]) -> String {
     // ORDERING: Relaxed; read after the Acquire of the tag.
-    let bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Ordering::Relaxed).to_ne_bytes()).collect();
+    let bytes: Vec<u8> = words
+        .iter()
+        .flat_map(|w| w.load(Ordering::Relaxed).to_ne_bytes())
+        .collect();
     let text = bytes.split(|b| *b == 0).next().unwrap_or_default();
     String::from_utf8_lossy(text).into_owned()
 }
@@ -201,7 +206,8 @@ pub struct Counts {
     failed_when: AtomicU64,
 }
 
-const _: () = assert!(size_of::<Counts>() == 64 && size_of::<Slot>() == 16 && size_of::<Place>() == 160);
+const _: () =
+    assert!(size_of::<Counts>() == 64 && size_of::<Slot>() == 16 && size_of::<Place>() == 160);
 
 /// How a row is written: plain by its only writer, or by atomic adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -363,7 +369,9 @@ impl Counts {
     /// Nothing was ever counted here.
     pub fn is_unused(&self) -> bool {
         // ORDERING: Relaxed; own words, or a report's.
-        self.words().into_iter().all(|w| w.load(Ordering::Relaxed) == 0)
+        self.words()
+            .into_iter()
+            .all(|w| w.load(Ordering::Relaxed) == 0)
     }
 
     fn words(&self) -> [&AtomicU64; 8] {
@@ -383,14 +391,20 @@ impl Counts {
     pub fn read_freed(&self, into: &mut Tally) {
         // ORDERING: Acquire; pairs with the Release of writers: allocations of these blocks are visible after it.
         into.frees = into.frees.wrapping_add(self.frees.load(Ordering::Acquire));
-        into.bytes_freed = into.bytes_freed.wrapping_add(self.bytes_freed.load(Ordering::Acquire));
+        into.bytes_freed = into
+            .bytes_freed
+            .wrapping_add(self.bytes_freed.load(Ordering::Acquire));
     }
 
     /// Adds the allocated half into `into`.
     pub fn read_allocated(&self, into: &mut Tally) {
         // ORDERING: Acquire; keeps the order of the head of this file.
-        into.bytes_allocated = into.bytes_allocated.wrapping_add(self.bytes_allocated.load(Ordering::Acquire));
-        into.allocs = into.allocs.wrapping_add(self.allocs.load(Ordering::Acquire));
+        into.bytes_allocated = into
+            .bytes_allocated
+            .wrapping_add(self.bytes_allocated.load(Ordering::Acquire));
+        into.allocs = into
+            .allocs
+            .wrapping_add(self.allocs.load(Ordering::Acquire));
     }
 
     /// Adds ledger and failures into `into`.
@@ -459,7 +473,10 @@ impl Sites {
         // ORDERING: Relaxed; the address stands for itself. Acquire; pairs with the Release in insert (texts).
         let slot = self.slots.get(key.slot())?;
         let what = slot.what.load(Ordering::Acquire);
-        if slot.file.load(Ordering::Relaxed) == key.file as u64 && what & !INDEX_BITS == key.tag() && what != 0 {
+        if slot.file.load(Ordering::Relaxed) == key.file as u64
+            && what & !INDEX_BITS == key.tag()
+            && what != 0
+        {
             return Some((what & INDEX_BITS) as usize);
         }
         self.search(key)
@@ -494,7 +511,10 @@ impl Sites {
             return index;
         }
         // ORDERING: Relaxed; a number that is given out once.
-        let index = self.given.fetch_add(1, Ordering::Relaxed).wrapping_add(FIRST);
+        let index = self
+            .given
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_add(FIRST);
         let Some(place) = self.places.get(index as usize) else {
             // ORDERING: Relaxed; keeps the number from wrapping around.
             self.given.store(SITES as u64, Ordering::Relaxed);
@@ -506,15 +526,24 @@ impl Sites {
         // ORDERING: Release; pairs with the Acquire in place: who sees the tag sees the texts.
         place.tag.store(key.tag() | 1, Ordering::Release);
         for probe in 0..PROBES {
-            let Some(slot) = self.slots.get(key.slot().wrapping_add(probe) % SLOTS) else { break };
+            let Some(slot) = self.slots.get(key.slot().wrapping_add(probe) % SLOTS) else {
+                break;
+            };
             // ORDERING: Relaxed; the slot is claimed by its address, and described by `what`.
-            if slot.file.compare_exchange(0, key.file as u64, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            if slot
+                .file
+                .compare_exchange(0, key.file as u64, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            {
                 // ORDERING: Release; pairs with the Acquire in find.
                 slot.what.store(key.tag() | index, Ordering::Release);
                 return index as usize;
             }
             let what = slot.what.load(Ordering::Acquire);
-            if slot.file.load(Ordering::Relaxed) == key.file as u64 && what != 0 && what & !INDEX_BITS == key.tag() {
+            if slot.file.load(Ordering::Relaxed) == key.file as u64
+                && what != 0
+                && what & !INDEX_BITS == key.tag()
+            {
                 return (what & INDEX_BITS) as usize; // another process was first: our index stays unused
             }
         }
@@ -530,7 +559,11 @@ impl Sites {
     /// Row of a block whose site is not known: older than the wrappers, or one that found no index.
     #[cold]
     pub fn unknown(&self, pool: SitePool) -> usize {
-        if self.overflows() == 0 { before_row(pool) } else { overflow_row(pool) }
+        if self.overflows() == 0 {
+            before_row(pool)
+        } else {
+            overflow_row(pool)
+        }
     }
 
     /// Calls that found no index.
@@ -548,13 +581,23 @@ impl Sites {
     /// A site by its index; `None` for indices that are not in use.
     pub fn place(&self, index: usize) -> Option<Named> {
         if let Some((pool, func)) = nameless(index) {
-            return Some(Named { pool, line: 0, file: String::new(), func: func.into(), module: "memguard".into() });
+            return Some(Named {
+                pool,
+                line: 0,
+                file: String::new(),
+                func: func.into(),
+                module: "memguard".into(),
+            });
         }
         let place = self.places.get(index)?;
         // ORDERING: Acquire; pairs with the Release in insert.
         let tag = place.tag.load(Ordering::Acquire);
         (tag != 0).then(|| Named {
-            pool: if tag >> 31 & 1 == 1 { SitePool::Pkg } else { SitePool::Shm },
+            pool: if tag >> 31 & 1 == 1 {
+                SitePool::Pkg
+            } else {
+                SitePool::Shm
+            },
             line: (tag >> 32) as u32,
             file: read_text(&place.file),
             func: read_text(&place.func),
@@ -569,7 +612,11 @@ impl Sites {
         }
         // ORDERING: Relaxed; one word.
         let tag = self.places.get(index)?.tag.load(Ordering::Relaxed);
-        (tag != 0).then_some(if tag >> 31 & 1 == 1 { SitePool::Pkg } else { SitePool::Shm })
+        (tag != 0).then_some(if tag >> 31 & 1 == 1 {
+            SitePool::Pkg
+        } else {
+            SitePool::Shm
+        })
     }
 
     /// Counters of one process.
@@ -599,15 +646,19 @@ impl Sites {
         let words = self.growth.get(index);
         // ORDERING: Relaxed; as in set_growth.
         words.map_or_else(Growth::default, |words| {
-            Growth::from_array(std::array::from_fn(|i| f64::from_bits(words[i].load(Ordering::Relaxed))))
+            Growth::from_array(std::array::from_fn(|i| {
+                f64::from_bits(words[i].load(Ordering::Relaxed))
+            }))
         })
     }
 
     /// Publishes messages and REGISTERs per second over the time that growth is measured over.
     pub fn set_rates(&self, messages: f64, registers: f64) {
         // ORDERING: Relaxed; as in set_growth.
-        self.message_rate.store(messages.to_bits(), Ordering::Relaxed);
-        self.register_rate.store(registers.to_bits(), Ordering::Relaxed);
+        self.message_rate
+            .store(messages.to_bits(), Ordering::Relaxed);
+        self.register_rate
+            .store(registers.to_bits(), Ordering::Relaxed);
     }
 
     /// Messages and REGISTERs per second.
@@ -621,15 +672,26 @@ impl Sites {
     pub fn sums(&self, processes: usize) -> Vec<Tally> {
         let count = self.count();
         let mut sums = vec![Tally::default(); count];
-        let tables = || self.tables.iter().take(processes).chain(std::iter::once(&self.threads));
+        let tables = || {
+            self.tables
+                .iter()
+                .take(processes)
+                .chain(std::iter::once(&self.threads))
+        };
         for table in tables() {
-            sums.iter_mut().zip(table).for_each(|(sum, counts)| counts.read_freed(sum));
+            sums.iter_mut()
+                .zip(table)
+                .for_each(|(sum, counts)| counts.read_freed(sum));
         }
         for table in tables() {
-            sums.iter_mut().zip(table).for_each(|(sum, counts)| counts.read_allocated(sum));
+            sums.iter_mut()
+                .zip(table)
+                .for_each(|(sum, counts)| counts.read_allocated(sum));
         }
         for table in tables() {
-            sums.iter_mut().zip(table).for_each(|(sum, counts)| counts.read_rest(sum));
+            sums.iter_mut()
+                .zip(table)
+                .for_each(|(sum, counts)| counts.read_rest(sum));
         }
         sums
     }

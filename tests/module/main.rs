@@ -9,5 +9,6 @@ mod harness;
 mod levels;
 mod pressure;
 mod proxy;
+mod sites;
 mod smoke;
 mod soak;
