@@ -14,7 +14,7 @@ use memguard::shared::fingerprints::Fingerprints;
 use memguard::shared::pending::InFlight;
 
 use crate::register::register;
-use crate::report::{Table, undisturbed, progress};
+use crate::report::{Table, progress, undisturbed};
 
 /// Decisions that are timed together, so that reading the clock does not count; the messages fit the first cache.
 const BATCH: usize = 32;

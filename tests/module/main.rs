@@ -14,6 +14,7 @@ mod queue;
 mod robust;
 mod rpc;
 mod script;
+mod sites;
 mod smoke;
 mod soak;
 mod torture;

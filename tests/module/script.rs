@@ -3,8 +3,9 @@
 
 use serde_json::json;
 
-use super::guard::{Guarded, counts, rows, word};
+use super::guard::{Guarded, SOON, counts, rows, word};
 use super::harness::sip::Request;
+use super::harness::wait::found;
 use super::harness::{Pair, Server, for_each_pair};
 
 fn scripted(pair: &Pair, register: &str) -> Server {
@@ -28,8 +29,13 @@ fn sheds_by_script(server: &Server) {
         "{reply:?}"
     );
     assert_eq!(client.request(&known.next()).code, 200, "a refresh passes");
-    let refusals = server.rpc("memguard.refusals", json!([]));
-    assert_eq!(word(&rows(&refusals)[0], "stage"), "script");
+    // The worker writes a refusal down after the answer is out.
+    let refusal = found(SOON, "the refusal is listed", || {
+        rows(&server.rpc("memguard.refusals", json!([])))
+            .first()
+            .cloned()
+    });
+    assert_eq!(word(&refusal, "stage"), "script");
     assert_eq!(
         server.by_class("received"),
         counts(&[("new", 2), ("refresh", 1)])
