@@ -136,6 +136,7 @@ impl Visit<'_> {
     /// What the table knows, and the local usrloc where the table does not.
     fn known(&self) -> Known {
         let now = self.now_s();
+        self.primaries();
         let ended = self.aor_end();
         let has_live = ended.is_some_and(|end| end > now);
         let mut known = Known {
@@ -171,6 +172,7 @@ impl Visit<'_> {
             let mut numbers = [0; MAX_BINDINGS];
             for (number, contact) in numbers.iter_mut().zip(self.register.contacts.kept()) {
                 *number = self.primary(contact);
+                self.tables.bindings.prefetch(*number);
             }
             numbers
         })
@@ -409,12 +411,19 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
             .add(u64::from(stage == Stage::Request));
         return Verdict::Pass;
     };
+    // The tables are larger than the caches: what will be looked at is fetched while the rest is computed.
+    let aor_fp = aor.fingerprint(&tables.key);
+    tables.aors.prefetch(aor_fp);
+    let call_id_fp = aor::call_id_fingerprint(&tables.key, register.call_id);
+    if stage == Stage::Request {
+        tables.in_flight.prefetch(call_id_fp);
+    }
     let visit = Visit {
         region,
         tables,
         row,
-        aor_fp: aor.fingerprint(&tables.key),
-        call_id_fp: aor::call_id_fingerprint(&tables.key, register.call_id),
+        aor_fp,
+        call_id_fp,
         aor,
         register: &register,
         now_ms: state::coarse_ms(),
