@@ -80,6 +80,8 @@ int mg_usrloc_use_domain(void);
 int mg_usrloc_watch(mg_binding_f callback);
 int mg_usrloc_contacts(const char *domain, const char *aor, int aor_length, mg_contact_f each, void *closure);
 int mg_sl_watch(mg_reply_f callback);
+int mg_tm_watch(mg_reply_f callback);
+int mg_script_reply(struct sip_msg *msg, int code, const char *reason, const char *header, int length);
 long mg_cfg_int(const char *group, const char *name, long fallback);
 int mg_cfg_text(const char *group, const char *name, char *out, int size);
 int mg_any_module_loaded(void);

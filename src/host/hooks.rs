@@ -16,9 +16,10 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::sys;
-use crate::shared::rows::{MAX_PROCESSES, Row};
+use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
 
 type Malloc = sys::sr_malloc_f;
 type Realloc = sys::sr_realloc_f;
@@ -158,6 +159,11 @@ fn thread_pointer() -> usize {
         std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, readonly, pure));
     }
     pointer
+}
+
+/// Whether the caller runs on the process's main thread (receivers of 6.x have others).
+pub fn is_main_thread() -> bool {
+    thread_pointer() == LOCAL.main_thread.get()
 }
 
 /// This process's row; `None` above the number of rows.
@@ -894,7 +900,64 @@ pub fn shm_now(size: u64) -> Option<PoolNow> {
         .shm_real
         .get()
         .malloc
-        .map(|_| now(&LOCAL.shm_pool.get(), size))
+        .map(|_| steady(&LOCAL.shm_pool.get(), size))
+}
+
+/// Between two readings by one process use rises by less than this, or the reading is looked at twice.
+const LEAP: u64 = 64 * 1024;
+/// Readings that wait for a leap to go away: about 3 µs, several times what one fm_malloc takes.
+const LEAP_TRIES: u32 = 32;
+/// The last use that this process believed.
+static LOCAL_BELIEVED: AtomicU64 = AtomicU64::new(0);
+
+/// The figures without what fm books for a moment only: before it splits a free block it takes all of it for used
+/// (f_malloc.c fm_extract_free), so that a large pool looks full to who reads without its lock. A leap that stays (the
+/// process inside may have been preempted) is held against memguard's own count; on fm that has no drift.
+fn steady(pool: &PoolView, size: u64) -> PoolNow {
+    // ORDERING: Relaxed; one process's own number, any of its values is good.
+    let believed = LOCAL_BELIEVED.load(Ordering::Relaxed);
+    let mut figures = now(pool, size);
+    for _ in 0..LEAP_TRIES {
+        if figures.real_used <= believed.saturating_add(LEAP) {
+            break;
+        }
+        std::hint::spin_loop();
+        let again = now(pool, size);
+        if again.real_used < figures.real_used {
+            figures = again;
+        }
+    }
+    if figures.real_used > believed.saturating_add(LEAP) && !pool.forgets_shrinks {
+        let overhead = figures.real_used.saturating_sub(figures.used);
+        figures.used = figures.used.min(counted_shm());
+        figures.real_used = figures.real_used.min(figures.used.saturating_add(overhead));
+    }
+    // ORDERING: as above.
+    LOCAL_BELIEVED.store(figures.real_used, Ordering::Relaxed);
+    figures
+}
+
+/// How many processes the server has; 0 before the table exists. Rows beyond are untouched memory: leave them so.
+pub fn processes() -> usize {
+    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
+    unsafe {
+        let count = sys::process_count;
+        if count.is_null() {
+            0
+        } else {
+            usize::try_from(count.read_volatile()).unwrap_or(0)
+        }
+    }
+}
+
+/// memguard's own count of shm: what all processes allocated and did not free.
+pub fn counted_shm() -> u64 {
+    let Some(region) = super::state::region() else {
+        return u64::MAX;
+    };
+    let rows = region.rows.iter().take(processes().max(1));
+    let sum = rows.map(Row::shm_sum).fold(ShmSum::default(), ShmSum::plus);
+    u64::try_from(sum.live()).unwrap_or(0)
 }
 
 /// A lower bound of the largest free block of shm, by size class: the free lists' counts are read without a lock, so a
@@ -937,6 +1000,12 @@ unsafe fn tlsf_largest_free(control: *const u8) -> u64 {
                 .wrapping_add(sl.wrapping_shl(fl.wrapping_add(2))),
         }
     }
+}
+
+/// First byte and length of the private pool: the same in every process, because fork copies it.
+pub fn pkg_range() -> (usize, usize) {
+    let pool = LOCAL.pkg_pool.get();
+    (pool.start, pool.length)
 }
 
 /// Figures of this process's private pool; `None` while it is not hooked.

@@ -4,8 +4,8 @@
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_long, c_uint, c_void};
 
+use super::arrived::bytes;
 use super::entry::{GoOn, guarded};
-use super::gate::bytes;
 use super::state::{self, Tables};
 use super::{hooks, sys};
 use crate::guard::aor::{self, Aor};

@@ -7,7 +7,7 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{ballast, gate, learn, pv, routes, rpc, sampler, settings, state, stats, sys};
+use super::{ballast, gate, learn, pv, routes, rpc, sampler, script, settings, state, stats, sys};
 use crate::guard::aor::Key;
 use crate::guard::params::{self, Int};
 use crate::guard::warnings::{self, Warning};
@@ -17,6 +17,10 @@ use crate::shared::region::Region;
 
 /// Registrations in flight that are remembered: 16384 × 64 bytes, touched as used; 30 s of 500 per second.
 const IN_FLIGHT: usize = 16384;
+
+/// AoRs whose slot in the queue is remembered; when there are more, those whose slot comes first are forgotten and
+/// queue anew if they come early. 16 bytes each, touched as used.
+const SLOTS: usize = 131072;
 
 /// Longest Expires assumed until a longer one is granted, seconds: Kamailio's and most phones' default.
 const FIRST_EXPIRES: u64 = 3600;
@@ -39,6 +43,11 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
     state::set_region(region);
     exports.params = settings::param_table();
     exports.rpc_methods = rpc::table();
+    exports.cmds = script::commands();
+    // SAFETY: a table that lives for ever; mod_register is the place (core/kemi.c).
+    if unsafe { sys::sr_kemi_modules_add(script::kemi()) } < 0 {
+        return Err("Kamailio refused the KEMI functions".into());
+    }
     // SAFETY: callbacks that live as long as the module.
     exports.pv_items = unsafe { sys::mg_pv_table(Some(pv::key_of), Some(pv::value_of)) };
     // SAFETY: reads the list of modules; we are not on it yet.
@@ -110,6 +119,7 @@ fn make_tables(region: &Region) -> Result<(), String> {
     let tables = state::Tables {
         bindings: Fingerprints::map(capacity, base).map_err(mapped)?,
         aors: Fingerprints::map(capacity, base).map_err(mapped)?,
+        slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         in_flight: InFlight::map(IN_FLIGHT).map_err(mapped)?,
         key: random_key()?,
         priority: settings::priority_entries(&texts),
@@ -162,6 +172,7 @@ fn bind_all() {
             Warning::NoSl,
             sys::mg_sl_watch(Some(learn::on_local_reply)) == 0,
         );
+        sys::mg_tm_watch(Some(learn::on_local_reply));
         if region.settings.get(Int::Auto) == 1 {
             let requests = sys::PRE_SCRIPT_CB | sys::script_cb_flag_REQUEST_CB;
             sys::register_script_cb(Some(gate::on_request), requests, ptr::null_mut());

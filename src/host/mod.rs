@@ -1,6 +1,8 @@
 //! The only code that knows Kamailio: exports and lifecycle, allocator hooks, SIP gate, RPC, statistics, sampler.
 //! Forbidden here: decisions (those are `guard`'s) and layouts of shared state (those are `shared`'s).
 
+pub mod answer;
+pub mod arrived;
 pub mod ballast;
 pub mod commands;
 pub mod entry;
@@ -11,12 +13,15 @@ pub mod learn;
 pub mod lifecycle;
 pub mod log;
 pub mod os;
+pub mod pressure;
 pub mod pv;
 pub mod reports;
 pub mod routes;
 pub mod rpc;
 pub mod sampler;
+pub mod script;
 pub mod settings;
 pub mod state;
 pub mod stats;
 pub mod sys;
+pub mod visit;

@@ -3,11 +3,12 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{gate, hooks, sampler, state};
+use super::{answer, hooks, sampler, state, visit};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
+use crate::guard::queue;
 use crate::guard::report::{Answer, Fault, Fields, Node, int, real, to_json, word};
 use crate::guard::text::{NONE_FORESEEN_S, Until};
 use crate::guard::warnings;
@@ -39,15 +40,21 @@ fn percent(permyriad: u32) -> Node {
 
 /// Sums over all rows.
 fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
-    region.rows.iter().map(f).fold(0, u64::wrapping_add)
+    let rows = region.used_rows(hooks::processes());
+    rows.iter().map(f).fold(0, u64::wrapping_add)
 }
 
 fn shm_sum(region: &Region) -> ShmSum {
-    region
-        .rows
-        .iter()
+    let rows = region.used_rows(hooks::processes());
+    rows.iter()
         .map(Row::shm_sum)
         .fold(ShmSum::default(), ShmSum::plus)
+}
+
+/// Largest use of shm since the start or `reset peaks`: sampled, and now.
+pub fn shm_peak(region: &Region) -> u64 {
+    let now = hooks::shm_now(region.control.shm_size.get()).map_or(0, |p| p.real_used);
+    region.control.shm_peak.get().max(now)
 }
 
 /// Failed allocations of shm and pkg since the start.
@@ -168,7 +175,7 @@ fn status_fields(region: &Region) -> Fields {
             "fail_open",
             Node::Count(total(region, |r| r.sip.fail_open.get())),
         ),
-        ("workers", int(sampler::processes() as u64)),
+        ("workers", int(hooks::processes() as u64)),
         ("workers_leaking", int(0)),
         (
             "sample_age_ms",
@@ -216,7 +223,7 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
         let live = u64::try_from(sum.live()).unwrap_or(0);
         let mut row = pool_head(Pool::Shm, shm.size, shm.real_used, Some(live));
         row.extend([
-            ("peak", bytes(control.shm_peak.get().max(shm.real_used))),
+            ("peak", bytes(shm_peak(region))),
             ("largest_free", bytes(hooks::shm_largest_free())),
             ("fragments", Node::Count(shm.fragments)),
             ("growth", Node::Signed(0)),
@@ -441,16 +448,31 @@ fn registration_fields(region: &Region) -> Fields {
         ),
         ("baseline", milli(f.baseline)),
         ("storm", int(f.storm)),
-        ("queue_length", Node::Count(0)),
-        ("queue_seconds", Node::Count(0)),
+        ("queue_length", Node::Count(queue_length(region))),
+        (
+            "queue_seconds",
+            Node::Count(queue::drained_in(
+                region.control.queue_tail_us.get(),
+                state::now_ms(),
+            )),
+        ),
     ]);
     fields
+}
+
+/// Slots of the queue that lie ahead.
+pub fn queue_length(region: &Region) -> u64 {
+    queue::length(
+        region.control.queue_tail_us.get(),
+        state::now_ms(),
+        &answer::rules(region),
+    )
 }
 
 fn is_unsure(region: &Region) -> bool {
     let now = state::now_ms() / 1000;
     region.control.usrloc_in_memory.get() == 0
-        && state::tables().is_some_and(|tables| gate::is_unsure(region, tables, now))
+        && state::tables().is_some_and(|tables| visit::is_unsure(region, tables, now))
 }
 
 /// Rows of `memguard.events` and `memguard.refusals` when no number is given.

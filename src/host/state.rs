@@ -22,6 +22,8 @@ pub struct Tables {
     pub bindings: Fingerprints,
     /// Known AoRs → end of their last binding.
     pub aors: Fingerprints,
+    /// Slots of the queue: AoR → begin of its slot.
+    pub slots: Fingerprints,
     /// Registrations in flight, by Call-ID.
     pub in_flight: InFlight,
     /// Secret of this start: outsiders cannot aim at buckets or points.
