@@ -159,7 +159,7 @@ fn pieces(table: &mut Table) {
             (0..BATCH).for_each(piece);
             start.elapsed().as_nanos() as f64 / BATCH as f64
         });
-        table.note(format!("{what}"), undisturbed(each.collect()), "ns");
+        table.note(what, undisturbed(each.collect()), "ns");
     };
     note(
         &format!("scan of a REGISTER of {} bytes", messages[0].len()),

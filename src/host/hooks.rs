@@ -29,15 +29,16 @@ type Free = sys::sr_free_f;
 
 /// The manager's own functions of one pool, as they were before the wrappers.
 #[derive(Clone, Copy)]
+#[repr(C)]
 struct Real {
     malloc: Malloc,
-    mallocxz: Malloc,
-    malloc_unsafe: Malloc,
-    realloc: Realloc,
-    reallocxf: Realloc,
-    resize: sys::sr_resize_f,
     free: Free,
+    malloc_unsafe: Malloc,
     free_unsafe: Free,
+    realloc: Realloc,
+    resize: sys::sr_resize_f,
+    mallocxz: Malloc,
+    reallocxf: Realloc,
 }
 
 const NOTHING: Real = Real {
@@ -53,28 +54,31 @@ const NOTHING: Real = Real {
 
 /// What a wrapper needs to know of its pool; written once before the first fork, read-only afterwards.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct PoolView {
+    /// Distance from the user pointer back to the size word.
+    size_back: u8,
+    /// Distance back to the free mark.
+    free_back: u8,
+    /// Distances back to the address of the allocating place's file name, and to its line.
+    file_back: u8,
+    line_back: u8,
+    /// The place of a block reads back as it was given (found by trying).
+    knows_places: bool,
+    /// The manager does not book shrinking reallocs (found by trying, see [`install_pkg`]).
+    forgets_shrinks: bool,
+    /// The bits of the size word that are size.
+    size_mask: u64,
+    /// The bits of the free mark that say "free".
+    free_mask: u64,
     /// First byte of the pool.
     start: usize,
     /// Its length in bytes.
     length: usize,
-    /// Distance from the user pointer back to the size word, and the bits of it that are size.
-    size_back: usize,
-    size_mask: u64,
-    /// Distance back to the free mark, and the bits that say "free".
-    free_back: usize,
-    free_mask: u64,
-    /// Distances back to the address of the allocating place's file name, and to its line.
-    file_back: usize,
-    line_back: usize,
-    /// The manager's own figures, in place: `used_size`, `real_used`, free fragments.
+    /// The manager's own figures, in place: `used_size`, `real_used`, free fragments. Never null.
     used: *const u64,
     real_used: *const u64,
     free_fragments: *const u64,
-    /// The manager does not book shrinking reallocs (found by trying, see [`install_pkg`]).
-    forgets_shrinks: bool,
-    /// The place of a block reads back as it was given (found by trying).
-    knows_places: bool,
 }
 
 /// What the header of a live block says.
@@ -85,61 +89,74 @@ struct Block {
     line: u32,
 }
 
+/// What the figures of no pool point to.
+static NOTHING_USED: u64 = 0;
+
 const NO_POOL: PoolView = PoolView {
+    size_back: 0,
+    free_back: 0,
+    forgets_shrinks: false,
+    size_mask: 0,
+    free_mask: 0,
     start: 0,
     length: 0,
-    size_back: 0,
-    size_mask: 0,
-    free_back: 0,
-    free_mask: 0,
     file_back: 0,
     line_back: 0,
-    used: ptr::null(),
-    real_used: ptr::null(),
-    free_fragments: ptr::null(),
-    forgets_shrinks: false,
     knows_places: false,
+    used: &raw const NOTHING_USED,
+    real_used: &raw const NOTHING_USED,
+    free_fragments: &raw const NOTHING_USED,
 };
 
 /// Private totals of this process's pkg heap; fork copies them with the heap that they describe.
+#[repr(C)]
 struct PkgLocal {
     allocs: Cell<u64>,
     bytes_allocated: Cell<u64>,
     frees: Cell<u64>,
     bytes_freed: Cell<u64>,
     unbooked: Cell<u64>,
-    failures: Cell<u64>,
 }
 
 /// What each process has for itself (private memory, copied by fork).
+///
+/// Every allocation of the server comes by, with the caches full of other things: the order is that of the cache
+/// lines, of which one call touches three.
+#[repr(C, align(64))]
 struct Local {
+    pkg: PkgLocal,
     rows: Cell<*const Row>,
+    /// How many rows there are; 0 until `rows` is set.
+    row_count: Cell<usize>,
     /// Thread pointer of the process's main thread; equal in all children that it forks.
     main_thread: Cell<usize>,
-    pkg_real: Cell<Real>,
-    shm_real: Cell<Real>,
     pkg_pool: Cell<PoolView>,
+    pkg_real: Cell<Real>,
     shm_pool: Cell<PoolView>,
-    pkg: PkgLocal,
+    shm_real: Cell<Real>,
+    pkg_failures: Cell<u64>,
 }
+const _: () = assert!(size_of::<PoolView>() == 64 && size_of::<Real>() == 64);
+const _: () = assert!(std::mem::offset_of!(Local, pkg_pool) == 64);
 // SAFETY: only the process's main thread writes (installation before the first fork; the pkg totals, because pkg is
 // not thread-safe in any version: internals C.5). Other threads read only what installation wrote.
 unsafe impl Sync for Local {}
 
 static LOCAL: Local = Local {
     rows: Cell::new(ptr::null()),
+    row_count: Cell::new(0),
     main_thread: Cell::new(0),
     pkg_real: Cell::new(NOTHING),
     shm_real: Cell::new(NOTHING),
     pkg_pool: Cell::new(NO_POOL),
     shm_pool: Cell::new(NO_POOL),
+    pkg_failures: Cell::new(0),
     pkg: PkgLocal {
         allocs: Cell::new(0),
         bytes_allocated: Cell::new(0),
         frees: Cell::new(0),
         bytes_freed: Cell::new(0),
         unbooked: Cell::new(0),
-        failures: Cell::new(0),
     },
 };
 
@@ -172,10 +189,9 @@ pub fn is_main_thread() -> bool {
 pub fn own_row() -> Option<&'static Row> {
     // SAFETY: process_no is a plain int of the server, set right after each fork (core/pt.c).
     let index = unsafe { sys::process_no } as usize;
-    let rows = LOCAL.rows.get();
-    if index < MAX_PROCESSES && !rows.is_null() {
-        // SAFETY: rows points to MAX_PROCESSES rows that live as long as the server.
-        Some(unsafe { &*rows.wrapping_add(index) })
+    if index < LOCAL.row_count.get() {
+        // SAFETY: rows points to row_count rows that live as long as the server.
+        Some(unsafe { &*LOCAL.rows.get().wrapping_add(index) })
     } else {
         None
     }
@@ -195,7 +211,7 @@ impl PoolView {
         let word = unsafe {
             *block
                 .cast::<u8>()
-                .wrapping_sub(self.size_back)
+                .wrapping_sub(usize::from(self.size_back))
                 .cast::<u64>()
         };
         word & self.size_mask
@@ -208,8 +224,8 @@ impl PoolView {
         // SAFETY: as in size_of: words of the same header.
         let (file, line) = unsafe {
             (
-                *at(self.file_back).cast::<usize>(),
-                *at(self.line_back).cast::<u32>(),
+                *at(usize::from(self.file_back)).cast::<usize>(),
+                *at(usize::from(self.line_back)).cast::<u32>(),
             )
         };
         Block {
@@ -229,7 +245,7 @@ impl PoolView {
         let mark = unsafe {
             *block
                 .cast::<u8>()
-                .wrapping_sub(self.free_back)
+                .wrapping_sub(usize::from(self.free_back))
                 .cast::<u64>()
         };
         if mark & self.free_mask != 0 {
@@ -241,10 +257,7 @@ impl PoolView {
 
     #[inline(always)]
     fn read(word: *const u64) -> u64 {
-        if word.is_null() {
-            return 0;
-        }
-        // SAFETY: an aligned word of the manager's control block; a torn read is impossible on x86-64 and a
+        // SAFETY: never null; an aligned word of the manager's control block; a torn read is impossible on x86-64 and a
         // slightly old value is as good (internals B.6).
         unsafe { word.read_volatile() }
     }
@@ -292,7 +305,7 @@ fn pkg_freed(block: Block) {
 #[cold]
 fn pkg_failed(size: usize, caller: &Caller) {
     owners::pkg_failed(size as u64, caller, state::now_ms() / 1000);
-    let failures = bump(&LOCAL.pkg.failures, 1);
+    let failures = bump(&LOCAL.pkg_failures, 1);
     if let Some(row) = own_row() {
         row.pkg_failures.set(failures);
         publish_pkg(row);
@@ -345,7 +358,7 @@ fn republish(row: &Row) {
     row.pkg.frees.set(totals.frees.get());
     row.pkg.bytes_freed.set(totals.bytes_freed.get());
     row.pkg.unbooked.set(totals.unbooked.get());
-    row.pkg_failures.set(totals.failures.get());
+    row.pkg_failures.set(LOCAL.pkg_failures.get());
     publish_pkg(row);
 }
 
@@ -722,14 +735,14 @@ fn view(
             .cast_const()
     };
     Ok(PoolView {
+        size_back: u8::try_from(layout.size_back).map_err(|_| Refused::LayoutDiffers)?,
+        free_back: u8::try_from(layout.free_back).map_err(|_| Refused::LayoutDiffers)?,
+        size_mask: layout.size_mask,
+        free_mask: layout.free_mask,
         start,
         length,
-        size_back: layout.size_back as usize,
-        size_mask: layout.size_mask,
-        free_back: layout.free_back as usize,
-        free_mask: layout.free_mask,
-        file_back: layout.file_back as usize,
-        line_back: layout.line_back as usize,
+        file_back: u8::try_from(layout.file_back).map_err(|_| Refused::LayoutDiffers)?,
+        line_back: u8::try_from(layout.line_back).map_err(|_| Refused::LayoutDiffers)?,
         used: word(layout.block_used),
         real_used: word(layout.block_real_used),
         free_fragments: word(layout.block_free_fragments),
@@ -860,6 +873,13 @@ pub fn knows_places() -> bool {
     LOCAL.pkg_pool.get().knows_places && LOCAL.shm_pool.get().knows_places
 }
 
+/// Remembers where the rows are.
+fn keep(rows: &'static [Row]) {
+    LOCAL.rows.set(rows.as_ptr());
+    LOCAL.row_count.set(rows.len().min(MAX_PROCESSES));
+    LOCAL.main_thread.set(thread_pointer());
+}
+
 /// Wraps the private pool's functions; called once in `mod_register`, before any fork.
 ///
 /// Blocks that exist already count as allocated by this process (they are its heap); the trial's unbooked shrink is
@@ -890,8 +910,7 @@ pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Resul
         )?;
         let pool = tried(pool, api.mem_block, &real)?;
         LOCAL.pkg_pool.set(pool);
-        LOCAL.rows.set(rows.as_ptr());
-        LOCAL.main_thread.set(thread_pointer());
+        keep(rows);
         LOCAL.pkg_real.set(real);
         if let (Some(sites), true) = (sites, pool.knows_places) {
             owners::start(sites, thread_pointer());
@@ -950,8 +969,7 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
         )?;
         let pool = tried(pool, api.mem_block, &real)?;
         LOCAL.shm_pool.set(pool);
-        LOCAL.rows.set(rows.as_ptr());
-        LOCAL.main_thread.set(thread_pointer());
+        keep(rows);
         LOCAL.shm_real.set(real);
         if !pool.knows_places {
             owners::stop();
