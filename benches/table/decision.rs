@@ -14,7 +14,7 @@ use memguard::shared::fingerprints::Fingerprints;
 use memguard::shared::pending::InFlight;
 
 use crate::register::register;
-use crate::report::{Table, median, progress};
+use crate::report::{Table, progress, undisturbed};
 
 /// Decisions that are timed together, so that reading the clock does not count; the messages fit the first cache.
 const BATCH: usize = 32;
@@ -159,7 +159,7 @@ fn pieces(table: &mut Table) {
             (0..BATCH).for_each(piece);
             start.elapsed().as_nanos() as f64 / BATCH as f64
         });
-        table.note(format!("{what}"), median(each.collect()), "ns");
+        table.note(format!("{what}"), undisturbed(each.collect()), "ns");
     };
     note(
         &format!("scan of a REGISTER of {} bytes", messages[0].len()),
@@ -213,5 +213,5 @@ fn time(world: &World, first: usize, count: usize, expected: Class) -> (f64, f64
             Some(expected)
         );
     }
-    (median(without), median(with))
+    (undisturbed(without), undisturbed(with))
 }

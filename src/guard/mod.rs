@@ -2,11 +2,14 @@
 //! Forbidden here: unsafe, atomics, clocks, system calls, anything of Kamailio.
 #![forbid(unsafe_code)]
 
+pub(crate) mod words8;
+
 pub mod admission;
 pub mod aor;
 pub mod cgroup;
 pub mod class;
 pub mod filters;
+pub mod growth;
 pub mod level;
 pub mod osmem;
 pub mod params;
@@ -16,7 +19,7 @@ pub mod rates;
 pub mod reply;
 pub mod report;
 pub mod sip;
+pub mod sites;
 pub mod text;
 pub mod warnings;
 pub mod words;
-pub(crate) mod words8;

@@ -44,6 +44,35 @@ pub fn lower_case(word: u64) -> u64 {
     word | ((from_a ^ above_z) & !word & HIGHS) >> 2
 }
 
+/// Whether the text is this word (given in lower case) in any case.
+#[inline(always)]
+pub fn is_word(text: &[u8], word: &[u8]) -> bool {
+    let mut words = text.chunks_exact(8).zip(word.chunks_exact(8));
+    text.len() == word.len()
+        && words.all(|(text, word)| lower_case(self::word(text)) == self::word(word))
+        && lower_case(last_word(text)) == last_word(word)
+}
+
+/// The text before the first `mark` within its first eight bytes, as a number in lower case, and its length.
+#[inline(always)]
+pub fn short_word(text: &[u8], mark: u8) -> Option<(u64, usize)> {
+    let word = word(text);
+    let found = marks(word, mark);
+    let len = found.trailing_zeros() / 8;
+    let before = word & !u64::MAX.checked_shl(8 * len).unwrap_or(0);
+    (found != 0).then_some((lower_case(before), len as usize))
+}
+
+/// A word as [`short_word`] gives it.
+pub const fn short(word: &[u8]) -> u64 {
+    let (mut number, mut at) = (0, word.len());
+    while at > 0 {
+        at -= 1;
+        number = number << 8 | word[at] as u64;
+    }
+    number
+}
+
 /// The highest bit of each byte that equals `byte`. The lowest mark is exact; a borrow can only mark bytes above it.
 #[inline(always)]
 fn marks(word: u64, byte: u8) -> u64 {
@@ -110,6 +139,33 @@ mod tests {
             let wanted = word.to_le_bytes().map(|b| b.to_ascii_lowercase());
             assert_eq!(lower_case(word).to_le_bytes(), wanted);
         }
+    }
+
+    #[test]
+    fn a_word_is_itself_in_any_case_and_nothing_else() {
+        let word = b"proxy-authorization";
+        for length in 0..word.len() {
+            let word = &word[..length];
+            assert!(is_word(word, word) && is_word(&word.to_ascii_uppercase(), word));
+            assert!(!is_word(&[word, b"x"].concat(), word));
+            for place in 0..length {
+                for bit in [0, 1, 3, 4, 6, 7] {
+                    let mut other = word.to_vec();
+                    other[place] ^= 1 << bit;
+                    assert!(!is_word(&other, word), "{other:?}");
+                }
+            }
+        }
+        assert!(!is_word(b"\rall", b"-all"), "no letter, no case");
+    }
+
+    #[test]
+    fn a_short_word_ends_at_its_mark() {
+        assert_eq!(short_word(b"Via: SIP/2.0", b':'), Some((short(b"via"), 3)));
+        assert_eq!(short_word(b"CONTACT:", b':'), Some((short(b"contact"), 7)));
+        assert_eq!(short_word(b":1234567", b':'), Some((0, 0)));
+        assert_eq!(short_word(b"Call-Info: ", b':'), None);
+        assert_eq!(short_word(b"To: a", b':'), None, "fewer than eight bytes");
     }
 
     #[test]

@@ -78,22 +78,28 @@ fn wanted() -> u64 {
 /// Called by Kamailio with its event.
 pub unsafe extern "C" fn on_data(_event: *mut sys::sr_event_param_t) -> c_int {
     guarded("the ballast", || {
-        if LOCAL_HELD.block().is_null() && !is_released() {
-            return Leave(0); // none is kept in this process
-        }
-        let size = state::region().map_or(0, |region| region.control.pkg_size.get());
-        let Some(pkg) = hooks::pkg_now(size) else {
-            return Leave(0);
-        };
-        let free = headroom_bytes(pkg.size, pkg.real_used);
-        if free < MESSAGE_NEED && !is_released() {
-            release(free);
-        } else if is_released() && free > wanted().saturating_add(2 * MESSAGE_NEED) {
-            take_back();
-        }
+        make_room();
         Leave(0)
     })
     .0
+}
+
+/// Gives the ballast away when the next message would not fit, takes it back when there is room for both. The process's
+/// main thread, before Kamailio allocates anything for a message.
+pub fn make_room() {
+    if LOCAL_HELD.block().is_null() && !is_released() {
+        return; // none is kept in this process
+    }
+    let size = state::region().map_or(0, |region| region.control.pkg_size.get());
+    let Some(pkg) = hooks::pkg_now(size) else {
+        return;
+    };
+    let free = headroom_bytes(pkg.size, pkg.real_used);
+    if free < MESSAGE_NEED && !is_released() {
+        release(free);
+    } else if is_released() && free > wanted().saturating_add(2 * MESSAGE_NEED) {
+        take_back();
+    }
 }
 
 #[cold]

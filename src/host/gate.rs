@@ -127,6 +127,9 @@ pub unsafe extern "C" fn on_datagram(event: *mut sys::sr_event_param_t) -> c_int
         if is_idle || !pressure::is_felt(region, state::coarse_ms()) {
             return Leave(0);
         }
+        if hooks::is_main_thread() {
+            ballast::make_room();
+        }
         // SAFETY: plain data, filled by the shim; the event carries the receiver's buffer (core/udp_server.c).
         let mut view: sys::mg_message_t = unsafe { std::mem::zeroed() };
         // SAFETY: as above.

@@ -18,8 +18,10 @@ use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::sys;
+use super::owners::{self, Caller};
+use super::{state, sys};
 use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
+use crate::shared::sites::{SitePool, Sites};
 
 type Malloc = sys::sr_malloc_f;
 type Realloc = sys::sr_realloc_f;
@@ -62,12 +64,25 @@ pub struct PoolView {
     /// Distance back to the free mark, and the bits that say "free".
     free_back: usize,
     free_mask: u64,
+    /// Distances back to the address of the allocating place's file name, and to its line.
+    file_back: usize,
+    line_back: usize,
     /// The manager's own figures, in place: `used_size`, `real_used`, free fragments.
     used: *const u64,
     real_used: *const u64,
     free_fragments: *const u64,
     /// The manager does not book shrinking reallocs (found by trying, see [`install_pkg`]).
     forgets_shrinks: bool,
+    /// The place of a block reads back as it was given (found by trying).
+    knows_places: bool,
+}
+
+/// What the header of a live block says.
+#[derive(Clone, Copy)]
+struct Block {
+    size: u64,
+    file: usize,
+    line: u32,
 }
 
 const NO_POOL: PoolView = PoolView {
@@ -77,10 +92,13 @@ const NO_POOL: PoolView = PoolView {
     size_mask: 0,
     free_back: 0,
     free_mask: 0,
+    file_back: 0,
+    line_back: 0,
     used: ptr::null(),
     real_used: ptr::null(),
     free_fragments: ptr::null(),
     forgets_shrinks: false,
+    knows_places: false,
 };
 
 /// Private totals of this process's pkg heap; fork copies them with the heap that they describe.
@@ -183,9 +201,27 @@ impl PoolView {
         word & self.size_mask
     }
 
-    /// Size of a block that is about to be freed; `None` when it is not this pool's or is free already.
+    /// What the header of a live block says.
     #[inline(always)]
-    fn size_if_live(&self, block: *mut c_void) -> Option<u64> {
+    fn header(&self, block: *mut c_void) -> Block {
+        let at = |back: usize| block.cast::<u8>().wrapping_sub(back);
+        // SAFETY: as in size_of: words of the same header.
+        let (file, line) = unsafe {
+            (
+                *at(self.file_back).cast::<usize>(),
+                *at(self.line_back).cast::<u32>(),
+            )
+        };
+        Block {
+            size: self.size_of(block),
+            file,
+            line,
+        }
+    }
+
+    /// Header of a block that is about to be freed; `None` when it is not this pool's or is free already.
+    #[inline(always)]
+    fn if_live(&self, block: *mut c_void) -> Option<Block> {
         if !self.holds(block) {
             return None;
         }
@@ -199,7 +235,7 @@ impl PoolView {
         if mark & self.free_mask != 0 {
             None
         } else {
-            Some(self.size_of(block))
+            Some(self.header(block))
         }
     }
 
@@ -229,7 +265,8 @@ fn publish_pkg(row: &Row) {
 }
 
 #[inline(always)]
-fn pkg_allocated(size: u64) {
+fn pkg_allocated(size: u64, caller: &Caller) {
+    owners::pkg_allocated(size, caller);
     let allocs = bump(&LOCAL.pkg.allocs, 1);
     let bytes = bump(&LOCAL.pkg.bytes_allocated, size);
     if let Some(row) = own_row() {
@@ -240,7 +277,9 @@ fn pkg_allocated(size: u64) {
 }
 
 #[inline(always)]
-fn pkg_freed(size: u64) {
+fn pkg_freed(block: Block) {
+    let Block { size, file, line } = block;
+    owners::pkg_freed(size, file, line);
     let frees = bump(&LOCAL.pkg.frees, 1);
     let bytes = bump(&LOCAL.pkg.bytes_freed, size);
     if let Some(row) = own_row() {
@@ -251,7 +290,8 @@ fn pkg_freed(size: u64) {
 }
 
 #[cold]
-fn pkg_failed() {
+fn pkg_failed(size: usize, caller: &Caller) {
+    owners::pkg_failed(size as u64, caller, state::now_ms() / 1000);
     let failures = bump(&LOCAL.pkg.failures, 1);
     if let Some(row) = own_row() {
         row.pkg_failures.set(failures);
@@ -281,7 +321,14 @@ impl Change {
     }
 }
 
-fn pkg_changed(change: Change) {
+fn pkg_changed(change: Change, block: Block) {
+    owners::pkg_changed(
+        change.grown,
+        change.shrunk,
+        change.unbooked,
+        block.file,
+        block.line,
+    );
     bump(&LOCAL.pkg.bytes_allocated, change.grown);
     bump(&LOCAL.pkg.bytes_freed, change.shrunk);
     bump(&LOCAL.pkg.unbooked, change.unbooked);
@@ -319,7 +366,8 @@ macro_rules! on_shm_totals {
 }
 
 #[inline(always)]
-fn shm_allocated(size: u64) {
+fn shm_allocated(size: u64, caller: &Caller) {
+    owners::shm_allocated(size, caller, thread_pointer());
     on_shm_totals!(|totals| {
         totals.allocs.add(1);
         totals.bytes_allocated.add(size);
@@ -327,7 +375,9 @@ fn shm_allocated(size: u64) {
 }
 
 #[inline(always)]
-fn shm_freed(size: u64) {
+fn shm_freed(block: Block) {
+    let Block { size, file, line } = block;
+    owners::shm_freed(size, file, line, thread_pointer());
     on_shm_totals!(|totals| {
         totals.frees.add(1);
         totals.bytes_freed.add(size);
@@ -335,11 +385,25 @@ fn shm_freed(size: u64) {
 }
 
 #[cold]
-fn shm_failed() {
+fn shm_failed(size: usize, caller: &Caller) {
+    owners::shm_failed(
+        size as u64,
+        caller,
+        state::now_ms() / 1000,
+        thread_pointer(),
+    );
     on_shm_totals!(|totals| totals.failures.add(1));
 }
 
-fn shm_changed(change: Change) {
+fn shm_changed(change: Change, block: Block) {
+    owners::shm_changed(
+        change.grown,
+        change.shrunk,
+        change.unbooked,
+        block.file,
+        block.line,
+        thread_pointer(),
+    );
     on_shm_totals!(|totals| {
         totals.bytes_allocated.add(change.grown);
         totals.bytes_freed.add(change.shrunk);
@@ -364,11 +428,17 @@ macro_rules! wrap_malloc {
             };
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, size, file, func, line, mname) };
+            let caller = Caller {
+                file,
+                func,
+                line,
+                module: mname,
+            };
             if got.is_null() {
-                $failed();
+                $failed(size, &caller);
             } else {
                 let size = LOCAL.$pool.get().size_of(got);
-                $allocated(size);
+                $allocated(size, &caller);
             }
             got
         }
@@ -389,11 +459,11 @@ macro_rules! wrap_free {
                 return;
             };
             // Read before the real free: the header then names the freeing place.
-            let size = LOCAL.$pool.get().size_if_live(pointer);
+            let old = LOCAL.$pool.get().if_live(pointer);
             // SAFETY: the manager's own function with its own arguments.
             unsafe { real(block, pointer, file, func, line, mname) };
-            if let Some(size) = size {
-                $freed(size);
+            if let Some(old) = old {
+                $freed(old);
             }
         }
     };
@@ -421,12 +491,18 @@ macro_rules! wrap_realloc {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return ptr::null_mut();
             };
-            let before = LOCAL.$pool.get().size_if_live(pointer);
+            let caller = Caller {
+                file,
+                func,
+                line,
+                module: mname,
+            };
+            let before = LOCAL.$pool.get().if_live(pointer);
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, pointer, size, file, func, line, mname) };
             if got.is_null() {
                 if size != 0 {
-                    $failed();
+                    $failed(size, &caller);
                 }
                 if let (Some(before), true) = (before, size == 0 || $on_failure == OnFailure::Frees)
                 {
@@ -434,17 +510,20 @@ macro_rules! wrap_realloc {
                 }
                 return got;
             }
-            let after = LOCAL.$pool.get().size_of(got);
+            let after = LOCAL.$pool.get().header(got);
             match before {
-                Some(before) if got == pointer => {
-                    let change = Change::of(&LOCAL.$pool.get(), before, after, false);
-                    $changed(change);
+                // In place the block keeps the place that allocated it (fm, qm and tlsf `*_realloc`).
+                Some(before)
+                    if got == pointer && (before.file, before.line) == (after.file, after.line) =>
+                {
+                    let change = Change::of(&LOCAL.$pool.get(), before.size, after.size, false);
+                    $changed(change, before);
                 }
                 Some(before) => {
-                    $allocated(after);
+                    $allocated(after.size, &caller);
                     $freed(before);
                 }
-                None => $allocated(after),
+                None => $allocated(after.size, &caller),
             }
             got
         }
@@ -553,16 +632,22 @@ unsafe extern "C" fn shm_resize(
     let Some(real) = LOCAL.shm_real.get().resize else {
         return ptr::null_mut();
     };
-    let before = LOCAL.shm_pool.get().size_if_live(pointer);
+    let caller = Caller {
+        file,
+        func,
+        line,
+        module: mname,
+    };
+    let before = LOCAL.shm_pool.get().if_live(pointer);
     // SAFETY: the manager's own function with its own arguments.
     let got = unsafe { real(block, pointer, size, file, func, line, mname) };
     if let Some(before) = before {
         shm_freed(before);
     }
     if got.is_null() {
-        shm_failed();
+        shm_failed(size, &caller);
     } else {
-        shm_allocated(LOCAL.shm_pool.get().size_of(got));
+        shm_allocated(LOCAL.shm_pool.get().size_of(got), &caller);
     }
     got
 }
@@ -643,10 +728,13 @@ fn view(
         size_mask: layout.size_mask,
         free_back: layout.free_back as usize,
         free_mask: layout.free_mask,
+        file_back: layout.file_back as usize,
+        line_back: layout.line_back as usize,
         used: word(layout.block_used),
         real_used: word(layout.block_real_used),
         free_fragments: word(layout.block_free_fragments),
         forgets_shrinks: false,
+        knows_places: false,
     })
 }
 
@@ -664,6 +752,8 @@ const TRIAL: *const c_char = c"memguard trial".as_ptr();
 /// Trial sizes: larger than any rounding, and a shrink that every manager splits.
 const TRIAL_BYTES: usize = 4096;
 const TRIAL_SHRUNK: usize = 256;
+/// A line that no header holds by chance.
+const TRIAL_LINE: u32 = 1_234_567;
 /// A trial block that is larger than this is no trial block.
 const TRIAL_LARGEST: u64 = 8192;
 
@@ -676,13 +766,16 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
     let before = PoolView::read(pool.used);
     // SAFETY: the manager's own functions, before any fork, each block freed exactly once.
     unsafe {
-        let p = malloc(block, TRIAL_BYTES, TRIAL, TRIAL, 1, TRIAL);
+        let p = malloc(block, TRIAL_BYTES, TRIAL, TRIAL, TRIAL_LINE, TRIAL);
         if p.is_null() {
             return Err(Refused::NotReady);
         }
         let size = pool.size_of(p);
         let booked = PoolView::read(pool.used).wrapping_sub(before);
-        let live = pool.size_if_live(p) == Some(size);
+        let header = pool.if_live(p);
+        let live = header.is_some_and(|h| h.size == size);
+        pool.knows_places =
+            header.is_some_and(|h| h.file == TRIAL as usize && h.line == TRIAL_LINE);
         let mut fits =
             live && booked == size && (TRIAL_BYTES as u64..TRIAL_LARGEST).contains(&size);
         if fits {
@@ -703,6 +796,70 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
     }
 }
 
+/// What a pool held when its functions were wrapped.
+#[derive(Clone, Copy, Default)]
+struct Older {
+    blocks: u64,
+    bytes: u64,
+    unbooked: u64,
+}
+
+/// Counts the blocks that are older than the wrappers, by the places in their headers, as the manager lists them
+/// (`xmodstats`: it walks the heap, which is small at this time). What the list does not explain is, with a manager
+/// that forgets shrinks, a shrink that it did not book; else it goes to the row of older blocks.
+///
+/// # Safety
+/// `list` and `free` are the manager's own functions for `block`; one thread runs.
+unsafe fn seed(
+    pool_name: SitePool,
+    pool: &PoolView,
+    list: sys::sr_mem_mod_get_stats_f,
+    free: sys::sr_mem_mod_free_stats_f,
+    block: *mut c_void,
+) -> Older {
+    let used = PoolView::read(pool.used);
+    let mut older = Older::default();
+    let mut root: *mut c_void = ptr::null_mut();
+    if let (Some(list), Some(free)) = (list, free) {
+        // SAFETY: the caller's promise; the list lives until it is freed, once.
+        unsafe {
+            list(block, &mut root);
+            let mut next = root.cast::<sys::mem_counter>();
+            while let Some(entry) = next.as_ref() {
+                let caller = Caller {
+                    file: entry.file,
+                    func: entry.func,
+                    line: entry.line as u32,
+                    module: entry.mname,
+                };
+                let blocks = entry.count as u64;
+                owners::seed(pool_name, Some(&caller), blocks, entry.size);
+                older.blocks = older.blocks.wrapping_add(blocks);
+                older.bytes = older.bytes.wrapping_add(entry.size);
+                next = entry.next;
+            }
+            if !root.is_null() {
+                free(root);
+            }
+        }
+    }
+    let rest = used.saturating_sub(older.bytes);
+    if pool.forgets_shrinks && older.blocks > 0 {
+        older.unbooked = rest;
+        owners::seed_unbooked(pool_name, rest);
+    } else {
+        owners::seed(pool_name, None, u64::from(rest > 0), rest);
+        older.blocks = older.blocks.wrapping_add(u64::from(rest > 0));
+        older.bytes = older.bytes.wrapping_add(rest);
+    }
+    older
+}
+
+/// Whether the places of blocks can be read, in both pools.
+pub fn knows_places() -> bool {
+    LOCAL.pkg_pool.get().knows_places && LOCAL.shm_pool.get().knows_places
+}
+
 /// Wraps the private pool's functions; called once in `mod_register`, before any fork.
 ///
 /// Blocks that exist already count as allocated by this process (they are its heap); the trial's unbooked shrink is
@@ -710,7 +867,7 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
 ///
 /// # Errors
 /// Why the pool is left alone.
-pub fn install_pkg(rows: &'static [Row]) -> Result<(), Refused> {
+pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Result<(), Refused> {
     // SAFETY: before the first fork there is one thread; the API tables are plain globals (core/mem/pkg.c).
     unsafe {
         let api = table(&raw mut sys::_pkg_root);
@@ -736,8 +893,19 @@ pub fn install_pkg(rows: &'static [Row]) -> Result<(), Refused> {
         LOCAL.rows.set(rows.as_ptr());
         LOCAL.main_thread.set(thread_pointer());
         LOCAL.pkg_real.set(real);
-        LOCAL.pkg.allocs.set(1);
-        LOCAL.pkg.bytes_allocated.set(PoolView::read(pool.used));
+        if let (Some(sites), true) = (sites, pool.knows_places) {
+            owners::start(sites, thread_pointer());
+        }
+        let older = seed(
+            SitePool::Pkg,
+            &pool,
+            api.xmodstats,
+            api.xfmodstats,
+            api.mem_block,
+        );
+        LOCAL.pkg.allocs.set(older.blocks);
+        LOCAL.pkg.bytes_allocated.set(older.bytes);
+        LOCAL.pkg.unbooked.set(older.unbooked);
         api.xmalloc = Some(pkg_malloc);
         api.xmallocxz = real.mallocxz.and(Some(pkg_mallocxz));
         api.xrealloc = Some(pkg_realloc);
@@ -785,9 +953,20 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
         LOCAL.rows.set(rows.as_ptr());
         LOCAL.main_thread.set(thread_pointer());
         LOCAL.shm_real.set(real);
+        if !pool.knows_places {
+            owners::stop();
+        }
+        let older = seed(
+            SitePool::Shm,
+            &pool,
+            api.xmodstats,
+            api.xfmodstats,
+            api.mem_block,
+        );
         if let Some(row) = rows.first() {
-            row.shm.allocs.add(1);
-            row.shm.bytes_allocated.add(PoolView::read(pool.used));
+            row.shm.allocs.add(older.blocks);
+            row.shm.bytes_allocated.add(older.bytes);
+            row.shm.unbooked.add(older.unbooked);
         }
         api.xmalloc = Some(shm_malloc);
         api.xmallocxz = real.mallocxz.and(Some(shm_mallocxz));
@@ -846,6 +1025,7 @@ unsafe fn pool_size(info: sys::sr_mem_info_f, block: *mut c_void) -> usize {
 /// Writes this process's inherited pkg totals and pid into its row; called after every fork that is seen
 /// (`child_init`), by the process itself.
 pub fn publish_process() {
+    owners::publish_process();
     if let Some(row) = own_row() {
         republish(row);
         // ORDERING: Relaxed; read by reports only.

@@ -7,13 +7,16 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{ballast, gate, learn, pv, routes, rpc, sampler, script, settings, state, stats, sys};
+use super::{
+    ballast, gate, learn, owners, pv, routes, rpc, sampler, script, settings, state, stats, sys,
+};
 use crate::guard::aor::Key;
 use crate::guard::params::{self, Int};
 use crate::guard::warnings::{self, Warning};
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
+use crate::shared::sites::Sites;
 
 /// Registrations in flight that are remembered: 16384 × 64 bytes, touched as used; 30 s of 500 per second.
 const IN_FLIGHT: usize = 16384;
@@ -55,7 +58,8 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
         Warning::LoadedLate,
         unsafe { sys::mg_any_module_loaded() } != 0,
     );
-    match hooks::install_pkg(&region.rows) {
+    let sites = Sites::map().map_err(|e| format!("cannot map memguard's tables of places: {e}"))?;
+    match hooks::install_pkg(&region.rows, Some(sites)) {
         Ok(()) => (),
         Err(_) => region.warn(Warning::PkgNotCounted, true),
     }
@@ -100,6 +104,10 @@ fn try_init() -> Result<(), String> {
     region.control.shm_size.set(shm);
     region.control.pkg_size.set(pkg);
     region.control.longest_expires.set(FIRST_EXPIRES);
+    if region.settings.get(Int::Attribution) == 0 {
+        owners::stop();
+    }
+    region.warn(Warning::NoPlaces, !hooks::knows_places());
     make_tables(region)?;
     settings::declare_cfg()?;
     stats::register()?;

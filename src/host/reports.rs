@@ -3,9 +3,10 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{answer, hooks, sampler, state, visit};
+use super::{answer, growth, hooks, owners, sampler, state, visit};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
+use crate::guard::growth::Leak;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
 use crate::guard::queue;
@@ -176,7 +177,7 @@ fn status_fields(region: &Region) -> Fields {
             Node::Count(total(region, |r| r.sip.fail_open.get())),
         ),
         ("workers", int(hooks::processes() as u64)),
-        ("workers_leaking", int(0)),
+        ("workers_leaking", int(leaking(region))),
         (
             "sample_age_ms",
             Node::Count(now.saturating_sub(figures.time_ms)),
@@ -213,6 +214,12 @@ pub fn pools(words: &[&str]) -> Result<Answer, Fault> {
     Ok(Answer::Many(pool_rows(region()?)))
 }
 
+/// Workers whose leak is suspected or confirmed.
+pub fn leaking(region: &Region) -> u64 {
+    let rows = region.used_rows(hooks::processes()).iter();
+    rows.filter(|row| row.leak() != Leak::None).count() as u64
+}
+
 fn pool_rows(region: &Region) -> Vec<Fields> {
     let figures = region.figures();
     let control = &region.control;
@@ -226,7 +233,10 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
             ("peak", bytes(shm_peak(region))),
             ("largest_free", bytes(hooks::shm_largest_free())),
             ("fragments", Node::Count(shm.fragments)),
-            ("growth", Node::Signed(0)),
+            (
+                "growth",
+                real(owners::sites().map_or(0.0, |s| growth::of_shm(s).now)),
+            ),
             ("drift", Node::Signed(shm.used.wrapping_sub(live) as i64)),
             ("unbooked", bytes(sum.unbooked)),
             (
@@ -242,7 +252,7 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
         let mut row = pool_head(Pool::Pkg, size, used, Some(worker.pkg_live()));
         row.extend([
             ("peak", bytes(worker.pkg.peak.get())),
-            ("growth", Node::Signed(0)),
+            ("growth", real(worker.growth().0)),
             (
                 "drift",
                 Node::Signed(worker.pkg.used.get().wrapping_sub(worker.pkg_live()) as i64),
@@ -297,7 +307,10 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
             filters::Workers::Pid(pid) => process.pid == pid,
             filters::Workers::Rank(rank) => process.rank == rank,
             filters::Workers::Index(wanted) => *index == wanted as usize,
-            filters::Workers::Leaking => false,
+            filters::Workers::Leaking => region
+                .rows
+                .get(*index)
+                .is_some_and(|r| r.leak() != Leak::None),
         })
         .filter_map(|(index, process)| {
             let row = region.rows.get(index)?;
@@ -328,6 +341,7 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
 
 fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &Row) -> Fields {
     let shm = row.shm_sum();
+    let (growth, growth_per_message) = row.growth();
     vec![
         ("index", int(index as u64)),
         ("pid", Node::Int(process.pid)),
@@ -357,9 +371,9 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("private", bytes(row.private_bytes.get())),
         ("messages", Node::Count(row.sip.messages.get())),
         ("registers", Node::Count(row.sip.received.sum())),
-        ("growth", Node::Signed(0)),
-        ("growth_per_message", real(0.0)),
-        ("leak", word("none")),
+        ("growth", real(growth)),
+        ("growth_per_message", real(growth_per_message)),
+        ("leak", word(row.leak())),
         ("level", word(row.level())),
     ]
 }

@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use super::entry::{Init, guarded};
+use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
 use super::{hooks, state, sys};
@@ -105,6 +106,7 @@ struct Sampler {
     baseline_resets: u64,
     bindings: Census,
     aors: Census,
+    growths: Growths,
     figures: Figures,
     last_ms: u64,
 }
@@ -128,6 +130,7 @@ impl Sampler {
             baseline_resets: 0,
             bindings: Census::default(),
             aors: Census::default(),
+            growths: Growths::new(),
             figures: Figures::default(),
             last_ms: now,
         }
@@ -158,6 +161,12 @@ impl Sampler {
         let os = self.sample_os(now);
         self.sample_rates(now, elapsed);
         self.sample_tables(now);
+        self.growths.tick(
+            self.region,
+            hooks::processes(),
+            self.figures.known_bindings,
+            now,
+        );
         let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
         self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
         let worst = self.sample_shed(memory, now);

@@ -143,7 +143,7 @@ impl Side {
     }
 }
 
-/// The registrar of kamailio-cfg with the leak in it; without memguard it is the same less one line.
+/// The registrar of kamailio-cfg with the leak in it; without memguard it is the same without it.
 fn configuration(example: &str, with_memguard: bool) -> Result<String, Failure> {
     let (check, routing, loading) = (
         "    route(CHECK);\n",
@@ -160,11 +160,14 @@ fn configuration(example: &str, with_memguard: bool) -> Result<String, Failure> 
     let text = example
         .replace(check, &format!("{check}{LEAK}"))
         .replace(routing, &format!("{LEAK_TABLE}{routing}"));
-    Ok(if with_memguard {
-        text
-    } else {
-        text.replace(loading, "")
-    })
+    if with_memguard {
+        return Ok(text);
+    }
+    let is_ours = |line: &str| line == loading || line.starts_with("modparam(\"memguard\"");
+    Ok(text
+        .split_inclusive('\n')
+        .filter(|line| !is_ours(line))
+        .collect())
 }
 
 fn tell(prepared: &Path, folder: &Path) -> Result<bool, Failure> {

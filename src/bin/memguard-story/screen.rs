@@ -87,7 +87,7 @@ impl Screen {
             "",
             "new",
             "new",
-            "",
+            "re-",
             "",
             "WITHOUT",
             "",
@@ -169,7 +169,7 @@ impl Screen {
         ));
         self.say(&format!(
             "{:<30} {:>7} {:>8} {:>6} {:>12} {:>6} {:>6}",
-            "", "sent", "answered", "503", "Retry-After", "500", "lost"
+            "", "sent", "200", "503", "Retry-After", "500", "lost"
         ));
         for (name, tally) in [("with memguard", with), ("without memguard", without)] {
             self.say(&self.paint(BOLD, name));

@@ -176,7 +176,7 @@ pub fn spawn(command: &mut Command) -> Result<Child, Failure> {
     }
     command
         .spawn()
-        .map_err(|e| format!("{}: {e}", command.get_program().display()))
+        .map_err(|e| format!("{}: {e}", Path::new(command.get_program()).display()))
 }
 
 /// Ends a child: `signal`, then, after `limit`, SIGKILL to its whole group. Harmless when it has ended.
