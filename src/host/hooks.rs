@@ -18,8 +18,9 @@ use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::owners::{self, Caller};
+use super::owners::{self, Caller, Counted};
 use super::{state, sys};
+use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
 use crate::shared::sites::{SitePool, Sites};
 
@@ -67,6 +68,8 @@ pub struct PoolView {
     /// Distances back to the address of the allocating place's file name, and to its line.
     file_back: usize,
     line_back: usize,
+    func_back: usize,
+    module_back: usize,
     /// The manager's own figures, in place: `used_size`, `real_used`, free fragments.
     used: *const u64,
     real_used: *const u64,
@@ -94,6 +97,8 @@ const NO_POOL: PoolView = PoolView {
     free_mask: 0,
     file_back: 0,
     line_back: 0,
+    func_back: 0,
+    module_back: 0,
     used: ptr::null(),
     real_used: ptr::null(),
     free_fragments: ptr::null(),
@@ -219,6 +224,15 @@ impl PoolView {
         }
     }
 
+    /// The place that allocated a block, with its texts.
+    fn caller(&self, block: *mut c_void) -> Caller {
+        let Block { file, line, .. } = self.header(block);
+        let at = |back: usize| block.cast::<u8>().wrapping_sub(back).cast::<*const c_char>();
+        // SAFETY: as in header.
+        let (func, module) = unsafe { (*at(self.func_back), *at(self.module_back)) };
+        Caller { file: file as *const c_char, func, line, module }
+    }
+
     /// Header of a block that is about to be freed; `None` when it is not this pool's or is free already.
     #[inline(always)]
     fn if_live(&self, block: *mut c_void) -> Option<Block> {
@@ -265,13 +279,18 @@ fn publish_pkg(row: &Row) {
 }
 
 #[inline(always)]
-fn pkg_allocated(size: u64, caller: &Caller) {
-    owners::pkg_allocated(size, caller);
-    let allocs = bump(&LOCAL.pkg.allocs, 1);
-    let bytes = bump(&LOCAL.pkg.bytes_allocated, size);
+fn pkg_allocated(block: *mut c_void) {
+    let Block { size, file, line } = LOCAL.pkg_pool.get().header(block);
+    match owners::pkg_allocated(size, file, line) {
+        Counted::Yes => (),
+        Counted::Unseen => first_seen(SitePool::Pkg, block),
+        Counted::Off => {
+            bump(&LOCAL.pkg.allocs, 1);
+            bump(&LOCAL.pkg.bytes_allocated, size);
+            publish_totals();
+        }
+    }
     if let Some(row) = own_row() {
-        row.pkg.allocs.set(allocs);
-        row.pkg.bytes_allocated.set(bytes);
         publish_pkg(row);
     }
 }
@@ -279,13 +298,33 @@ fn pkg_allocated(size: u64, caller: &Caller) {
 #[inline(always)]
 fn pkg_freed(block: Block) {
     let Block { size, file, line } = block;
-    owners::pkg_freed(size, file, line);
-    let frees = bump(&LOCAL.pkg.frees, 1);
-    let bytes = bump(&LOCAL.pkg.bytes_freed, size);
+    if owners::pkg_freed(size, file, line) == Counted::Off {
+        bump(&LOCAL.pkg.frees, 1);
+        bump(&LOCAL.pkg.bytes_freed, size);
+        publish_totals();
+    }
     if let Some(row) = own_row() {
-        row.pkg.frees.set(frees);
-        row.pkg.bytes_freed.set(bytes);
         publish_pkg(row);
+    }
+}
+
+/// Makes the place of a block known, from its header, and counts the block there.
+#[cold]
+#[inline(never)]
+fn first_seen(name: SitePool, block: *mut c_void) {
+    let pool = match name {
+        SitePool::Pkg => LOCAL.pkg_pool.get(),
+        SitePool::Shm => LOCAL.shm_pool.get(),
+    };
+    owners::learn(name, &pool.caller(block));
+    let Block { size, file, line } = pool.header(block);
+    let thread = thread_pointer();
+    let counted = match name {
+        SitePool::Pkg => owners::pkg_allocated(size, file, line),
+        SitePool::Shm => owners::shm_allocated(size, file, line, thread),
+    };
+    if counted == Counted::Unseen {
+        owners::overflowed(name, size, thread);
     }
 }
 
@@ -329,21 +368,31 @@ fn pkg_changed(change: Change, block: Block) {
         block.file,
         block.line,
     );
-    bump(&LOCAL.pkg.bytes_allocated, change.grown);
-    bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+    if owners::sites().is_none() {
+        bump(&LOCAL.pkg.bytes_allocated, change.grown);
+        bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+    }
     bump(&LOCAL.pkg.unbooked, change.unbooked);
     if let Some(row) = own_row() {
         republish(row);
     }
 }
 
+/// Publishes the private pkg totals while places are not counted; else they are the sums over the places.
+fn publish_totals() {
+    if let Some(row) = own_row() {
+        let totals = &LOCAL.pkg;
+        row.pkg.allocs.set(totals.allocs.get());
+        row.pkg.bytes_allocated.set(totals.bytes_allocated.get());
+        row.pkg.frees.set(totals.frees.get());
+        row.pkg.bytes_freed.set(totals.bytes_freed.get());
+    }
+}
+
 /// Writes every pkg total of this process into its row (after a fork, or after a realloc).
 fn republish(row: &Row) {
     let totals = &LOCAL.pkg;
-    row.pkg.allocs.set(totals.allocs.get());
-    row.pkg.bytes_allocated.set(totals.bytes_allocated.get());
-    row.pkg.frees.set(totals.frees.get());
-    row.pkg.bytes_freed.set(totals.bytes_freed.get());
+    publish_totals();
     row.pkg.unbooked.set(totals.unbooked.get());
     row.pkg_failures.set(totals.failures.get());
     publish_pkg(row);
@@ -366,8 +415,19 @@ macro_rules! on_shm_totals {
 }
 
 #[inline(always)]
-fn shm_allocated(size: u64, caller: &Caller) {
-    owners::shm_allocated(size, caller, thread_pointer());
+fn shm_allocated(block: *mut c_void) {
+    let Block { size, file, line } = LOCAL.shm_pool.get().header(block);
+    let thread = thread_pointer();
+    match owners::shm_allocated(size, file, line, thread) {
+        Counted::Yes if thread == LOCAL.main_thread.get() => return,
+        Counted::Unseen => {
+            first_seen(SitePool::Shm, block);
+            if thread == LOCAL.main_thread.get() {
+                return;
+            }
+        }
+        Counted::Yes | Counted::Off => (),
+    }
     on_shm_totals!(|totals| {
         totals.allocs.add(1);
         totals.bytes_allocated.add(size);
@@ -377,7 +437,11 @@ fn shm_allocated(size: u64, caller: &Caller) {
 #[inline(always)]
 fn shm_freed(block: Block) {
     let Block { size, file, line } = block;
-    owners::shm_freed(size, file, line, thread_pointer());
+    let thread = thread_pointer();
+    let counted = owners::shm_freed(size, file, line, thread);
+    if counted == Counted::Yes && thread == LOCAL.main_thread.get() {
+        return; // the totals are the sums over the places
+    }
     on_shm_totals!(|totals| {
         totals.frees.add(1);
         totals.bytes_freed.add(size);
@@ -404,9 +468,12 @@ fn shm_changed(change: Change, block: Block) {
         block.line,
         thread_pointer(),
     );
+    let is_summed = owners::sites().is_some() && thread_pointer() == LOCAL.main_thread.get();
     on_shm_totals!(|totals| {
-        totals.bytes_allocated.add(change.grown);
-        totals.bytes_freed.add(change.shrunk);
+        if !is_summed {
+            totals.bytes_allocated.add(change.grown);
+            totals.bytes_freed.add(change.shrunk);
+        }
         totals.unbooked.add(change.unbooked);
     });
 }
@@ -437,8 +504,7 @@ macro_rules! wrap_malloc {
             if got.is_null() {
                 $failed(size, &caller);
             } else {
-                let size = LOCAL.$pool.get().size_of(got);
-                $allocated(size, &caller);
+                $allocated(got);
             }
             got
         }
@@ -520,10 +586,10 @@ macro_rules! wrap_realloc {
                     $changed(change, before);
                 }
                 Some(before) => {
-                    $allocated(after.size, &caller);
+                    $allocated(got);
                     $freed(before);
                 }
-                None => $allocated(after.size, &caller),
+                None => $allocated(got),
             }
             got
         }
@@ -647,7 +713,7 @@ unsafe extern "C" fn shm_resize(
     if got.is_null() {
         shm_failed(size, &caller);
     } else {
-        shm_allocated(LOCAL.shm_pool.get().size_of(got), &caller);
+        shm_allocated(got);
     }
     got
 }
@@ -730,6 +796,8 @@ fn view(
         free_mask: layout.free_mask,
         file_back: layout.file_back as usize,
         line_back: layout.line_back as usize,
+        func_back: layout.func_back as usize,
+        module_back: layout.mname_back as usize,
         used: word(layout.block_used),
         real_used: word(layout.block_real_used),
         free_fragments: word(layout.block_free_fragments),
@@ -754,6 +822,8 @@ const TRIAL_BYTES: usize = 4096;
 const TRIAL_SHRUNK: usize = 256;
 /// A line that no header holds by chance.
 const TRIAL_LINE: u32 = 1_234_567;
+const TRIAL_FUNC: *const c_char = c"memguard trial function".as_ptr();
+const TRIAL_MODULE: *const c_char = c"memguard trial module".as_ptr();
 /// A trial block that is larger than this is no trial block.
 const TRIAL_LARGEST: u64 = 8192;
 
@@ -766,7 +836,8 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
     let before = PoolView::read(pool.used);
     // SAFETY: the manager's own functions, before any fork, each block freed exactly once.
     unsafe {
-        let p = malloc(block, TRIAL_BYTES, TRIAL, TRIAL, TRIAL_LINE, TRIAL);
+        let (file, func, module) = (TRIAL, TRIAL_FUNC, TRIAL_MODULE);
+        let p = malloc(block, TRIAL_BYTES, file, func, TRIAL_LINE, module);
         if p.is_null() {
             return Err(Refused::NotReady);
         }
@@ -775,7 +846,10 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
         let header = pool.if_live(p);
         let live = header.is_some_and(|h| h.size == size);
         pool.knows_places =
-            header.is_some_and(|h| h.file == TRIAL as usize && h.line == TRIAL_LINE);
+            header.is_some_and(|h| h.file == file as usize && h.line == TRIAL_LINE) && {
+            let caller = pool.caller(p);
+            (caller.func, caller.module) == (func, module)
+        };
         let mut fits =
             live && booked == size && (TRIAL_BYTES as u64..TRIAL_LARGEST).contains(&size);
         if fits {
@@ -855,6 +929,92 @@ unsafe fn seed(
     older
 }
 
+/// Stops counting by place: from now on totals are counted, from where the sums over the places stand. Before the
+/// first fork only.
+pub fn stop_places() {
+    let (Some(pkg), Some(shm)) = (owners::total(0, SitePool::Pkg), owners::total(0, SitePool::Shm)) else { return };
+    owners::stop();
+    let totals = &LOCAL.pkg;
+    totals.allocs.set(pkg.allocs);
+    totals.bytes_allocated.set(pkg.bytes_allocated);
+    totals.frees.set(pkg.frees);
+    totals.bytes_freed.set(pkg.bytes_freed);
+    if let Some(row) = own_row() {
+        row.shm.allocs.add(shm.allocs);
+        row.shm.bytes_allocated.add(shm.bytes_allocated);
+        row.shm.frees.add(shm.frees);
+        row.shm.bytes_freed.add(shm.bytes_freed);
+        republish(row);
+    }
+}
+
+/// Totals of a process's private pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PkgSum {
+    /// Blocks allocated.
+    pub allocs: u64,
+    /// Bytes allocated.
+    pub bytes_allocated: u64,
+    /// Blocks freed.
+    pub frees: u64,
+    /// Bytes freed.
+    pub bytes_freed: u64,
+}
+
+impl PkgSum {
+    /// Bytes allocated and not freed.
+    pub fn live(self) -> u64 {
+        self.bytes_allocated.wrapping_sub(self.bytes_freed)
+    }
+}
+
+/// What the process number `index`, whose row this is, did with its private pool.
+pub fn pkg_sum(index: usize, row: &Row) -> PkgSum {
+    match owners::total(index, SitePool::Pkg) {
+        Some(t) => PkgSum {
+            allocs: t.allocs,
+            bytes_allocated: t.bytes_allocated,
+            frees: t.frees,
+            bytes_freed: t.bytes_freed,
+        },
+        None => {
+            let (frees, bytes_freed) = (row.pkg.frees.get(), row.pkg.bytes_freed.get());
+            PkgSum { allocs: row.pkg.allocs.get(), bytes_allocated: row.pkg.bytes_allocated.get(), frees, bytes_freed }
+        }
+    }
+}
+
+/// What the process number `index`, whose row this is, did with the shared pool.
+pub fn shm_sum(index: usize, row: &Row) -> ShmSum {
+    let own = row.shm_sum();
+    match owners::total(index, SitePool::Shm) {
+        Some(t) => own.plus(ShmSum {
+            allocs: t.allocs,
+            bytes_allocated: t.bytes_allocated,
+            frees: t.frees,
+            bytes_freed: t.bytes_freed,
+            ..ShmSum::default()
+        }),
+        None => own,
+    }
+}
+
+/// What all processes did with the shared pool.
+pub fn shm_sum_of_all(region: &Region) -> ShmSum {
+    let rows = region.used_rows(processes());
+    let sum = rows.iter().map(Row::shm_sum).fold(ShmSum::default(), ShmSum::plus);
+    let Some(sites) = owners::sites() else { return sum };
+    let of_shm = sites.sums(processes()).into_iter().enumerate().filter(|(i, _)| sites.pool(*i) == Some(SitePool::Shm));
+    let places = of_shm.fold(ShmSum::default(), |sum, (_, t)| ShmSum {
+        allocs: sum.allocs.wrapping_add(t.allocs),
+        bytes_allocated: sum.bytes_allocated.wrapping_add(t.bytes_allocated),
+        frees: sum.frees.wrapping_add(t.frees),
+        bytes_freed: sum.bytes_freed.wrapping_add(t.bytes_freed),
+        ..ShmSum::default()
+    });
+    ShmSum { unbooked: sum.unbooked, failures: sum.failures, ..places }
+}
+
 /// Whether the places of blocks can be read, in both pools.
 pub fn knows_places() -> bool {
     LOCAL.pkg_pool.get().knows_places && LOCAL.shm_pool.get().knows_places
@@ -903,8 +1063,10 @@ pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Resul
             api.xfmodstats,
             api.mem_block,
         );
-        LOCAL.pkg.allocs.set(older.blocks);
-        LOCAL.pkg.bytes_allocated.set(older.bytes);
+        if owners::sites().is_none() {
+            LOCAL.pkg.allocs.set(older.blocks);
+            LOCAL.pkg.bytes_allocated.set(older.bytes);
+        }
         LOCAL.pkg.unbooked.set(older.unbooked);
         api.xmalloc = Some(pkg_malloc);
         api.xmallocxz = real.mallocxz.and(Some(pkg_mallocxz));
@@ -954,7 +1116,7 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
         LOCAL.main_thread.set(thread_pointer());
         LOCAL.shm_real.set(real);
         if !pool.knows_places {
-            owners::stop();
+            stop_places();
         }
         let older = seed(
             SitePool::Shm,
@@ -964,8 +1126,10 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
             api.mem_block,
         );
         if let Some(row) = rows.first() {
-            row.shm.allocs.add(older.blocks);
-            row.shm.bytes_allocated.add(older.bytes);
+            if owners::sites().is_none() {
+                row.shm.allocs.add(older.blocks);
+                row.shm.bytes_allocated.add(older.bytes);
+            }
             row.shm.unbooked.add(older.unbooked);
         }
         api.xmalloc = Some(shm_malloc);
@@ -1117,8 +1281,7 @@ pub fn counted_shm() -> u64 {
     let Some(region) = super::state::region() else {
         return u64::MAX;
     };
-    let rows = region.rows.iter().take(processes().max(1));
-    let sum = rows.map(Row::shm_sum).fold(ShmSum::default(), ShmSum::plus);
+    let sum = shm_sum_of_all(region);
     u64::try_from(sum.live()).unwrap_or(0)
 }
 

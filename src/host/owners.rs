@@ -18,8 +18,8 @@ use std::ptr;
 
 use super::sys;
 use crate::shared::sites::{
-    Counts, FILE_BYTES, FUNC_BYTES, Key, MODULE_BYTES, SITES, SitePool, Sites, Table, Texts,
-    Writer, before_row,
+    Counts, FILE_BYTES, FUNC_BYTES, Key, MODULE_BYTES, SITES, SitePool, Sites, Table, Tally, Texts,
+    Writer, before_row, overflow_row,
 };
 
 /// The place arguments of an allocation call (core/mem/memapi.h, DBG_SR_MEMORY).
@@ -68,6 +68,11 @@ pub fn start(sites: &'static Sites, main_thread: usize) {
 /// Stops counting by place: for good, and before the first fork only.
 pub fn stop() {
     LOCAL.sites.set(ptr::null());
+}
+
+/// The main thread's totals of a process in a pool, summed over the places; `None` while places are not counted.
+pub fn total(process: usize, pool: SitePool) -> Option<Tally> {
+    sites().map(|sites| sites.total(process, pool))
 }
 
 /// The dictionary; `None` while only totals are counted.
@@ -159,13 +164,9 @@ fn insert(sites: &'static Sites, key: Key, caller: &Caller) -> usize {
     sites.insert(key, Texts { file, func, module })
 }
 
-#[inline(always)]
+/// Index of a place whose texts are at hand.
 fn index_of(sites: &'static Sites, pool: SitePool, caller: &Caller) -> usize {
-    let key = Key {
-        pool,
-        file: caller.file as usize,
-        line: caller.line,
-    };
+    let key = Key { pool, file: caller.file as usize, line: caller.line };
     match sites.find(key) {
         Some(index) => index,
         None => insert(sites, key, caller),
@@ -179,11 +180,39 @@ fn index_of_block(sites: &'static Sites, pool: SitePool, file: usize, line: u32)
         .unwrap_or_else(|| sites.unknown(pool))
 }
 
-/// A block of the private pool was allocated.
-#[inline(always)]
-pub fn pkg_allocated(size: u64, caller: &Caller) {
+/// What became of an operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// It is counted by place.
+    Yes,
+    /// The place was never seen: [`learn`] it and count again.
+    Unseen,
+    /// Places are not counted.
+    Off,
+}
+
+/// Makes a place known.
+#[cold]
+#[inline(never)]
+pub fn learn(pool: SitePool, caller: &Caller) {
+    if let Some(sites) = sites() {
+        index_of(sites, pool, caller);
+    }
+}
+
+/// What an allocation at a place that could not be learned counts as.
+#[cold]
+#[inline(never)]
+pub fn overflowed(pool: SitePool, size: u64, thread: usize) {
     let Some(sites) = sites() else { return };
-    let index = index_of(sites, SitePool::Pkg, caller);
+    match pool {
+        SitePool::Pkg => pkg_allocated_at(sites, overflow_row(pool), size),
+        SitePool::Shm => shm_allocated_at(sites, overflow_row(pool), size, thread),
+    }
+}
+
+#[inline(always)]
+fn pkg_allocated_at(sites: &'static Sites, index: usize, size: u64) {
     let Some(own) = PKG.get(index) else { return };
     let totals = own.allocated(size);
     if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
@@ -191,16 +220,38 @@ pub fn pkg_allocated(size: u64, caller: &Caller) {
     }
 }
 
+#[inline(always)]
+fn shm_allocated_at(sites: &'static Sites, index: usize, size: u64, thread: usize) {
+    match shm_row(sites, index, thread) {
+        Some((row, Writer::Only)) => {
+            row.allocated(size);
+        }
+        Some((row, writer)) => row.add(writer, (1, size), (0, 0), 0),
+        None => (),
+    }
+}
+
+/// A block of the private pool was allocated.
+#[inline(always)]
+pub fn pkg_allocated(size: u64, file: usize, line: u32) -> Counted {
+    let Some(sites) = sites() else { return Counted::Off };
+    let Some(index) = sites.find(Key { pool: SitePool::Pkg, file, line }) else { return Counted::Unseen };
+    pkg_allocated_at(sites, index, size);
+    Counted::Yes
+}
+
 /// A block of the private pool that was allocated at `file`, `line` was freed.
 #[inline(always)]
-pub fn pkg_freed(size: u64, file: usize, line: u32) {
-    let Some(sites) = sites() else { return };
+pub fn pkg_freed(size: u64, file: usize, line: u32) -> Counted {
+    let Some(sites) = sites() else { return Counted::Off };
     let index = index_of_block(sites, SitePool::Pkg, file, line);
-    let Some(own) = PKG.get(index) else { return };
-    let totals = own.freed(size);
-    if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-        shared.set_freed(totals);
+    if let Some(own) = PKG.get(index) {
+        let totals = own.freed(size);
+        if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
+            shared.set_freed(totals);
+        }
     }
+    Counted::Yes
 }
 
 /// A block of the private pool changed its size in place.
@@ -242,22 +293,17 @@ fn shm_row(
 
 /// A block of the shared pool was allocated by this thread.
 #[inline(always)]
-pub fn shm_allocated(size: u64, caller: &Caller, thread: usize) {
-    let Some(sites) = sites() else { return };
-    let index = index_of(sites, SitePool::Shm, caller);
-    match shm_row(sites, index, thread) {
-        Some((row, Writer::Only)) => {
-            row.allocated(size);
-        }
-        Some((row, writer)) => row.add(writer, (1, size), (0, 0), 0),
-        None => (),
-    }
+pub fn shm_allocated(size: u64, file: usize, line: u32, thread: usize) -> Counted {
+    let Some(sites) = sites() else { return Counted::Off };
+    let Some(index) = sites.find(Key { pool: SitePool::Shm, file, line }) else { return Counted::Unseen };
+    shm_allocated_at(sites, index, size, thread);
+    Counted::Yes
 }
 
 /// A block of the shared pool that was allocated at `file`, `line` was freed by this thread.
 #[inline(always)]
-pub fn shm_freed(size: u64, file: usize, line: u32, thread: usize) {
-    let Some(sites) = sites() else { return };
+pub fn shm_freed(size: u64, file: usize, line: u32, thread: usize) -> Counted {
+    let Some(sites) = sites() else { return Counted::Off };
     let index = index_of_block(sites, SitePool::Shm, file, line);
     match shm_row(sites, index, thread) {
         Some((row, Writer::Only)) => {
@@ -266,6 +312,7 @@ pub fn shm_freed(size: u64, file: usize, line: u32, thread: usize) {
         Some((row, writer)) => row.add(writer, (0, 0), (1, size), 0),
         None => (),
     }
+    Counted::Yes
 }
 
 /// A block of the shared pool changed its size in place.

@@ -109,6 +109,9 @@ impl Key {
     }
 }
 
+/// What a search without a result answers.
+const NOT_FOUND: usize = usize::MAX;
+
 /// Bits of a slot's second word that hold the index.
 const INDEX_BITS: u64 = (1 << 31) - 1;
 
@@ -479,25 +482,28 @@ impl Sites {
         {
             return Some((what & INDEX_BITS) as usize);
         }
-        self.search(key)
+        match self.search(key.file as u64, key.tag(), key.slot()) {
+            NOT_FOUND => None,
+            index => Some(index),
+        }
     }
 
-    /// The whole probe sequence; ends at a free slot.
+    /// The whole probe sequence; ends at a free slot. Plain words in and out: they stay in registers.
     #[inline(never)]
-    fn search(&self, key: Key) -> Option<usize> {
+    fn search(&self, wanted: u64, tag: u64, start: usize) -> usize {
         for probe in 0..PROBES {
-            let slot = self.slots.get(key.slot().wrapping_add(probe) % SLOTS)?;
+            let Some(slot) = self.slots.get(start.wrapping_add(probe) % SLOTS) else { break };
             // ORDERING: as in find.
             let file = slot.file.load(Ordering::Relaxed);
             if file == 0 {
-                return None;
+                break;
             }
             let what = slot.what.load(Ordering::Acquire);
-            if file == key.file as u64 && what != 0 && what & !INDEX_BITS == key.tag() {
-                return Some((what & INDEX_BITS) as usize);
+            if file == wanted && what != 0 && what & !INDEX_BITS == tag {
+                return (what & INDEX_BITS) as usize;
             }
         }
-        None
+        NOT_FOUND
     }
 
     /// Gives a site an index, or the overflow row's. `texts` are copied. Called once per site and process at most.
@@ -507,7 +513,7 @@ impl Sites {
         if key.file == 0 {
             return self.overflow(key.pool);
         }
-        if let Some(index) = self.search(key) {
+        if let Some(index) = self.find(key) {
             return index;
         }
         // ORDERING: Relaxed; a number that is given out once.
@@ -666,6 +672,16 @@ impl Sites {
         // ORDERING: Relaxed; as in set_growth.
         let load = |w: &AtomicU64| f64::from_bits(w.load(Ordering::Relaxed));
         (load(&self.message_rate), load(&self.register_rate))
+    }
+
+    /// What the main thread of a process counted in a pool at all sites together.
+    pub fn total(&self, process: usize, pool: SitePool) -> Tally {
+        let mut total = Tally::default();
+        let Some(table) = self.table(process) else { return total };
+        let rows = || table.iter().take(self.count()).enumerate().filter(|(index, _)| self.pool(*index) == Some(pool));
+        rows().for_each(|(_, counts)| counts.read_freed(&mut total));
+        rows().for_each(|(_, counts)| counts.read_allocated(&mut total));
+        total
     }
 
     /// What the first `processes` processes and all other threads counted at each site in use, by index.
