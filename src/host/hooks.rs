@@ -59,17 +59,17 @@ pub struct PoolView {
     start: usize,
     /// Its length in bytes.
     length: usize,
-    /// Distance from the user pointer back to the size word, and the bits of it that are size.
-    size_back: usize,
+    /// Offset of the size word from the user pointer (all of them wrap around below it), and the bits that are size.
+    size_at: usize,
     size_mask: u64,
-    /// Distance back to the free mark, and the bits that say "free".
-    free_back: usize,
+    /// Offset of the free mark, and the bits that say "free".
+    free_at: usize,
     free_mask: u64,
-    /// Distances back to the address of the allocating place's file name, and to its line.
-    file_back: usize,
-    line_back: usize,
-    func_back: usize,
-    module_back: usize,
+    /// Offsets of the address of the allocating place's file name, of its line, and of its other texts.
+    file_at: usize,
+    line_at: usize,
+    func_at: usize,
+    module_at: usize,
     /// The manager's own figures, in place: `used_size`, `real_used`, free fragments.
     used: *const u64,
     real_used: *const u64,
@@ -88,20 +88,23 @@ struct Block {
     line: u32,
 }
 
+/// What the views of unknown pools read.
+static NOTHING_USED: u64 = 0;
+
 const NO_POOL: PoolView = PoolView {
     start: 0,
     length: 0,
-    size_back: 0,
+    size_at: 0,
     size_mask: 0,
-    free_back: 0,
+    free_at: 0,
     free_mask: 0,
-    file_back: 0,
-    line_back: 0,
-    func_back: 0,
-    module_back: 0,
-    used: ptr::null(),
-    real_used: ptr::null(),
-    free_fragments: ptr::null(),
+    file_at: 0,
+    line_at: 0,
+    func_at: 0,
+    module_at: 0,
+    used: &raw const NOTHING_USED,
+    real_used: &raw const NOTHING_USED,
+    free_fragments: &raw const NOTHING_USED,
     forgets_shrinks: false,
     knows_places: false,
 };
@@ -195,26 +198,21 @@ impl PoolView {
     /// Size of a live block as the manager keeps it.
     #[inline(always)]
     fn size_of(&self, block: *mut c_void) -> u64 {
-        // SAFETY: the block came from this pool's manager, whose header lies `size_back` bytes before it
+        // SAFETY: the block came from this pool's manager, whose header lies before it
         // (layout compiled from its headers and tried at installation).
-        let word = unsafe {
-            *block
-                .cast::<u8>()
-                .wrapping_sub(self.size_back)
-                .cast::<u64>()
-        };
+        let word = unsafe { *block.cast::<u8>().wrapping_add(self.size_at).cast::<u64>() };
         word & self.size_mask
     }
 
     /// What the header of a live block says.
     #[inline(always)]
     fn header(&self, block: *mut c_void) -> Block {
-        let at = |back: usize| block.cast::<u8>().wrapping_sub(back);
+        let at = |offset: usize| block.cast::<u8>().wrapping_add(offset);
         // SAFETY: as in size_of: words of the same header.
         let (file, line) = unsafe {
             (
-                *at(self.file_back).cast::<usize>(),
-                *at(self.line_back).cast::<u32>(),
+                *at(self.file_at).cast::<usize>(),
+                *at(self.line_at).cast::<u32>(),
             )
         };
         Block {
@@ -227,10 +225,20 @@ impl PoolView {
     /// The place that allocated a block, with its texts.
     fn caller(&self, block: *mut c_void) -> Caller {
         let Block { file, line, .. } = self.header(block);
-        let at = |back: usize| block.cast::<u8>().wrapping_sub(back).cast::<*const c_char>();
+        let at = |offset: usize| {
+            block
+                .cast::<u8>()
+                .wrapping_add(offset)
+                .cast::<*const c_char>()
+        };
         // SAFETY: as in header.
-        let (func, module) = unsafe { (*at(self.func_back), *at(self.module_back)) };
-        Caller { file: file as *const c_char, func, line, module }
+        let (func, module) = unsafe { (*at(self.func_at), *at(self.module_at)) };
+        Caller {
+            file: file as *const c_char,
+            func,
+            line,
+            module,
+        }
     }
 
     /// Header of a block that is about to be freed; `None` when it is not this pool's or is free already.
@@ -240,12 +248,7 @@ impl PoolView {
             return None;
         }
         // SAFETY: as in size_of; inside the pool both words are readable whatever the pointer is.
-        let mark = unsafe {
-            *block
-                .cast::<u8>()
-                .wrapping_sub(self.free_back)
-                .cast::<u64>()
-        };
+        let mark = unsafe { *block.cast::<u8>().wrapping_add(self.free_at).cast::<u64>() };
         if mark & self.free_mask != 0 {
             None
         } else {
@@ -255,10 +258,7 @@ impl PoolView {
 
     #[inline(always)]
     fn read(word: *const u64) -> u64 {
-        if word.is_null() {
-            return 0;
-        }
-        // SAFETY: an aligned word of the manager's control block; a torn read is impossible on x86-64 and a
+        // SAFETY: NOTHING_USED or an aligned word of the manager's control block; a torn read is impossible on x86-64 and a
         // slightly old value is as good (internals B.6).
         unsafe { word.read_volatile() }
     }
@@ -269,20 +269,32 @@ impl PoolView {
 /// Publishes the private pkg totals after an operation that changed them.
 #[inline(always)]
 fn publish_pkg(row: &Row) {
+    let real_used = publish_figures(row);
+    if real_used > row.pkg.peak.get() {
+        row.pkg.peak.set(real_used);
+    }
+}
+
+/// The manager's figures after an operation that cannot have raised the peak; answers `real_used`.
+#[inline(always)]
+fn publish_figures(row: &Row) -> u64 {
     let used = PoolView::read(LOCAL.pkg_pool.get().used);
     let real_used = PoolView::read(LOCAL.pkg_pool.get().real_used);
     row.pkg.used.set(used);
     row.pkg.real_used.set(real_used);
-    if real_used > row.pkg.peak.get() {
-        row.pkg.peak.set(real_used);
-    }
+    real_used
 }
 
 #[inline(always)]
 fn pkg_allocated(block: *mut c_void) {
     let Block { size, file, line } = LOCAL.pkg_pool.get().header(block);
     match owners::pkg_allocated(size, file, line) {
-        Counted::Yes => (),
+        Counted::Yes => {
+            if let Some(row) = owners::row() {
+                publish_pkg(row);
+            }
+            return;
+        }
         Counted::Unseen => first_seen(SitePool::Pkg, block),
         Counted::Off => {
             bump(&LOCAL.pkg.allocs, 1);
@@ -298,13 +310,17 @@ fn pkg_allocated(block: *mut c_void) {
 #[inline(always)]
 fn pkg_freed(block: Block) {
     let Block { size, file, line } = block;
-    if owners::pkg_freed(size, file, line) == Counted::Off {
-        bump(&LOCAL.pkg.frees, 1);
-        bump(&LOCAL.pkg.bytes_freed, size);
-        publish_totals();
+    if owners::pkg_freed(size, file, line) != Counted::Off {
+        if let Some(row) = owners::row() {
+            publish_figures(row);
+        }
+        return;
     }
+    bump(&LOCAL.pkg.frees, 1);
+    bump(&LOCAL.pkg.bytes_freed, size);
+    publish_totals();
     if let Some(row) = own_row() {
-        publish_pkg(row);
+        publish_figures(row);
     }
 }
 
@@ -495,14 +511,16 @@ macro_rules! wrap_malloc {
             };
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, size, file, func, line, mname) };
-            let caller = Caller {
-                file,
-                func,
-                line,
-                module: mname,
-            };
             if got.is_null() {
-                $failed(size, &caller);
+                $failed(
+                    size,
+                    &Caller {
+                        file,
+                        func,
+                        line,
+                        module: mname,
+                    },
+                );
             } else {
                 $allocated(got);
             }
@@ -790,14 +808,14 @@ fn view(
     Ok(PoolView {
         start,
         length,
-        size_back: layout.size_back as usize,
+        size_at: (layout.size_back as usize).wrapping_neg(),
         size_mask: layout.size_mask,
-        free_back: layout.free_back as usize,
+        free_at: (layout.free_back as usize).wrapping_neg(),
         free_mask: layout.free_mask,
-        file_back: layout.file_back as usize,
-        line_back: layout.line_back as usize,
-        func_back: layout.func_back as usize,
-        module_back: layout.mname_back as usize,
+        file_at: (layout.file_back as usize).wrapping_neg(),
+        line_at: (layout.line_back as usize).wrapping_neg(),
+        func_at: (layout.func_back as usize).wrapping_neg(),
+        module_at: (layout.mname_back as usize).wrapping_neg(),
         used: word(layout.block_used),
         real_used: word(layout.block_real_used),
         free_fragments: word(layout.block_free_fragments),
@@ -845,11 +863,11 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
         let booked = PoolView::read(pool.used).wrapping_sub(before);
         let header = pool.if_live(p);
         let live = header.is_some_and(|h| h.size == size);
-        pool.knows_places =
-            header.is_some_and(|h| h.file == file as usize && h.line == TRIAL_LINE) && {
-            let caller = pool.caller(p);
-            (caller.func, caller.module) == (func, module)
-        };
+        pool.knows_places = header.is_some_and(|h| h.file == file as usize && h.line == TRIAL_LINE)
+            && {
+                let caller = pool.caller(p);
+                (caller.func, caller.module) == (func, module)
+            };
         let mut fits =
             live && booked == size && (TRIAL_BYTES as u64..TRIAL_LARGEST).contains(&size);
         if fits {
@@ -932,7 +950,12 @@ unsafe fn seed(
 /// Stops counting by place: from now on totals are counted, from where the sums over the places stand. Before the
 /// first fork only.
 pub fn stop_places() {
-    let (Some(pkg), Some(shm)) = (owners::total(0, SitePool::Pkg), owners::total(0, SitePool::Shm)) else { return };
+    let (Some(pkg), Some(shm)) = (
+        owners::total(0, SitePool::Pkg),
+        owners::total(0, SitePool::Shm),
+    ) else {
+        return;
+    };
     owners::stop();
     let totals = &LOCAL.pkg;
     totals.allocs.set(pkg.allocs);
@@ -979,7 +1002,12 @@ pub fn pkg_sum(index: usize, row: &Row) -> PkgSum {
         },
         None => {
             let (frees, bytes_freed) = (row.pkg.frees.get(), row.pkg.bytes_freed.get());
-            PkgSum { allocs: row.pkg.allocs.get(), bytes_allocated: row.pkg.bytes_allocated.get(), frees, bytes_freed }
+            PkgSum {
+                allocs: row.pkg.allocs.get(),
+                bytes_allocated: row.pkg.bytes_allocated.get(),
+                frees,
+                bytes_freed,
+            }
         }
     }
 }
@@ -1002,9 +1030,18 @@ pub fn shm_sum(index: usize, row: &Row) -> ShmSum {
 /// What all processes did with the shared pool.
 pub fn shm_sum_of_all(region: &Region) -> ShmSum {
     let rows = region.used_rows(processes());
-    let sum = rows.iter().map(Row::shm_sum).fold(ShmSum::default(), ShmSum::plus);
-    let Some(sites) = owners::sites() else { return sum };
-    let of_shm = sites.sums(processes()).into_iter().enumerate().filter(|(i, _)| sites.pool(*i) == Some(SitePool::Shm));
+    let sum = rows
+        .iter()
+        .map(Row::shm_sum)
+        .fold(ShmSum::default(), ShmSum::plus);
+    let Some(sites) = owners::sites() else {
+        return sum;
+    };
+    let of_shm = sites
+        .sums(processes())
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| sites.pool(*i) == Some(SitePool::Shm));
     let places = of_shm.fold(ShmSum::default(), |sum, (_, t)| ShmSum {
         allocs: sum.allocs.wrapping_add(t.allocs),
         bytes_allocated: sum.bytes_allocated.wrapping_add(t.bytes_allocated),
@@ -1012,7 +1049,11 @@ pub fn shm_sum_of_all(region: &Region) -> ShmSum {
         bytes_freed: sum.bytes_freed.wrapping_add(t.bytes_freed),
         ..ShmSum::default()
     });
-    ShmSum { unbooked: sum.unbooked, failures: sum.failures, ..places }
+    ShmSum {
+        unbooked: sum.unbooked,
+        failures: sum.failures,
+        ..places
+    }
 }
 
 /// Whether the places of blocks can be read, in both pools.

@@ -7,9 +7,7 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{
-    ballast, gate, learn, pv, routes, rpc, sampler, script, settings, state, stats, sys,
-};
+use super::{ballast, gate, learn, pv, routes, rpc, sampler, script, settings, state, stats, sys};
 use crate::guard::aor::Key;
 use crate::guard::params::{self, Int};
 use crate::guard::warnings::{self, Warning};

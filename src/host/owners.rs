@@ -16,7 +16,8 @@ use std::cell::Cell;
 use std::ffi::c_char;
 use std::ptr;
 
-use super::sys;
+use super::{hooks, sys};
+use crate::shared::rows::Row;
 use crate::shared::sites::{
     Counts, FILE_BYTES, FUNC_BYTES, Key, MODULE_BYTES, SITES, SitePool, Sites, Table, Tally, Texts,
     Writer, before_row, overflow_row,
@@ -42,6 +43,8 @@ struct Local {
     /// This process's table and the process number that it belongs to.
     table: Cell<*const Table>,
     process: Cell<i32>,
+    /// This process's row of totals, which comes and goes with the table.
+    row: Cell<*const Row>,
     /// Thread pointer of the main thread.
     main_thread: Cell<usize>,
 }
@@ -53,6 +56,7 @@ static LOCAL: Local = Local {
     sites: Cell::new(ptr::null()),
     table: Cell::new(ptr::null()),
     process: Cell::new(-1),
+    row: Cell::new(ptr::null()),
     main_thread: Cell::new(0),
 };
 
@@ -95,6 +99,13 @@ fn own_table(sites: &'static Sites) -> Option<&'static Table> {
     }
 }
 
+/// This process's row of totals; only after an operation of the main thread was counted by place.
+#[inline(always)]
+pub fn row() -> Option<&'static Row> {
+    // SAFETY: null, or a row of the mapping, of this process since the last call of own_table.
+    unsafe { LOCAL.row.get().as_ref() }
+}
+
 /// The first operation of a new process: what it inherited becomes its own.
 #[cold]
 #[inline(never)]
@@ -104,6 +115,9 @@ fn adopt(sites: &'static Sites, process: i32) -> Option<&'static Table> {
         .and_then(|process| sites.table(process));
     LOCAL.process.set(process);
     LOCAL.table.set(table.map_or(ptr::null(), ptr::from_ref));
+    LOCAL
+        .row
+        .set(hooks::own_row().map_or(ptr::null(), ptr::from_ref));
     if let Some(table) = table {
         for (shared, own) in table.iter().zip(&PKG).take(sites.count()) {
             if !own.is_unused() {
@@ -166,7 +180,11 @@ fn insert(sites: &'static Sites, key: Key, caller: &Caller) -> usize {
 
 /// Index of a place whose texts are at hand.
 fn index_of(sites: &'static Sites, pool: SitePool, caller: &Caller) -> usize {
-    let key = Key { pool, file: caller.file as usize, line: caller.line };
+    let key = Key {
+        pool,
+        file: caller.file as usize,
+        line: caller.line,
+    };
     match sites.find(key) {
         Some(index) => index,
         None => insert(sites, key, caller),
@@ -234,8 +252,16 @@ fn shm_allocated_at(sites: &'static Sites, index: usize, size: u64, thread: usiz
 /// A block of the private pool was allocated.
 #[inline(always)]
 pub fn pkg_allocated(size: u64, file: usize, line: u32) -> Counted {
-    let Some(sites) = sites() else { return Counted::Off };
-    let Some(index) = sites.find(Key { pool: SitePool::Pkg, file, line }) else { return Counted::Unseen };
+    let Some(sites) = sites() else {
+        return Counted::Off;
+    };
+    let Some(index) = sites.find(Key {
+        pool: SitePool::Pkg,
+        file,
+        line,
+    }) else {
+        return Counted::Unseen;
+    };
     pkg_allocated_at(sites, index, size);
     Counted::Yes
 }
@@ -243,7 +269,9 @@ pub fn pkg_allocated(size: u64, file: usize, line: u32) -> Counted {
 /// A block of the private pool that was allocated at `file`, `line` was freed.
 #[inline(always)]
 pub fn pkg_freed(size: u64, file: usize, line: u32) -> Counted {
-    let Some(sites) = sites() else { return Counted::Off };
+    let Some(sites) = sites() else {
+        return Counted::Off;
+    };
     let index = index_of_block(sites, SitePool::Pkg, file, line);
     if let Some(own) = PKG.get(index) {
         let totals = own.freed(size);
@@ -294,8 +322,16 @@ fn shm_row(
 /// A block of the shared pool was allocated by this thread.
 #[inline(always)]
 pub fn shm_allocated(size: u64, file: usize, line: u32, thread: usize) -> Counted {
-    let Some(sites) = sites() else { return Counted::Off };
-    let Some(index) = sites.find(Key { pool: SitePool::Shm, file, line }) else { return Counted::Unseen };
+    let Some(sites) = sites() else {
+        return Counted::Off;
+    };
+    let Some(index) = sites.find(Key {
+        pool: SitePool::Shm,
+        file,
+        line,
+    }) else {
+        return Counted::Unseen;
+    };
     shm_allocated_at(sites, index, size, thread);
     Counted::Yes
 }
@@ -303,7 +339,9 @@ pub fn shm_allocated(size: u64, file: usize, line: u32, thread: usize) -> Counte
 /// A block of the shared pool that was allocated at `file`, `line` was freed by this thread.
 #[inline(always)]
 pub fn shm_freed(size: u64, file: usize, line: u32, thread: usize) -> Counted {
-    let Some(sites) = sites() else { return Counted::Off };
+    let Some(sites) = sites() else {
+        return Counted::Off;
+    };
     let index = index_of_block(sites, SitePool::Shm, file, line);
     match shm_row(sites, index, thread) {
         Some((row, Writer::Only)) => {

@@ -492,7 +492,9 @@ impl Sites {
     #[inline(never)]
     fn search(&self, wanted: u64, tag: u64, start: usize) -> usize {
         for probe in 0..PROBES {
-            let Some(slot) = self.slots.get(start.wrapping_add(probe) % SLOTS) else { break };
+            let Some(slot) = self.slots.get(start.wrapping_add(probe) % SLOTS) else {
+                break;
+            };
             // ORDERING: as in find.
             let file = slot.file.load(Ordering::Relaxed);
             if file == 0 {
@@ -677,8 +679,16 @@ impl Sites {
     /// What the main thread of a process counted in a pool at all sites together.
     pub fn total(&self, process: usize, pool: SitePool) -> Tally {
         let mut total = Tally::default();
-        let Some(table) = self.table(process) else { return total };
-        let rows = || table.iter().take(self.count()).enumerate().filter(|(index, _)| self.pool(*index) == Some(pool));
+        let Some(table) = self.table(process) else {
+            return total;
+        };
+        let rows = || {
+            table
+                .iter()
+                .take(self.count())
+                .enumerate()
+                .filter(|(index, _)| self.pool(*index) == Some(pool))
+        };
         rows().for_each(|(_, counts)| counts.read_freed(&mut total));
         rows().for_each(|(_, counts)| counts.read_allocated(&mut total));
         total
