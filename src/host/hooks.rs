@@ -18,8 +18,9 @@ use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::owners::{self, Caller};
+use super::owners::{self, Caller, Counted};
 use super::{state, sys};
+use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
 use crate::shared::sites::{SitePool, Sites};
 
@@ -29,16 +30,15 @@ type Free = sys::sr_free_f;
 
 /// The manager's own functions of one pool, as they were before the wrappers.
 #[derive(Clone, Copy)]
-#[repr(C)]
 struct Real {
     malloc: Malloc,
-    free: Free,
-    malloc_unsafe: Malloc,
-    free_unsafe: Free,
-    realloc: Realloc,
-    resize: sys::sr_resize_f,
     mallocxz: Malloc,
+    malloc_unsafe: Malloc,
+    realloc: Realloc,
     reallocxf: Realloc,
+    resize: sys::sr_resize_f,
+    free: Free,
+    free_unsafe: Free,
 }
 
 const NOTHING: Real = Real {
@@ -54,31 +54,30 @@ const NOTHING: Real = Real {
 
 /// What a wrapper needs to know of its pool; written once before the first fork, read-only afterwards.
 #[derive(Clone, Copy)]
-#[repr(C)]
 pub struct PoolView {
-    /// Distance from the user pointer back to the size word.
-    size_back: u8,
-    /// Distance back to the free mark.
-    free_back: u8,
-    /// Distances back to the address of the allocating place's file name, and to its line.
-    file_back: u8,
-    line_back: u8,
-    /// The place of a block reads back as it was given (found by trying).
-    knows_places: bool,
-    /// The manager does not book shrinking reallocs (found by trying, see [`install_pkg`]).
-    forgets_shrinks: bool,
-    /// The bits of the size word that are size.
-    size_mask: u64,
-    /// The bits of the free mark that say "free".
-    free_mask: u64,
     /// First byte of the pool.
     start: usize,
     /// Its length in bytes.
     length: usize,
-    /// The manager's own figures, in place: `used_size`, `real_used`, free fragments. Never null.
+    /// Offset of the size word from the user pointer (all of them wrap around below it), and the bits that are size.
+    size_at: usize,
+    size_mask: u64,
+    /// Offset of the free mark, and the bits that say "free".
+    free_at: usize,
+    free_mask: u64,
+    /// Offsets of the address of the allocating place's file name, of its line, and of its other texts.
+    file_at: usize,
+    line_at: usize,
+    func_at: usize,
+    module_at: usize,
+    /// The manager's own figures, in place: `used_size`, `real_used`, free fragments.
     used: *const u64,
     real_used: *const u64,
     free_fragments: *const u64,
+    /// The manager does not book shrinking reallocs (found by trying, see [`install_pkg`]).
+    forgets_shrinks: bool,
+    /// The place of a block reads back as it was given (found by trying).
+    knows_places: bool,
 }
 
 /// What the header of a live block says.
@@ -89,74 +88,66 @@ struct Block {
     line: u32,
 }
 
-/// What the figures of no pool point to.
+/// What the views of unknown pools read.
 static NOTHING_USED: u64 = 0;
 
 const NO_POOL: PoolView = PoolView {
-    size_back: 0,
-    free_back: 0,
-    forgets_shrinks: false,
-    size_mask: 0,
-    free_mask: 0,
     start: 0,
     length: 0,
-    file_back: 0,
-    line_back: 0,
-    knows_places: false,
+    size_at: 0,
+    size_mask: 0,
+    free_at: 0,
+    free_mask: 0,
+    file_at: 0,
+    line_at: 0,
+    func_at: 0,
+    module_at: 0,
     used: &raw const NOTHING_USED,
     real_used: &raw const NOTHING_USED,
     free_fragments: &raw const NOTHING_USED,
+    forgets_shrinks: false,
+    knows_places: false,
 };
 
 /// Private totals of this process's pkg heap; fork copies them with the heap that they describe.
-#[repr(C)]
 struct PkgLocal {
     allocs: Cell<u64>,
     bytes_allocated: Cell<u64>,
     frees: Cell<u64>,
     bytes_freed: Cell<u64>,
     unbooked: Cell<u64>,
+    failures: Cell<u64>,
 }
 
 /// What each process has for itself (private memory, copied by fork).
-///
-/// Every allocation of the server comes by, with the caches full of other things: the order is that of the cache
-/// lines, of which one call touches three.
-#[repr(C, align(64))]
 struct Local {
-    pkg: PkgLocal,
     rows: Cell<*const Row>,
-    /// How many rows there are; 0 until `rows` is set.
-    row_count: Cell<usize>,
     /// Thread pointer of the process's main thread; equal in all children that it forks.
     main_thread: Cell<usize>,
-    pkg_pool: Cell<PoolView>,
     pkg_real: Cell<Real>,
-    shm_pool: Cell<PoolView>,
     shm_real: Cell<Real>,
-    pkg_failures: Cell<u64>,
+    pkg_pool: Cell<PoolView>,
+    shm_pool: Cell<PoolView>,
+    pkg: PkgLocal,
 }
-const _: () = assert!(size_of::<PoolView>() == 64 && size_of::<Real>() == 64);
-const _: () = assert!(std::mem::offset_of!(Local, pkg_pool) == 64);
 // SAFETY: only the process's main thread writes (installation before the first fork; the pkg totals, because pkg is
 // not thread-safe in any version: internals C.5). Other threads read only what installation wrote.
 unsafe impl Sync for Local {}
 
 static LOCAL: Local = Local {
     rows: Cell::new(ptr::null()),
-    row_count: Cell::new(0),
     main_thread: Cell::new(0),
     pkg_real: Cell::new(NOTHING),
     shm_real: Cell::new(NOTHING),
     pkg_pool: Cell::new(NO_POOL),
     shm_pool: Cell::new(NO_POOL),
-    pkg_failures: Cell::new(0),
     pkg: PkgLocal {
         allocs: Cell::new(0),
         bytes_allocated: Cell::new(0),
         frees: Cell::new(0),
         bytes_freed: Cell::new(0),
         unbooked: Cell::new(0),
+        failures: Cell::new(0),
     },
 };
 
@@ -189,9 +180,10 @@ pub fn is_main_thread() -> bool {
 pub fn own_row() -> Option<&'static Row> {
     // SAFETY: process_no is a plain int of the server, set right after each fork (core/pt.c).
     let index = unsafe { sys::process_no } as usize;
-    if index < LOCAL.row_count.get() {
-        // SAFETY: rows points to row_count rows that live as long as the server.
-        Some(unsafe { &*LOCAL.rows.get().wrapping_add(index) })
+    let rows = LOCAL.rows.get();
+    if index < MAX_PROCESSES && !rows.is_null() {
+        // SAFETY: rows points to MAX_PROCESSES rows that live as long as the server.
+        Some(unsafe { &*rows.wrapping_add(index) })
     } else {
         None
     }
@@ -206,32 +198,46 @@ impl PoolView {
     /// Size of a live block as the manager keeps it.
     #[inline(always)]
     fn size_of(&self, block: *mut c_void) -> u64 {
-        // SAFETY: the block came from this pool's manager, whose header lies `size_back` bytes before it
+        // SAFETY: the block came from this pool's manager, whose header lies before it
         // (layout compiled from its headers and tried at installation).
-        let word = unsafe {
-            *block
-                .cast::<u8>()
-                .wrapping_sub(usize::from(self.size_back))
-                .cast::<u64>()
-        };
+        let word = unsafe { *block.cast::<u8>().wrapping_add(self.size_at).cast::<u64>() };
         word & self.size_mask
     }
 
     /// What the header of a live block says.
     #[inline(always)]
     fn header(&self, block: *mut c_void) -> Block {
-        let at = |back: usize| block.cast::<u8>().wrapping_sub(back);
+        let at = |offset: usize| block.cast::<u8>().wrapping_add(offset);
         // SAFETY: as in size_of: words of the same header.
         let (file, line) = unsafe {
             (
-                *at(usize::from(self.file_back)).cast::<usize>(),
-                *at(usize::from(self.line_back)).cast::<u32>(),
+                *at(self.file_at).cast::<usize>(),
+                *at(self.line_at).cast::<u32>(),
             )
         };
         Block {
             size: self.size_of(block),
             file,
             line,
+        }
+    }
+
+    /// The place that allocated a block, with its texts.
+    fn caller(&self, block: *mut c_void) -> Caller {
+        let Block { file, line, .. } = self.header(block);
+        let at = |offset: usize| {
+            block
+                .cast::<u8>()
+                .wrapping_add(offset)
+                .cast::<*const c_char>()
+        };
+        // SAFETY: as in header.
+        let (func, module) = unsafe { (*at(self.func_at), *at(self.module_at)) };
+        Caller {
+            file: file as *const c_char,
+            func,
+            line,
+            module,
         }
     }
 
@@ -242,12 +248,7 @@ impl PoolView {
             return None;
         }
         // SAFETY: as in size_of; inside the pool both words are readable whatever the pointer is.
-        let mark = unsafe {
-            *block
-                .cast::<u8>()
-                .wrapping_sub(usize::from(self.free_back))
-                .cast::<u64>()
-        };
+        let mark = unsafe { *block.cast::<u8>().wrapping_add(self.free_at).cast::<u64>() };
         if mark & self.free_mask != 0 {
             None
         } else {
@@ -257,7 +258,7 @@ impl PoolView {
 
     #[inline(always)]
     fn read(word: *const u64) -> u64 {
-        // SAFETY: never null; an aligned word of the manager's control block; a torn read is impossible on x86-64 and a
+        // SAFETY: NOTHING_USED or an aligned word of the manager's control block; a torn read is impossible on x86-64 and a
         // slightly old value is as good (internals B.6).
         unsafe { word.read_volatile() }
     }
@@ -268,23 +269,40 @@ impl PoolView {
 /// Publishes the private pkg totals after an operation that changed them.
 #[inline(always)]
 fn publish_pkg(row: &Row) {
-    let used = PoolView::read(LOCAL.pkg_pool.get().used);
-    let real_used = PoolView::read(LOCAL.pkg_pool.get().real_used);
-    row.pkg.used.set(used);
-    row.pkg.real_used.set(real_used);
+    let real_used = publish_figures(row);
     if real_used > row.pkg.peak.get() {
         row.pkg.peak.set(real_used);
     }
 }
 
+/// The manager's figures after an operation that cannot have raised the peak; answers `real_used`.
 #[inline(always)]
-fn pkg_allocated(size: u64, caller: &Caller) {
-    owners::pkg_allocated(size, caller);
-    let allocs = bump(&LOCAL.pkg.allocs, 1);
-    let bytes = bump(&LOCAL.pkg.bytes_allocated, size);
+fn publish_figures(row: &Row) -> u64 {
+    let used = PoolView::read(LOCAL.pkg_pool.get().used);
+    let real_used = PoolView::read(LOCAL.pkg_pool.get().real_used);
+    row.pkg.used.set(used);
+    row.pkg.real_used.set(real_used);
+    real_used
+}
+
+#[inline(always)]
+fn pkg_allocated(block: *mut c_void) {
+    let Block { size, file, line } = LOCAL.pkg_pool.get().header(block);
+    match owners::pkg_allocated(size, file, line) {
+        Counted::Yes => {
+            if let Some(row) = owners::row() {
+                publish_pkg(row);
+            }
+            return;
+        }
+        Counted::Unseen => first_seen(SitePool::Pkg, block),
+        Counted::Off => {
+            bump(&LOCAL.pkg.allocs, 1);
+            bump(&LOCAL.pkg.bytes_allocated, size);
+            publish_totals();
+        }
+    }
     if let Some(row) = own_row() {
-        row.pkg.allocs.set(allocs);
-        row.pkg.bytes_allocated.set(bytes);
         publish_pkg(row);
     }
 }
@@ -292,20 +310,44 @@ fn pkg_allocated(size: u64, caller: &Caller) {
 #[inline(always)]
 fn pkg_freed(block: Block) {
     let Block { size, file, line } = block;
-    owners::pkg_freed(size, file, line);
-    let frees = bump(&LOCAL.pkg.frees, 1);
-    let bytes = bump(&LOCAL.pkg.bytes_freed, size);
+    if owners::pkg_freed(size, file, line) != Counted::Off {
+        if let Some(row) = owners::row() {
+            publish_figures(row);
+        }
+        return;
+    }
+    bump(&LOCAL.pkg.frees, 1);
+    bump(&LOCAL.pkg.bytes_freed, size);
+    publish_totals();
     if let Some(row) = own_row() {
-        row.pkg.frees.set(frees);
-        row.pkg.bytes_freed.set(bytes);
-        publish_pkg(row);
+        publish_figures(row);
+    }
+}
+
+/// Makes the place of a block known, from its header, and counts the block there.
+#[cold]
+#[inline(never)]
+fn first_seen(name: SitePool, block: *mut c_void) {
+    let pool = match name {
+        SitePool::Pkg => LOCAL.pkg_pool.get(),
+        SitePool::Shm => LOCAL.shm_pool.get(),
+    };
+    owners::learn(name, &pool.caller(block));
+    let Block { size, file, line } = pool.header(block);
+    let thread = thread_pointer();
+    let counted = match name {
+        SitePool::Pkg => owners::pkg_allocated(size, file, line),
+        SitePool::Shm => owners::shm_allocated(size, file, line, thread),
+    };
+    if counted == Counted::Unseen {
+        owners::overflowed(name, size, thread);
     }
 }
 
 #[cold]
 fn pkg_failed(size: usize, caller: &Caller) {
     owners::pkg_failed(size as u64, caller, state::now_ms() / 1000);
-    let failures = bump(&LOCAL.pkg_failures, 1);
+    let failures = bump(&LOCAL.pkg.failures, 1);
     if let Some(row) = own_row() {
         row.pkg_failures.set(failures);
         publish_pkg(row);
@@ -342,23 +384,33 @@ fn pkg_changed(change: Change, block: Block) {
         block.file,
         block.line,
     );
-    bump(&LOCAL.pkg.bytes_allocated, change.grown);
-    bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+    if owners::sites().is_none() {
+        bump(&LOCAL.pkg.bytes_allocated, change.grown);
+        bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+    }
     bump(&LOCAL.pkg.unbooked, change.unbooked);
     if let Some(row) = own_row() {
         republish(row);
     }
 }
 
+/// Publishes the private pkg totals while places are not counted; else they are the sums over the places.
+fn publish_totals() {
+    if let Some(row) = own_row() {
+        let totals = &LOCAL.pkg;
+        row.pkg.allocs.set(totals.allocs.get());
+        row.pkg.bytes_allocated.set(totals.bytes_allocated.get());
+        row.pkg.frees.set(totals.frees.get());
+        row.pkg.bytes_freed.set(totals.bytes_freed.get());
+    }
+}
+
 /// Writes every pkg total of this process into its row (after a fork, or after a realloc).
 fn republish(row: &Row) {
     let totals = &LOCAL.pkg;
-    row.pkg.allocs.set(totals.allocs.get());
-    row.pkg.bytes_allocated.set(totals.bytes_allocated.get());
-    row.pkg.frees.set(totals.frees.get());
-    row.pkg.bytes_freed.set(totals.bytes_freed.get());
+    publish_totals();
     row.pkg.unbooked.set(totals.unbooked.get());
-    row.pkg_failures.set(LOCAL.pkg_failures.get());
+    row.pkg_failures.set(totals.failures.get());
     publish_pkg(row);
 }
 
@@ -379,8 +431,19 @@ macro_rules! on_shm_totals {
 }
 
 #[inline(always)]
-fn shm_allocated(size: u64, caller: &Caller) {
-    owners::shm_allocated(size, caller, thread_pointer());
+fn shm_allocated(block: *mut c_void) {
+    let Block { size, file, line } = LOCAL.shm_pool.get().header(block);
+    let thread = thread_pointer();
+    match owners::shm_allocated(size, file, line, thread) {
+        Counted::Yes if thread == LOCAL.main_thread.get() => return,
+        Counted::Unseen => {
+            first_seen(SitePool::Shm, block);
+            if thread == LOCAL.main_thread.get() {
+                return;
+            }
+        }
+        Counted::Yes | Counted::Off => (),
+    }
     on_shm_totals!(|totals| {
         totals.allocs.add(1);
         totals.bytes_allocated.add(size);
@@ -390,7 +453,11 @@ fn shm_allocated(size: u64, caller: &Caller) {
 #[inline(always)]
 fn shm_freed(block: Block) {
     let Block { size, file, line } = block;
-    owners::shm_freed(size, file, line, thread_pointer());
+    let thread = thread_pointer();
+    let counted = owners::shm_freed(size, file, line, thread);
+    if counted == Counted::Yes && thread == LOCAL.main_thread.get() {
+        return; // the totals are the sums over the places
+    }
     on_shm_totals!(|totals| {
         totals.frees.add(1);
         totals.bytes_freed.add(size);
@@ -417,9 +484,12 @@ fn shm_changed(change: Change, block: Block) {
         block.line,
         thread_pointer(),
     );
+    let is_summed = owners::sites().is_some() && thread_pointer() == LOCAL.main_thread.get();
     on_shm_totals!(|totals| {
-        totals.bytes_allocated.add(change.grown);
-        totals.bytes_freed.add(change.shrunk);
+        if !is_summed {
+            totals.bytes_allocated.add(change.grown);
+            totals.bytes_freed.add(change.shrunk);
+        }
         totals.unbooked.add(change.unbooked);
     });
 }
@@ -441,17 +511,18 @@ macro_rules! wrap_malloc {
             };
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, size, file, func, line, mname) };
-            let caller = Caller {
-                file,
-                func,
-                line,
-                module: mname,
-            };
             if got.is_null() {
-                $failed(size, &caller);
+                $failed(
+                    size,
+                    &Caller {
+                        file,
+                        func,
+                        line,
+                        module: mname,
+                    },
+                );
             } else {
-                let size = LOCAL.$pool.get().size_of(got);
-                $allocated(size, &caller);
+                $allocated(got);
             }
             got
         }
@@ -533,10 +604,10 @@ macro_rules! wrap_realloc {
                     $changed(change, before);
                 }
                 Some(before) => {
-                    $allocated(after.size, &caller);
+                    $allocated(got);
                     $freed(before);
                 }
-                None => $allocated(after.size, &caller),
+                None => $allocated(got),
             }
             got
         }
@@ -660,7 +731,7 @@ unsafe extern "C" fn shm_resize(
     if got.is_null() {
         shm_failed(size, &caller);
     } else {
-        shm_allocated(LOCAL.shm_pool.get().size_of(got), &caller);
+        shm_allocated(got);
     }
     got
 }
@@ -735,14 +806,16 @@ fn view(
             .cast_const()
     };
     Ok(PoolView {
-        size_back: u8::try_from(layout.size_back).map_err(|_| Refused::LayoutDiffers)?,
-        free_back: u8::try_from(layout.free_back).map_err(|_| Refused::LayoutDiffers)?,
-        size_mask: layout.size_mask,
-        free_mask: layout.free_mask,
         start,
         length,
-        file_back: u8::try_from(layout.file_back).map_err(|_| Refused::LayoutDiffers)?,
-        line_back: u8::try_from(layout.line_back).map_err(|_| Refused::LayoutDiffers)?,
+        size_at: (layout.size_back as usize).wrapping_neg(),
+        size_mask: layout.size_mask,
+        free_at: (layout.free_back as usize).wrapping_neg(),
+        free_mask: layout.free_mask,
+        file_at: (layout.file_back as usize).wrapping_neg(),
+        line_at: (layout.line_back as usize).wrapping_neg(),
+        func_at: (layout.func_back as usize).wrapping_neg(),
+        module_at: (layout.mname_back as usize).wrapping_neg(),
         used: word(layout.block_used),
         real_used: word(layout.block_real_used),
         free_fragments: word(layout.block_free_fragments),
@@ -767,6 +840,8 @@ const TRIAL_BYTES: usize = 4096;
 const TRIAL_SHRUNK: usize = 256;
 /// A line that no header holds by chance.
 const TRIAL_LINE: u32 = 1_234_567;
+const TRIAL_FUNC: *const c_char = c"memguard trial function".as_ptr();
+const TRIAL_MODULE: *const c_char = c"memguard trial module".as_ptr();
 /// A trial block that is larger than this is no trial block.
 const TRIAL_LARGEST: u64 = 8192;
 
@@ -779,7 +854,8 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
     let before = PoolView::read(pool.used);
     // SAFETY: the manager's own functions, before any fork, each block freed exactly once.
     unsafe {
-        let p = malloc(block, TRIAL_BYTES, TRIAL, TRIAL, TRIAL_LINE, TRIAL);
+        let (file, func, module) = (TRIAL, TRIAL_FUNC, TRIAL_MODULE);
+        let p = malloc(block, TRIAL_BYTES, file, func, TRIAL_LINE, module);
         if p.is_null() {
             return Err(Refused::NotReady);
         }
@@ -787,8 +863,11 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
         let booked = PoolView::read(pool.used).wrapping_sub(before);
         let header = pool.if_live(p);
         let live = header.is_some_and(|h| h.size == size);
-        pool.knows_places =
-            header.is_some_and(|h| h.file == TRIAL as usize && h.line == TRIAL_LINE);
+        pool.knows_places = header.is_some_and(|h| h.file == file as usize && h.line == TRIAL_LINE)
+            && {
+                let caller = pool.caller(p);
+                (caller.func, caller.module) == (func, module)
+            };
         let mut fits =
             live && booked == size && (TRIAL_BYTES as u64..TRIAL_LARGEST).contains(&size);
         if fits {
@@ -868,16 +947,118 @@ unsafe fn seed(
     older
 }
 
+/// Stops counting by place: from now on totals are counted, from where the sums over the places stand. Before the
+/// first fork only.
+pub fn stop_places() {
+    let (Some(pkg), Some(shm)) = (
+        owners::total(0, SitePool::Pkg),
+        owners::total(0, SitePool::Shm),
+    ) else {
+        return;
+    };
+    owners::stop();
+    let totals = &LOCAL.pkg;
+    totals.allocs.set(pkg.allocs);
+    totals.bytes_allocated.set(pkg.bytes_allocated);
+    totals.frees.set(pkg.frees);
+    totals.bytes_freed.set(pkg.bytes_freed);
+    if let Some(row) = own_row() {
+        row.shm.allocs.add(shm.allocs);
+        row.shm.bytes_allocated.add(shm.bytes_allocated);
+        row.shm.frees.add(shm.frees);
+        row.shm.bytes_freed.add(shm.bytes_freed);
+        republish(row);
+    }
+}
+
+/// Totals of a process's private pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PkgSum {
+    /// Blocks allocated.
+    pub allocs: u64,
+    /// Bytes allocated.
+    pub bytes_allocated: u64,
+    /// Blocks freed.
+    pub frees: u64,
+    /// Bytes freed.
+    pub bytes_freed: u64,
+}
+
+impl PkgSum {
+    /// Bytes allocated and not freed.
+    pub fn live(self) -> u64 {
+        self.bytes_allocated.wrapping_sub(self.bytes_freed)
+    }
+}
+
+/// What the process number `index`, whose row this is, did with its private pool.
+pub fn pkg_sum(index: usize, row: &Row) -> PkgSum {
+    match owners::total(index, SitePool::Pkg) {
+        Some(t) => PkgSum {
+            allocs: t.allocs,
+            bytes_allocated: t.bytes_allocated,
+            frees: t.frees,
+            bytes_freed: t.bytes_freed,
+        },
+        None => {
+            let (frees, bytes_freed) = (row.pkg.frees.get(), row.pkg.bytes_freed.get());
+            PkgSum {
+                allocs: row.pkg.allocs.get(),
+                bytes_allocated: row.pkg.bytes_allocated.get(),
+                frees,
+                bytes_freed,
+            }
+        }
+    }
+}
+
+/// What the process number `index`, whose row this is, did with the shared pool.
+pub fn shm_sum(index: usize, row: &Row) -> ShmSum {
+    let own = row.shm_sum();
+    match owners::total(index, SitePool::Shm) {
+        Some(t) => own.plus(ShmSum {
+            allocs: t.allocs,
+            bytes_allocated: t.bytes_allocated,
+            frees: t.frees,
+            bytes_freed: t.bytes_freed,
+            ..ShmSum::default()
+        }),
+        None => own,
+    }
+}
+
+/// What all processes did with the shared pool.
+pub fn shm_sum_of_all(region: &Region) -> ShmSum {
+    let rows = region.used_rows(processes());
+    let sum = rows
+        .iter()
+        .map(Row::shm_sum)
+        .fold(ShmSum::default(), ShmSum::plus);
+    let Some(sites) = owners::sites() else {
+        return sum;
+    };
+    let of_shm = sites
+        .sums(processes())
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| sites.pool(*i) == Some(SitePool::Shm));
+    let places = of_shm.fold(ShmSum::default(), |sum, (_, t)| ShmSum {
+        allocs: sum.allocs.wrapping_add(t.allocs),
+        bytes_allocated: sum.bytes_allocated.wrapping_add(t.bytes_allocated),
+        frees: sum.frees.wrapping_add(t.frees),
+        bytes_freed: sum.bytes_freed.wrapping_add(t.bytes_freed),
+        ..ShmSum::default()
+    });
+    ShmSum {
+        unbooked: sum.unbooked,
+        failures: sum.failures,
+        ..places
+    }
+}
+
 /// Whether the places of blocks can be read, in both pools.
 pub fn knows_places() -> bool {
     LOCAL.pkg_pool.get().knows_places && LOCAL.shm_pool.get().knows_places
-}
-
-/// Remembers where the rows are.
-fn keep(rows: &'static [Row]) {
-    LOCAL.rows.set(rows.as_ptr());
-    LOCAL.row_count.set(rows.len().min(MAX_PROCESSES));
-    LOCAL.main_thread.set(thread_pointer());
 }
 
 /// Wraps the private pool's functions; called once in `mod_register`, before any fork.
@@ -910,7 +1091,8 @@ pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Resul
         )?;
         let pool = tried(pool, api.mem_block, &real)?;
         LOCAL.pkg_pool.set(pool);
-        keep(rows);
+        LOCAL.rows.set(rows.as_ptr());
+        LOCAL.main_thread.set(thread_pointer());
         LOCAL.pkg_real.set(real);
         if let (Some(sites), true) = (sites, pool.knows_places) {
             owners::start(sites, thread_pointer());
@@ -922,8 +1104,10 @@ pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Resul
             api.xfmodstats,
             api.mem_block,
         );
-        LOCAL.pkg.allocs.set(older.blocks);
-        LOCAL.pkg.bytes_allocated.set(older.bytes);
+        if owners::sites().is_none() {
+            LOCAL.pkg.allocs.set(older.blocks);
+            LOCAL.pkg.bytes_allocated.set(older.bytes);
+        }
         LOCAL.pkg.unbooked.set(older.unbooked);
         api.xmalloc = Some(pkg_malloc);
         api.xmallocxz = real.mallocxz.and(Some(pkg_mallocxz));
@@ -969,10 +1153,11 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
         )?;
         let pool = tried(pool, api.mem_block, &real)?;
         LOCAL.shm_pool.set(pool);
-        keep(rows);
+        LOCAL.rows.set(rows.as_ptr());
+        LOCAL.main_thread.set(thread_pointer());
         LOCAL.shm_real.set(real);
         if !pool.knows_places {
-            owners::stop();
+            stop_places();
         }
         let older = seed(
             SitePool::Shm,
@@ -982,8 +1167,10 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
             api.mem_block,
         );
         if let Some(row) = rows.first() {
-            row.shm.allocs.add(older.blocks);
-            row.shm.bytes_allocated.add(older.bytes);
+            if owners::sites().is_none() {
+                row.shm.allocs.add(older.blocks);
+                row.shm.bytes_allocated.add(older.bytes);
+            }
             row.shm.unbooked.add(older.unbooked);
         }
         api.xmalloc = Some(shm_malloc);
@@ -1135,8 +1322,7 @@ pub fn counted_shm() -> u64 {
     let Some(region) = super::state::region() else {
         return u64::MAX;
     };
-    let rows = region.rows.iter().take(processes().max(1));
-    let sum = rows.map(Row::shm_sum).fold(ShmSum::default(), ShmSum::plus);
+    let sum = shm_sum_of_all(region);
     u64::try_from(sum.live()).unwrap_or(0)
 }
 

@@ -7,9 +7,7 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{
-    ballast, gate, learn, owners, pv, routes, rpc, sampler, script, settings, state, stats, sys,
-};
+use super::{ballast, gate, learn, pv, routes, rpc, sampler, script, settings, state, stats, sys};
 use crate::guard::aor::Key;
 use crate::guard::params::{self, Int};
 use crate::guard::warnings::{self, Warning};
@@ -105,7 +103,7 @@ fn try_init() -> Result<(), String> {
     region.control.pkg_size.set(pkg);
     region.control.longest_expires.set(FIRST_EXPIRES);
     if region.settings.get(Int::Attribution) == 0 {
-        owners::stop();
+        hooks::stop_places();
     }
     region.warn(Warning::NoPlaces, !hooks::knows_places());
     make_tables(region)?;

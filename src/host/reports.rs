@@ -16,7 +16,7 @@ use crate::guard::warnings;
 use crate::guard::words::{Class, Level, Mode, Pool};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
-use crate::shared::rows::{Row, ShmSum};
+use crate::shared::rows::Row;
 
 /// Refuses arguments where there are none.
 pub fn no_arguments(words: &[&str], command: &str) -> Result<(), Fault> {
@@ -45,13 +45,6 @@ fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
     rows.iter().map(f).fold(0, u64::wrapping_add)
 }
 
-fn shm_sum(region: &Region) -> ShmSum {
-    let rows = region.used_rows(hooks::processes());
-    rows.iter()
-        .map(Row::shm_sum)
-        .fold(ShmSum::default(), ShmSum::plus)
-}
-
 /// Largest use of shm since the start or `reset peaks`: sampled, and now.
 pub fn shm_peak(region: &Region) -> u64 {
     let now = hooks::shm_now(region.control.shm_size.get()).map_or(0, |p| p.real_used);
@@ -61,7 +54,7 @@ pub fn shm_peak(region: &Region) -> u64 {
 /// Failed allocations of shm and pkg since the start.
 pub fn failures_since_start(region: &Region) -> (u64, u64) {
     (
-        shm_sum(region).failures,
+        total(region, |r| r.shm_sum().failures),
         total(region, |r| r.pkg_failures.get()),
     )
 }
@@ -226,7 +219,7 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
     let (shm_failures, pkg_failures) = failures_since_start(region);
     let mut rows = Vec::new();
     if let Some(shm) = hooks::shm_now(control.shm_size.get()) {
-        let sum = shm_sum(region);
+        let sum = hooks::shm_sum_of_all(region);
         let live = u64::try_from(sum.live()).unwrap_or(0);
         let mut row = pool_head(Pool::Shm, shm.size, shm.real_used, Some(live));
         row.extend([
@@ -249,13 +242,14 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
     let fullest = usize::try_from(figures.fullest_worker).unwrap_or(0);
     if let (Some(worker), size @ 1..) = (region.rows.get(fullest), control.pkg_size.get()) {
         let used = worker.pkg.real_used.get();
-        let mut row = pool_head(Pool::Pkg, size, used, Some(worker.pkg_live()));
+        let live = hooks::pkg_sum(fullest, worker).live();
+        let mut row = pool_head(Pool::Pkg, size, used, Some(live));
         row.extend([
             ("peak", bytes(worker.pkg.peak.get())),
             ("growth", real(worker.growth().0)),
             (
                 "drift",
-                Node::Signed(worker.pkg.used.get().wrapping_sub(worker.pkg_live()) as i64),
+                Node::Signed(worker.pkg.used.get().wrapping_sub(live) as i64),
             ),
             ("unbooked", bytes(worker.pkg.unbooked.get())),
             (
@@ -340,7 +334,8 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
 }
 
 fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &Row) -> Fields {
-    let shm = row.shm_sum();
+    let shm = hooks::shm_sum(index, row);
+    let pkg = hooks::pkg_sum(index, row);
     let (growth, growth_per_message) = row.growth();
     vec![
         ("index", int(index as u64)),
@@ -349,17 +344,17 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("desc", word(&process.description)),
         ("pkg_size", bytes(region.control.pkg_size.get())),
         ("pkg_real_used", bytes(row.pkg.real_used.get())),
-        ("pkg_live", bytes(row.pkg_live())),
+        ("pkg_live", bytes(pkg.live())),
         ("pkg_peak", bytes(row.pkg.peak.get())),
         (
             "pkg_drift",
-            Node::Signed(row.pkg.used.get().wrapping_sub(row.pkg_live()) as i64),
+            Node::Signed(row.pkg.used.get().wrapping_sub(pkg.live()) as i64),
         ),
         ("pkg_unbooked", bytes(row.pkg.unbooked.get())),
-        ("pkg_allocs", Node::Count(row.pkg.allocs.get())),
-        ("pkg_frees", Node::Count(row.pkg.frees.get())),
-        ("pkg_bytes_allocated", bytes(row.pkg.bytes_allocated.get())),
-        ("pkg_bytes_freed", bytes(row.pkg.bytes_freed.get())),
+        ("pkg_allocs", Node::Count(pkg.allocs)),
+        ("pkg_frees", Node::Count(pkg.frees)),
+        ("pkg_bytes_allocated", bytes(pkg.bytes_allocated)),
+        ("pkg_bytes_freed", bytes(pkg.bytes_freed)),
         ("shm_allocs", Node::Count(shm.allocs)),
         ("shm_frees", Node::Count(shm.frees)),
         ("shm_bytes_allocated", bytes(shm.bytes_allocated)),

@@ -291,7 +291,7 @@ impl Sampler {
             let mut used = row.pkg.real_used.get();
             if size > 0 && used > size {
                 impossible = true;
-                used = row.pkg_live().min(size);
+                used = hooks::pkg_sum(index, row).live().min(size);
             }
             let level = self.track(Pool::Pkg, Some(index), permyriad(used, size), now);
             row.set_level(level);

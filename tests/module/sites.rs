@@ -200,8 +200,8 @@ fn sites_name_a_module_that_forgets_pkg_in_one_worker_only_and_which_worker_it_i
         assert_eq!(number(most, "index"), 2, "{most}");
         let per_message = most["growth_per_message"].as_f64().unwrap_or(0.0);
         assert!(
-            (150.0..300.0).contains(&per_message),
-            "every message of this worker leaks 200 bytes: {most}"
+            (150.0..500.0).contains(&per_message),
+            "every message of this worker leaks 200 bytes, which fm gives in blocks of up to 416: {most}"
         );
         let healthy = workers.iter().filter(|w| number(w, "index") != 2);
         assert!(
@@ -303,7 +303,7 @@ fn sites_call_no_healthy_worker_a_leak_and_suspect_the_one_that_leaks() {
                         ))
                     })
                     .collect();
-                client.flood(users.into_iter(), 4, |_, _, _| ());
+                client.flood(users.into_iter(), 16, |_, _, _| ());
                 for worker in server
                     .workers()
                     .iter()
