@@ -135,20 +135,14 @@ fn the_registrar_shows_the_defaults_of_the_parameters_that_have_an_effect() {
 #[test]
 fn readme_has_every_rpc_command_with_its_help() {
     let text = file("src/host/rpc.rs");
-    let field = |line: &str, name: &str| {
-        line.trim()
-            .strip_prefix(name)
-            .and_then(|l| l.strip_prefix(": \""))
-            .and_then(|l| l.strip_suffix("\","))
-            .map(str::to_owned)
+    // A help may go on in the next line of the source, after a backslash.
+    let quoted = |block: &str, field: &str| -> Option<String> {
+        let (text, _) = block.split_once(field)?.1.split_once("\",\n")?;
+        Some(text.split("\\\n").map(str::trim_start).collect())
     };
-    let names = text
-        .lines()
-        .filter_map(|line| field(line, "name"))
-        .filter(|name| name.starts_with("memguard."));
-    let helps = text.lines().filter_map(|line| field(line, "help"));
-    let rows: Vec<String> = names
-        .zip(helps)
+    let blocks = text.split("    Command {\n").skip(1);
+    let rows: Vec<String> = blocks
+        .filter_map(|block| Some((quoted(block, "name: \"")?, quoted(block, "help: \"")?)))
         .map(|(name, help)| format!("| `{name}` | {help} |"))
         .collect();
     assert!(rows.len() >= 12, "{rows:?}");

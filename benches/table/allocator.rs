@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{Server, for_each_pair};
-use crate::report::{Table, median, progress};
+use crate::report::{Table, median, progress, undisturbed};
 
 /// Calls, and rounds of a bare and a wrapped batch per call.
 const CALLS: usize = 10;
@@ -36,21 +36,23 @@ pub fn measure(table: &mut Table) {
             .start();
         for (pool, pool_name) in ["pkg", "shm"].iter().enumerate() {
             for (mix, sizes) in ["64 bytes", "mixed sizes"].iter().enumerate() {
-                let (mut bare, mut added, mut ratios) = (vec![], vec![], vec![]);
+                let (mut bare, mut wrapped, mut ratios) = (vec![], vec![], vec![]);
                 for _ in 0..CALLS {
                     let answer = server.rpc("mgbench.run", json!([pool, mix, ROUNDS]));
                     assert_eq!(answer["is_wrapped"], 1, "memguard was loaded after mgbench");
                     for (b, w) in picoseconds(&answer["bare"]).zip(picoseconds(&answer["wrapped"]))
                     {
                         bare.push(b / 1000.0);
-                        added.push((w - b) / 1000.0);
+                        wrapped.push(w / 1000.0);
                         ratios.push(w / b);
                     }
                 }
                 let what = format!("{} {pool_name} malloc+free, {sizes}", pair.manager);
                 let mut table = table.borrow_mut();
-                table.note(format!("{what}: bare"), median(bare), "ns");
-                table.add(format!("{what}: added"), median(added), "ns", ADDED);
+                let bare = undisturbed(bare);
+                let added = undisturbed(wrapped) - bare;
+                table.note(format!("{what}: bare"), bare, "ns");
+                table.add(format!("{what}: added"), added, "ns", ADDED);
                 table.add(
                     format!("{what}: ratio"),
                     median(ratios),

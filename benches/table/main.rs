@@ -12,8 +12,11 @@ mod report;
 
 use report::Table;
 
+/// Measures one part and adds its lines.
+type Measure = fn(&mut Table);
+
 /// The parts, by the word that `MEMGUARD_BENCH` chooses them with; all without it.
-const PARTS: [(&str, fn(&mut Table)); 4] = [
+const PARTS: [(&str, Measure); 4] = [
     ("decision", decision::measure),
     ("allocator", allocator::measure),
     ("register", register::measure),

@@ -6,6 +6,8 @@ use std::fs;
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::{Pair, Server, for_each_pair};
 use crate::report::{Table, median, progress};
 
@@ -48,6 +50,7 @@ fn on(pair: &Pair, table: &mut Table) {
             ratios.push(spent[1] / spent[0]);
             bare.push(spent[0] / 1000.0 / (REFRESHES + NEW) as f64);
         }
+        assert_counted(&servers[1]);
     }
     table.note(
         "accepted REGISTER without memguard (fm, UDP, usrloc)",
@@ -60,6 +63,15 @@ fn on(pair: &Pair, table: &mut Table) {
         "x",
         BOUND,
     );
+}
+
+/// memguard saw each REGISTER for what it was: else it would be cheap for a bad reason.
+fn assert_counted(server: &Server) {
+    let seen = server.rpc("memguard.registrations", json!([]));
+    let count = |name: &str| seen[name].as_f64().unwrap_or(-1.0) as usize;
+    let (refreshes, new) = (ROUNDS * REFRESHES, KNOWN + ROUNDS * NEW);
+    let counted = ["refresh_admitted", "new_admitted", "accepted"].map(count);
+    assert_eq!(counted, [refreshes, new, refreshes + new], "{seen}");
 }
 
 /// One server under load, and the only worker it has.

@@ -18,7 +18,12 @@ pub fn permyriad(used: u64, total: u64) -> u32 {
     if total == 0 {
         return 0;
     }
-    let share = u128::from(used.min(total)) * u128::from(WHOLE) / u128::from(total);
+    let used = used.min(total);
+    let share = match used.checked_mul(u64::from(WHOLE)) {
+        Some(parts) => parts / total,
+        // Above 2^50 bytes: in u128, whose division is a call.
+        None => (u128::from(used) * u128::from(WHOLE) / u128::from(total)) as u64,
+    };
     u32::try_from(share).unwrap_or(WHOLE)
 }
 

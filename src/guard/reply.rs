@@ -111,7 +111,7 @@ pub fn build(request: &Register<'_>, refusal: &Refusal<'_>, buffer: &mut [u8]) -
 
 /// What lies between values, or before the first.
 fn is_separator(byte: &u8) -> bool {
-    byte.is_ascii_whitespace() || *byte == b','
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b',')
 }
 
 /// What follows the first of several values in one header, its comma included.

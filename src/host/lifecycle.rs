@@ -190,6 +190,8 @@ fn bind_all() {
                 sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
             }
         }
+        let script_end = sys::POST_SCRIPT_CB | sys::script_cb_flag_REQUEST_CB;
+        sys::register_script_cb(Some(learn::on_script_end), script_end, ptr::null_mut());
         let replies = sys::PRE_SCRIPT_CB | sys::script_cb_flag_ONREPLY_CB;
         sys::register_script_cb(Some(learn::on_reply), replies, ptr::null_mut());
     }

@@ -50,12 +50,17 @@ impl<'a> Visit<'a> {
         register: &'a Register<'a>,
     ) -> Option<Visit<'a>> {
         let aor = Aor::parse(register.to_uri)?;
+        // The tables are larger than the caches: what will be looked at is fetched while the rest is computed.
+        let aor_fp = aor.fingerprint(&tables.key);
+        tables.aors.prefetch(aor_fp);
+        let call_id_fp = aor::call_id_fingerprint(&tables.key, register.call_id);
+        tables.in_flight.prefetch(call_id_fp);
         Some(Visit {
             region,
             tables,
             row,
-            aor_fp: aor.fingerprint(&tables.key),
-            call_id_fp: aor::call_id_fingerprint(&tables.key, register.call_id),
+            aor_fp,
+            call_id_fp,
             aor,
             register,
             now_ms: state::coarse_ms(),
@@ -82,6 +87,7 @@ impl<'a> Visit<'a> {
     /// What the table knows, and the local usrloc where the table does not.
     fn known(&self) -> Known {
         let now = self.now_s();
+        self.primaries();
         let ended = self.aor_end();
         let has_live = ended.is_some_and(|end| end > now);
         let mut known = Known {
@@ -117,6 +123,7 @@ impl<'a> Visit<'a> {
             let mut numbers = [0; MAX_BINDINGS];
             for (number, contact) in numbers.iter_mut().zip(self.register.contacts.kept()) {
                 *number = self.primary(contact);
+                self.tables.bindings.prefetch(*number);
             }
             numbers
         })
@@ -260,13 +267,12 @@ impl<'a> Visit<'a> {
             };
             pending.count += 1;
         }
-        self.tables.in_flight.note(&pending);
         let names_all = register.contacts.total == u32::from(pending.count);
         let aor_end = match names_all {
             true => self.aor_end().unwrap_or(0),
             false => learn::NOT_COMPARABLE,
         };
-        learn::begin(pending, class, message, aor_end);
+        learn::begin(pending, class, message, aor_end, contacts);
     }
 }
 

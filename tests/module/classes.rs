@@ -192,6 +192,17 @@ fn classes_credentials_make_a_followup_only_after_a_challenge_of_this_server() {
         let second = first.next().header(CREDENTIALS);
         // The first leg was admitted: the second is let through whatever happens meanwhile.
         server.rpc("memguard.shed", json!([60]));
+        let stolen = Request {
+            call_id: first.call_id.clone(),
+            ..Request::register("frida")
+        };
+        assert_eq!(
+            client
+                .request(&stolen.next().next().header(CREDENTIALS))
+                .code,
+            503
+        );
+        watch.expect("new", "another AoR with the Call-ID of a challenge");
         assert_eq!(client.request(&second).code, 200);
         watch.expect("followup", "the second leg");
         let other = Request::register("erik");
@@ -209,17 +220,6 @@ fn classes_credentials_make_a_followup_only_after_a_challenge_of_this_server() {
             503
         );
         watch.expect_all(&[("new", 2)], "an attempt of its own, and its credentials");
-        let stolen = Request {
-            call_id: first.call_id.clone(),
-            ..Request::register("frida")
-        };
-        assert_eq!(
-            client
-                .request(&stolen.next().next().header(CREDENTIALS))
-                .code,
-            503
-        );
-        watch.expect("new", "another AoR with the Call-ID of a challenge");
     });
 }
 

@@ -133,7 +133,8 @@ impl Hashed {
         self.0.write_u64(word);
     }
 
-    /// A text ends in a word of its last bytes, below its length: no two lists of texts make the same words.
+    /// A text ends in a word of its last bytes, below its length: no two lists of texts (shorter than 256 bytes) make
+    /// the same words.
     #[inline(always)]
     fn put_words(&mut self, text: &[u8], change: impl Fn(u64) -> u64) {
         words8::each_word(text, |word| self.put(change(word)));
@@ -174,4 +175,40 @@ impl Hashed {
 #[inline(always)]
 fn end_word(last: u64, length: usize) -> u64 {
     last | (length as u64) << 56
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_has_one_number_whether_it_comes_whole_or_byte_by_byte() {
+        let key = Key::new(3, 4);
+        let texts: Vec<Vec<u8>> = (0..300u16)
+            .map(|length| (0..length).map(|at| at as u8).collect())
+            .collect();
+        let mut seen = std::collections::BTreeSet::new();
+        for text in &texts {
+            let (mut whole, mut pieces) = (key.hash(Kind::Aor), key.hash(Kind::Aor));
+            whole.put_text(text);
+            pieces.put_bytes(text.iter().copied());
+            let number = whole.finish();
+            assert_eq!(number, pieces.finish(), "{} bytes", text.len());
+            assert!(seen.insert(number), "{} bytes", text.len());
+        }
+    }
+
+    #[test]
+    fn bytes_that_move_from_one_text_to_the_next_make_another_number() {
+        let key = Key::new(3, 4);
+        let text = b"registrar.example.org\0alice\0\0";
+        let number = |at: usize| {
+            let mut hashed = key.hash(Kind::Uri);
+            hashed.put_text(&text[..at]);
+            hashed.put_text(&text[at..]);
+            hashed.finish()
+        };
+        let numbers: std::collections::BTreeSet<u64> = (0..text.len()).map(number).collect();
+        assert_eq!(numbers.len(), text.len());
+    }
 }
