@@ -11,6 +11,7 @@ pub mod http;
 pub mod level;
 pub mod metrics;
 pub mod osmem;
+pub mod page;
 pub mod params;
 pub mod priority;
 pub mod queue;
