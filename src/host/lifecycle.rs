@@ -7,9 +7,10 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{ballast, gate, learn, pv, routes, rpc, sampler, settings, state, stats, sys};
+use super::{ballast, gate, learn, pv, routes, rpc, sampler, serve, settings, state, stats, sys};
 use crate::guard::aor::Key;
-use crate::guard::params::{self, Int};
+use crate::guard::http;
+use crate::guard::params::{self, Int, Text};
 use crate::guard::warnings::{self, Warning};
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
@@ -92,6 +93,11 @@ fn try_init() -> Result<(), String> {
     region.control.pkg_size.set(pkg);
     region.control.longest_expires.set(FIRST_EXPIRES);
     make_tables(region)?;
+    if let Some(tables) = state::tables()
+        && let Some(address) = http::parse_listen(tables.texts.get(Text::Listen))?
+    {
+        serve::open(address)?;
+    }
     settings::declare_cfg()?;
     stats::register()?;
     routes::prepare();
@@ -134,6 +140,10 @@ fn random_key() -> Result<Key, String> {
 pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
     guarded("child_init", || {
         hooks::publish_process();
+        if rank != sys::PROC_INIT && rank != PROC_MAIN {
+            // Only the sampling process serves, which main forks in PROC_MAIN.
+            drop(serve::take());
+        }
         match rank {
             sys::PROC_INIT => bind_all(),
             PROC_MAIN => return sampler::start(),

@@ -3,12 +3,12 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{gate, hooks, sampler, state};
+use super::{gate, hooks, measures, sampler, state};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
-use crate::guard::report::{Answer, Fault, Fields, Node, int, real, to_json, word};
+use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
 use crate::guard::text::{NONE_FORESEEN_S, Until};
 use crate::guard::warnings;
 use crate::guard::words::{Class, Level, Mode, Pool};
@@ -38,7 +38,7 @@ fn percent(permyriad: u32) -> Node {
 }
 
 /// Sums over all rows.
-fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
+pub fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
     region.rows.iter().map(f).fold(0, u64::wrapping_add)
 }
 
@@ -186,7 +186,7 @@ fn status_fields(region: &Region) -> Fields {
 }
 
 /// Registrations that fit below the point where all new ones are refused.
-fn registrations_left(region: &Region, cost: u64) -> u64 {
+pub fn registrations_left(region: &Region, cost: u64) -> u64 {
     let size = region.control.shm_size.get();
     let full = size / 100 * region.settings.get_u64(Int::ShmFull);
     let used = hooks::shm_now(size).map_or(0, |p| p.real_used);
@@ -539,6 +539,19 @@ fn config_rows(region: &Region) -> Vec<Fields> {
             ]
         })
         .collect()
+}
+
+/// `memguard.metrics`: what `/metrics` serves, cut at a line's end where it would not fit into an answer.
+pub fn metrics(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.metrics")?;
+    region()?;
+    let mut text = measures::text();
+    if text.len() > MAX_ANSWER {
+        let end = text.get(..MAX_ANSWER).and_then(|t| t.rfind('\n'));
+        text.truncate(end.map_or(0, |end| end + 1));
+        text.push_str("# truncated: /metrics serves all of it\n");
+    }
+    Ok(Answer::Text(text))
 }
 
 /// `memguard.json`: every read-only command's answer under its name.
