@@ -23,8 +23,10 @@ fn rows(region: &Region) -> impl Iterator<Item = &Row> {
 pub fn server(region: &Region) -> Measures {
     let figures = region.figures();
     let control = &region.control;
+    let size = control.shm_size.get();
     // The manager first: what is allocated meanwhile counts as ours, never as drift.
-    let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
+    let shm = hooks::shm_now(size).unwrap_or_default();
+    let used = shm.real_used.min(size); // tlsf's can exceed it
     let sum = rows(region)
         .map(Row::shm_sum)
         .fold(ShmSum::default(), ShmSum::plus);
@@ -34,9 +36,9 @@ pub fn server(region: &Region) -> Measures {
         level: reports::level_now(region).index() as u64,
         enforcing: u64::from(region.settings.mode() == Mode::Enforce),
         level_changes_total: region.events.pushed(),
-        shm_size_bytes: control.shm_size.get(),
-        shm_used_bytes: shm.real_used,
-        shm_peak_bytes: control.shm_peak.get().max(shm.real_used),
+        shm_size_bytes: size,
+        shm_used_bytes: used,
+        shm_peak_bytes: control.shm_peak.get().max(used).min(size),
         shm_drift_bytes: shm.used.saturating_sub(live),
         shm_failures_total: sum.failures,
         pkg_size_bytes: control.pkg_size.get(),

@@ -2,4 +2,6 @@
 //! Forbidden here: linking Kamailio, traffic beyond loopback, processes, ports or files that outlive a test.
 
 mod harness;
+mod http;
+mod monitoring;
 mod smoke;

@@ -24,6 +24,8 @@ pub struct Config {
     pub register: String,
     /// Script for every request that is not REGISTER, OPTIONS or ACK.
     pub other: String,
+    /// What an HTTP request to Kamailio's own xhttp runs.
+    pub http: String,
     /// Whole routes, appended (`event_route[…] {…}`, `route[X] {…}`).
     pub routes: String,
 }
@@ -64,6 +66,7 @@ impl Config {
             before: String::new(),
             register: "if (!save(\"location\")) { sl_reply_error(); }".into(),
             other: "if (!lookup(\"location\")) { sl_send_reply(\"404\", \"Not Found\"); exit; }\n    t_relay();".into(),
+            http: "jsonrpc_dispatch();".into(),
             routes: String::new(),
         }
     }
@@ -164,13 +167,14 @@ request_route {{
     {other}
 }}
 event_route[xhttp:request] {{
-    jsonrpc_dispatch();
+    {http}
 }}
 {routes}
 ",
             before = self.before,
             register = self.register,
             other = self.other,
+            http = self.http,
             routes = self.routes
         )
     }
