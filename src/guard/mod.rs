@@ -10,6 +10,7 @@ pub mod filters;
 pub mod http;
 pub mod level;
 pub mod metrics;
+pub mod nagios;
 pub mod osmem;
 pub mod page;
 pub mod params;

@@ -7,6 +7,7 @@ use super::{gate, hooks, measures, sampler, state};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
+use crate::guard::nagios;
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
 use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
 use crate::guard::text::{NONE_FORESEEN_S, Until};
@@ -541,6 +542,43 @@ fn config_rows(region: &Region) -> Vec<Fields> {
         .collect()
 }
 
+/// `memguard.check [warn_pct crit_pct] [warn_s crit_s]`
+pub fn check(words: &[&str]) -> Result<Answer, Fault> {
+    let limits = filters::check(words).map_err(Fault::bad)?;
+    let region = region()?;
+    let figures = region.figures();
+    let control = &region.control;
+    let values = region.settings.all();
+    let of = |pool, used, size: u64| {
+        (size > 0).then(|| nagios::Use {
+            pool,
+            permyriad: permyriad(used, size),
+            thresholds: Thresholds::of(&values, pool),
+        })
+    };
+    let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
+    let uses = [
+        of(Pool::Shm, shm.real_used, shm.size),
+        of(Pool::Pkg, figures.fullest_real_used, control.pkg_size.get()),
+        of(Pool::Os, figures.os_used, figures.os_limit),
+    ];
+    let state = nagios::State {
+        level: level_now(region),
+        uses: uses.into_iter().flatten().collect(),
+        headroom: tightest_now(region).map_or(0, |t| t.headroom_bytes()),
+        exhaustion_s: NONE_FORESEEN_S,
+        shed_pct: shed_pct_now(region),
+        sample_age_ms: state::now_ms().saturating_sub(figures.time_ms),
+        sample_interval_ms: region.settings.get_u64(Int::SampleInterval),
+    };
+    let verdict = nagios::check(&state, &limits);
+    Ok(Answer::One(vec![
+        ("code", int(u64::from(verdict.code))),
+        ("text", word(verdict.text)),
+        ("perfdata", word(verdict.perfdata)),
+    ]))
+}
+
 /// `memguard.metrics`: what `/metrics` serves, cut at a line's end where it would not fit into an answer.
 pub fn metrics(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.metrics")?;
@@ -572,7 +610,7 @@ pub fn json(words: &[&str]) -> Result<Answer, Fault> {
 }
 
 /// What `memguard.json` holds: the read-only commands but itself.
-const IN_JSON: [&str; 7] = [
+const IN_JSON: [&str; 8] = [
     "memguard.status",
     "memguard.pools",
     "memguard.workers",
@@ -580,4 +618,5 @@ const IN_JSON: [&str; 7] = [
     "memguard.events",
     "memguard.refusals",
     "memguard.config",
+    "memguard.check",
 ];
