@@ -65,7 +65,8 @@ fn http_serves_its_four_paths_and_nothing_else() {
             metrics.header("Content-Type"),
             Some("text/plain; version=0.0.4; charset=utf-8")
         );
-        assert_eq!(metric(&metrics.body, "shm_size_bytes"), Some(16 << 20));
+        let size = metric(&metrics.body, "shm_size_bytes").expect("a size");
+        assert!((16 << 20) - size < 4096, "{size}"); // tlsf keeps some for itself
         let workers = server.processes().len() as u64;
         assert_eq!(metric(&metrics.body, "workers"), Some(workers));
         let series = metrics.body.lines().filter(|l| !l.starts_with('#')).count();
@@ -190,7 +191,15 @@ fn http_of_memguard_lives_with_no_byte_of_shm_and_pkg_left_where_kamailios_own_i
             &get(address, "/metrics").body,
             "last_sample_timestamp_seconds",
         );
-        assert!(!answers(PROMPT), "Kamailio's own HTTP is dead");
+        // What earlier connections gave back is taken again, or it would answer once more.
+        until(
+            Duration::from_secs(20),
+            "Kamailio's own HTTP is dead",
+            || {
+                let _ = server.try_rpc("mgtest.fill_shm", json!([16]));
+                !answers(PROMPT)
+            },
+        );
         until(PROMPT, "sampling goes on", || {
             metric(
                 &get(address, "/metrics").body,
@@ -432,7 +441,8 @@ fn textfile_is_whole_whenever_it_is_read_and_the_same_metrics_as_http() {
         assert_eq!(mode & 0o777, 0o644);
 
         // Its folder goes away: said and counted, nothing else changes; it comes back: written again.
-        fs::remove_dir_all(&folder).expect("ours");
+        let away = folder.with_extension("away");
+        fs::rename(&folder, &away).expect("ours");
         let status = || server.rpc("memguard.status", json!([]))["warnings"].to_string();
         until(PROMPT, "the warning comes", || {
             status().contains("textfile")
@@ -441,11 +451,12 @@ fn textfile_is_whole_whenever_it_is_read_and_the_same_metrics_as_http() {
             metric(&get(address, "/metrics").body, "sample_errors_total") > Some(0)
         });
         assert_eq!(server.udp().request(&Request::options()).code, 200);
-        fs::create_dir_all(&folder).expect("the folder is writable");
+        fs::rename(&away, &folder).expect("ours");
+        fs::remove_file(&file).expect("the old one");
         until(PROMPT, "the warning goes", || {
             !status().contains("textfile")
         });
-        assert!(file.exists());
+        until(PROMPT, "the file appears again", || file.exists());
         // Somebody's pipe in the place of the temporary file must not block the sampling process.
         let pipe = folder.join("memguard.prom.tmp");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
@@ -523,7 +534,8 @@ fn statistics_and_xhttp_prom_show_the_same_names() {
             .collect();
         let served: std::collections::BTreeSet<&str> = served.iter().map(String::as_str).collect();
         assert_eq!(shown, served);
-        assert_eq!(server.statistic("memguard:shm_size_bytes"), 16 << 20);
+        let size = server.statistic("memguard:shm_size_bytes");
+        assert_eq!(metric(&own, "shm_size_bytes"), u64::try_from(size).ok());
         assert_eq!(server.statistic("memguard:build_info"), 1);
     });
 }
