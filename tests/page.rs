@@ -1,5 +1,5 @@
 //! The page: small whatever it shows, nothing foreign is markup, nothing is loaded, well-formed, and says what matters first.
-//! Forbidden here: a browser; how it looks is looked at by ./dev screenshot's pictures.
+//! Forbidden here: a browser; how it looks is looked at in the pictures of ./dev screenshot.
 
 use memguard::guard::level::Thresholds;
 use memguard::guard::page::history::Point;

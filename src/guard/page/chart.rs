@@ -14,10 +14,12 @@ const LEFT: f64 = 34.0;
 const RIGHT: f64 = 352.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 128.0;
-/// Seconds of the future that are drawn when there is a forecast.
-const AHEAD_S: u64 = 900;
-/// Seconds that one point of a curve stands for: the largest value within them is drawn.
-const STEP_S: u64 = 15;
+/// Shortest past that is drawn, seconds: a server that started just now.
+const MIN_PAST_S: u64 = 600;
+/// Part of the past's length that is drawn of the future when there is a forecast.
+const AHEAD: u64 = 4;
+/// Points of a curve; each is the largest value within its time.
+const STEPS: u64 = 240;
 
 /// A level that is drawn across the chart.
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +63,28 @@ pub struct Chart<'a> {
 }
 
 impl Chart<'_> {
-    fn ahead_s(&self) -> u64 {
-        if self.is_ahead { AHEAD_S } else { 0 }
+    /// Length of the past that is drawn: the hour, or what there is of it.
+    fn past_s(&self) -> u64 {
+        let first = self.points.first().map_or(0, |p| p.time_s);
+        self.now_s.saturating_sub(first).clamp(MIN_PAST_S, HOUR_S)
     }
 
-    /// Place of a time; times before the hour are at the left edge.
+    fn start_s(&self) -> u64 {
+        self.now_s.saturating_sub(self.past_s())
+    }
+
+    fn ahead_s(&self) -> u64 {
+        if self.is_ahead {
+            self.past_s() / AHEAD
+        } else {
+            0
+        }
+    }
+
+    /// Place of a time; times before the start are at the left edge.
     fn x(&self, time_s: u64) -> f64 {
-        let start = self.now_s.saturating_sub(HOUR_S);
-        let span = (HOUR_S + self.ahead_s()) as f64;
-        LEFT + (RIGHT - LEFT) * (time_s.saturating_sub(start) as f64 / span).min(1.0)
+        let span = (self.past_s() + self.ahead_s()) as f64;
+        LEFT + (RIGHT - LEFT) * (time_s.saturating_sub(self.start_s()) as f64 / span).min(1.0)
     }
 
     fn y(&self, value: f64) -> f64 {
@@ -130,10 +145,10 @@ impl Chart<'_> {
                 y + 4.0
             );
         }
-        let hour_ago = self.now_s.saturating_sub(HOUR_S);
+        let start = self.start_s();
         for (time, class) in [
-            (hour_ago, "s"),
-            (hour_ago + HOUR_S / 2, "m"),
+            (start, "s"),
+            (start + self.past_s() / 2, "m"),
             (self.now_s, "e"),
         ] {
             let text = if time == self.now_s {
@@ -155,7 +170,7 @@ impl Chart<'_> {
         let _ = write!(out, "<path class=\"{}\" d=\"", curve.style);
         let mut last: Option<(u64, f64)> = None;
         let mut step: Option<(u64, f64)> = None;
-        let start = self.now_s.saturating_sub(HOUR_S);
+        let (start, length) = (self.start_s(), (self.past_s() / STEPS).max(1));
         let recent = self
             .points
             .iter()
@@ -165,7 +180,7 @@ impl Chart<'_> {
                 continue;
             };
             step = match step {
-                Some((time, largest)) if point.time_s / STEP_S == time / STEP_S => {
+                Some((time, largest)) if point.time_s / length == time / length => {
                     Some((point.time_s, value.max(largest)))
                 }
                 full => {
@@ -194,7 +209,8 @@ impl Chart<'_> {
     }
 
     fn outlook(&self, growth: f64, (time, value): (u64, f64), out: &mut String) {
-        let then = value + growth * AHEAD_S as f64;
+        let ahead = self.ahead_s() as f64;
+        let then = value + growth * ahead;
         let (x, y) = (self.x(time), self.y(value));
         // Where it leaves the chart, the line ends at the edge, not along it.
         let reach = if then > self.top && growth > 0.0 {
@@ -202,7 +218,7 @@ impl Chart<'_> {
         } else if then < 0.0 && growth < 0.0 {
             value / -growth
         } else {
-            AHEAD_S as f64
+            ahead
         };
         let end = self.x(time.saturating_add(reach as u64));
         let _ = write!(
