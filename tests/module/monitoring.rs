@@ -243,7 +243,9 @@ fn check_memguard_says_each_state_in_the_plugins_form() {
     }
     for_each_pair(|pair| {
         let server = Server::registrar(pair)
-            .config(|c| drop(c.module("cfg_rpc")))
+            .config(|c| {
+                c.module("cfg_rpc");
+            })
             .with_mgtest()
             .param("sample_interval", 100)
             .param("dwell", 0)
