@@ -2,12 +2,18 @@
 //! Forbidden here: unsafe, atomics, clocks, system calls, anything of Kamailio.
 #![forbid(unsafe_code)]
 
+pub(crate) mod words8;
+
 pub mod admission;
 pub mod aor;
 pub mod cgroup;
 pub mod class;
 pub mod filters;
+<<<<<<< HEAD
 pub mod http;
+=======
+pub mod growth;
+>>>>>>> main
 pub mod level;
 pub mod metrics;
 pub mod nagios;
@@ -20,6 +26,7 @@ pub mod rates;
 pub mod reply;
 pub mod report;
 pub mod sip;
+pub mod sites;
 pub mod text;
 pub mod warnings;
 pub mod words;

@@ -15,6 +15,8 @@ use super::{hooks, state, sys};
 use crate::guard::level::headroom_bytes;
 use crate::guard::params::Int;
 
+/// With less than this much pkg Kamailio cannot even parse a message (sip_msg alone takes 2 KB); measured like the next.
+pub const LEAST: u64 = 8 * 1024;
 /// What one message takes of pkg at most in usual scripts: sip_msg (2 KB), headers, lumps, reply. Measured by the
 /// test of an empty pool; larger messages add their own length several times.
 const MESSAGE_NEED: u64 = 16 * 1024;
@@ -53,10 +55,12 @@ pub fn is_released() -> bool {
 
 /// Takes the ballast for the first time, in a process that receives SIP; cheap to call again.
 pub fn take_first() {
-    // ORDERING: Relaxed; a flag of this process's own.
-    if LOCAL_HELD.is_tried.swap(true, Ordering::Relaxed) {
+    // ORDERING: Relaxed; a flag that only this process's main thread writes.
+    if LOCAL_HELD.is_tried.load(Ordering::Relaxed) {
         return;
     }
+    // ORDERING: Relaxed; as above.
+    LOCAL_HELD.is_tried.store(true, Ordering::Relaxed);
     let size = wanted();
     if size > 0 {
         // SAFETY: the process's main thread.
@@ -74,22 +78,28 @@ fn wanted() -> u64 {
 /// Called by Kamailio with its event.
 pub unsafe extern "C" fn on_data(_event: *mut sys::sr_event_param_t) -> c_int {
     guarded("the ballast", || {
-        if LOCAL_HELD.block().is_null() && !is_released() {
-            return Leave(0); // none is kept in this process
-        }
-        let size = state::region().map_or(0, |region| region.control.pkg_size.get());
-        let Some(pkg) = hooks::pkg_now(size) else {
-            return Leave(0);
-        };
-        let free = headroom_bytes(pkg.size, pkg.real_used);
-        if free < MESSAGE_NEED && !is_released() {
-            release(free);
-        } else if is_released() && free > wanted().saturating_add(2 * MESSAGE_NEED) {
-            take_back();
-        }
+        make_room();
         Leave(0)
     })
     .0
+}
+
+/// Gives the ballast away when the next message would not fit, takes it back when there is room for both. The process's
+/// main thread, before Kamailio allocates anything for a message.
+pub fn make_room() {
+    if LOCAL_HELD.block().is_null() && !is_released() {
+        return; // none is kept in this process
+    }
+    let size = state::region().map_or(0, |region| region.control.pkg_size.get());
+    let Some(pkg) = hooks::pkg_now(size) else {
+        return;
+    };
+    let free = headroom_bytes(pkg.size, pkg.real_used);
+    if free < MESSAGE_NEED && !is_released() {
+        release(free);
+    } else if is_released() && free > wanted().saturating_add(2 * MESSAGE_NEED) {
+        take_back();
+    }
 }
 
 #[cold]

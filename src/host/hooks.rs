@@ -16,9 +16,13 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::sys;
-use crate::shared::rows::{MAX_PROCESSES, Row};
+use super::owners::{self, Caller, Counted};
+use super::{state, sys};
+use crate::shared::region::Region;
+use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
+use crate::shared::sites::{SitePool, Sites};
 
 type Malloc = sys::sr_malloc_f;
 type Realloc = sys::sr_realloc_f;
@@ -55,31 +59,54 @@ pub struct PoolView {
     start: usize,
     /// Its length in bytes.
     length: usize,
-    /// Distance from the user pointer back to the size word, and the bits of it that are size.
-    size_back: usize,
+    /// Offset of the size word from the user pointer (all of them wrap around below it), and the bits that are size.
+    size_at: usize,
     size_mask: u64,
-    /// Distance back to the free mark, and the bits that say "free".
-    free_back: usize,
+    /// Offset of the free mark, and the bits that say "free".
+    free_at: usize,
     free_mask: u64,
+    /// Offsets of the address of the allocating place's file name, of its line, and of its other texts.
+    file_at: usize,
+    line_at: usize,
+    func_at: usize,
+    module_at: usize,
     /// The manager's own figures, in place: `used_size`, `real_used`, free fragments.
     used: *const u64,
     real_used: *const u64,
     free_fragments: *const u64,
     /// The manager does not book shrinking reallocs (found by trying, see [`install_pkg`]).
     forgets_shrinks: bool,
+    /// The place of a block reads back as it was given (found by trying).
+    knows_places: bool,
 }
+
+/// What the header of a live block says.
+#[derive(Clone, Copy)]
+struct Block {
+    size: u64,
+    file: usize,
+    line: u32,
+}
+
+/// What the views of unknown pools read.
+static NOTHING_USED: u64 = 0;
 
 const NO_POOL: PoolView = PoolView {
     start: 0,
     length: 0,
-    size_back: 0,
+    size_at: 0,
     size_mask: 0,
-    free_back: 0,
+    free_at: 0,
     free_mask: 0,
-    used: ptr::null(),
-    real_used: ptr::null(),
-    free_fragments: ptr::null(),
+    file_at: 0,
+    line_at: 0,
+    func_at: 0,
+    module_at: 0,
+    used: &raw const NOTHING_USED,
+    real_used: &raw const NOTHING_USED,
+    free_fragments: &raw const NOTHING_USED,
     forgets_shrinks: false,
+    knows_places: false,
 };
 
 /// Private totals of this process's pkg heap; fork copies them with the heap that they describe.
@@ -143,6 +170,11 @@ fn thread_pointer() -> usize {
     pointer
 }
 
+/// Whether the caller runs on the process's main thread (receivers of 6.x have others).
+pub fn is_main_thread() -> bool {
+    thread_pointer() == LOCAL.main_thread.get()
+}
+
 /// This process's row; `None` above the number of rows.
 #[inline(always)]
 pub fn own_row() -> Option<&'static Row> {
@@ -166,43 +198,67 @@ impl PoolView {
     /// Size of a live block as the manager keeps it.
     #[inline(always)]
     fn size_of(&self, block: *mut c_void) -> u64 {
-        // SAFETY: the block came from this pool's manager, whose header lies `size_back` bytes before it
+        // SAFETY: the block came from this pool's manager, whose header lies before it
         // (layout compiled from its headers and tried at installation).
-        let word = unsafe {
-            *block
-                .cast::<u8>()
-                .wrapping_sub(self.size_back)
-                .cast::<u64>()
-        };
+        let word = unsafe { *block.cast::<u8>().wrapping_add(self.size_at).cast::<u64>() };
         word & self.size_mask
     }
 
-    /// Size of a block that is about to be freed; `None` when it is not this pool's or is free already.
+    /// What the header of a live block says.
     #[inline(always)]
-    fn size_if_live(&self, block: *mut c_void) -> Option<u64> {
+    fn header(&self, block: *mut c_void) -> Block {
+        let at = |offset: usize| block.cast::<u8>().wrapping_add(offset);
+        // SAFETY: as in size_of: words of the same header.
+        let (file, line) = unsafe {
+            (
+                *at(self.file_at).cast::<usize>(),
+                *at(self.line_at).cast::<u32>(),
+            )
+        };
+        Block {
+            size: self.size_of(block),
+            file,
+            line,
+        }
+    }
+
+    /// The place that allocated a block, with its texts.
+    fn caller(&self, block: *mut c_void) -> Caller {
+        let Block { file, line, .. } = self.header(block);
+        let at = |offset: usize| {
+            block
+                .cast::<u8>()
+                .wrapping_add(offset)
+                .cast::<*const c_char>()
+        };
+        // SAFETY: as in header.
+        let (func, module) = unsafe { (*at(self.func_at), *at(self.module_at)) };
+        Caller {
+            file: file as *const c_char,
+            func,
+            line,
+            module,
+        }
+    }
+
+    /// Header of a block that is about to be freed; `None` when it is not this pool's or is free already.
+    #[inline(always)]
+    fn if_live(&self, block: *mut c_void) -> Option<Block> {
         if !self.holds(block) {
             return None;
         }
         // SAFETY: as in size_of; inside the pool both words are readable whatever the pointer is.
-        let mark = unsafe {
-            *block
-                .cast::<u8>()
-                .wrapping_sub(self.free_back)
-                .cast::<u64>()
-        };
+        let mark = unsafe { *block.cast::<u8>().wrapping_add(self.free_at).cast::<u64>() };
         if mark & self.free_mask != 0 {
             None
         } else {
-            Some(self.size_of(block))
+            Some(self.header(block))
         }
     }
 
     #[inline(always)]
     fn read(word: *const u64) -> u64 {
-        if word.is_null() {
-            return 0;
-        }
-        // SAFETY: an aligned word of the manager's control block; a torn read is impossible on x86-64 and a
+        // SAFETY: NOTHING_USED or an aligned word of the manager's control block; a torn read is impossible on x86-64 and a
         // slightly old value is as good (internals B.6).
         unsafe { word.read_volatile() }
     }
@@ -213,39 +269,84 @@ impl PoolView {
 /// Publishes the private pkg totals after an operation that changed them.
 #[inline(always)]
 fn publish_pkg(row: &Row) {
-    let used = PoolView::read(LOCAL.pkg_pool.get().used);
-    let real_used = PoolView::read(LOCAL.pkg_pool.get().real_used);
-    row.pkg.used.set(used);
-    row.pkg.real_used.set(real_used);
+    let real_used = publish_figures(row);
     if real_used > row.pkg.peak.get() {
         row.pkg.peak.set(real_used);
     }
 }
 
+/// The manager's figures after an operation that cannot have raised the peak; answers `real_used`.
 #[inline(always)]
-fn pkg_allocated(size: u64) {
-    let allocs = bump(&LOCAL.pkg.allocs, 1);
-    let bytes = bump(&LOCAL.pkg.bytes_allocated, size);
+fn publish_figures(row: &Row) -> u64 {
+    let used = PoolView::read(LOCAL.pkg_pool.get().used);
+    let real_used = PoolView::read(LOCAL.pkg_pool.get().real_used);
+    row.pkg.used.set(used);
+    row.pkg.real_used.set(real_used);
+    real_used
+}
+
+#[inline(always)]
+fn pkg_allocated(block: *mut c_void) {
+    let Block { size, file, line } = LOCAL.pkg_pool.get().header(block);
+    match owners::pkg_allocated(size, file, line) {
+        Counted::Yes => {
+            if let Some(row) = owners::row() {
+                publish_pkg(row);
+            }
+            return;
+        }
+        Counted::Unseen => first_seen(SitePool::Pkg, block),
+        Counted::Off => {
+            bump(&LOCAL.pkg.allocs, 1);
+            bump(&LOCAL.pkg.bytes_allocated, size);
+            publish_totals();
+        }
+    }
     if let Some(row) = own_row() {
-        row.pkg.allocs.set(allocs);
-        row.pkg.bytes_allocated.set(bytes);
         publish_pkg(row);
     }
 }
 
 #[inline(always)]
-fn pkg_freed(size: u64) {
-    let frees = bump(&LOCAL.pkg.frees, 1);
-    let bytes = bump(&LOCAL.pkg.bytes_freed, size);
+fn pkg_freed(block: Block) {
+    let Block { size, file, line } = block;
+    if owners::pkg_freed(size, file, line) != Counted::Off {
+        if let Some(row) = owners::row() {
+            publish_figures(row);
+        }
+        return;
+    }
+    bump(&LOCAL.pkg.frees, 1);
+    bump(&LOCAL.pkg.bytes_freed, size);
+    publish_totals();
     if let Some(row) = own_row() {
-        row.pkg.frees.set(frees);
-        row.pkg.bytes_freed.set(bytes);
-        publish_pkg(row);
+        publish_figures(row);
+    }
+}
+
+/// Makes the place of a block known, from its header, and counts the block there.
+#[cold]
+#[inline(never)]
+fn first_seen(name: SitePool, block: *mut c_void) {
+    let pool = match name {
+        SitePool::Pkg => LOCAL.pkg_pool.get(),
+        SitePool::Shm => LOCAL.shm_pool.get(),
+    };
+    owners::learn(name, &pool.caller(block));
+    let Block { size, file, line } = pool.header(block);
+    let thread = thread_pointer();
+    let counted = match name {
+        SitePool::Pkg => owners::pkg_allocated(size, file, line),
+        SitePool::Shm => owners::shm_allocated(size, file, line, thread),
+    };
+    if counted == Counted::Unseen {
+        owners::overflowed(name, size, thread);
     }
 }
 
 #[cold]
-fn pkg_failed() {
+fn pkg_failed(size: usize, caller: &Caller) {
+    owners::pkg_failed(size as u64, caller, state::now_ms() / 1000);
     let failures = bump(&LOCAL.pkg.failures, 1);
     if let Some(row) = own_row() {
         row.pkg_failures.set(failures);
@@ -275,22 +376,39 @@ impl Change {
     }
 }
 
-fn pkg_changed(change: Change) {
-    bump(&LOCAL.pkg.bytes_allocated, change.grown);
-    bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+fn pkg_changed(change: Change, block: Block) {
+    owners::pkg_changed(
+        change.grown,
+        change.shrunk,
+        change.unbooked,
+        block.file,
+        block.line,
+    );
+    if owners::sites().is_none() {
+        bump(&LOCAL.pkg.bytes_allocated, change.grown);
+        bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+    }
     bump(&LOCAL.pkg.unbooked, change.unbooked);
     if let Some(row) = own_row() {
         republish(row);
     }
 }
 
+/// Publishes the private pkg totals while places are not counted; else they are the sums over the places.
+fn publish_totals() {
+    if let Some(row) = own_row() {
+        let totals = &LOCAL.pkg;
+        row.pkg.allocs.set(totals.allocs.get());
+        row.pkg.bytes_allocated.set(totals.bytes_allocated.get());
+        row.pkg.frees.set(totals.frees.get());
+        row.pkg.bytes_freed.set(totals.bytes_freed.get());
+    }
+}
+
 /// Writes every pkg total of this process into its row (after a fork, or after a realloc).
 fn republish(row: &Row) {
     let totals = &LOCAL.pkg;
-    row.pkg.allocs.set(totals.allocs.get());
-    row.pkg.bytes_allocated.set(totals.bytes_allocated.get());
-    row.pkg.frees.set(totals.frees.get());
-    row.pkg.bytes_freed.set(totals.bytes_freed.get());
+    publish_totals();
     row.pkg.unbooked.set(totals.unbooked.get());
     row.pkg_failures.set(totals.failures.get());
     publish_pkg(row);
@@ -313,7 +431,19 @@ macro_rules! on_shm_totals {
 }
 
 #[inline(always)]
-fn shm_allocated(size: u64) {
+fn shm_allocated(block: *mut c_void) {
+    let Block { size, file, line } = LOCAL.shm_pool.get().header(block);
+    let thread = thread_pointer();
+    match owners::shm_allocated(size, file, line, thread) {
+        Counted::Yes if thread == LOCAL.main_thread.get() => return,
+        Counted::Unseen => {
+            first_seen(SitePool::Shm, block);
+            if thread == LOCAL.main_thread.get() {
+                return;
+            }
+        }
+        Counted::Yes | Counted::Off => (),
+    }
     on_shm_totals!(|totals| {
         totals.allocs.add(1);
         totals.bytes_allocated.add(size);
@@ -321,7 +451,13 @@ fn shm_allocated(size: u64) {
 }
 
 #[inline(always)]
-fn shm_freed(size: u64) {
+fn shm_freed(block: Block) {
+    let Block { size, file, line } = block;
+    let thread = thread_pointer();
+    let counted = owners::shm_freed(size, file, line, thread);
+    if counted == Counted::Yes && thread == LOCAL.main_thread.get() {
+        return; // the totals are the sums over the places
+    }
     on_shm_totals!(|totals| {
         totals.frees.add(1);
         totals.bytes_freed.add(size);
@@ -329,14 +465,31 @@ fn shm_freed(size: u64) {
 }
 
 #[cold]
-fn shm_failed() {
+fn shm_failed(size: usize, caller: &Caller) {
+    owners::shm_failed(
+        size as u64,
+        caller,
+        state::now_ms() / 1000,
+        thread_pointer(),
+    );
     on_shm_totals!(|totals| totals.failures.add(1));
 }
 
-fn shm_changed(change: Change) {
+fn shm_changed(change: Change, block: Block) {
+    owners::shm_changed(
+        change.grown,
+        change.shrunk,
+        change.unbooked,
+        block.file,
+        block.line,
+        thread_pointer(),
+    );
+    let is_summed = owners::sites().is_some() && thread_pointer() == LOCAL.main_thread.get();
     on_shm_totals!(|totals| {
-        totals.bytes_allocated.add(change.grown);
-        totals.bytes_freed.add(change.shrunk);
+        if !is_summed {
+            totals.bytes_allocated.add(change.grown);
+            totals.bytes_freed.add(change.shrunk);
+        }
         totals.unbooked.add(change.unbooked);
     });
 }
@@ -359,10 +512,17 @@ macro_rules! wrap_malloc {
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, size, file, func, line, mname) };
             if got.is_null() {
-                $failed();
+                $failed(
+                    size,
+                    &Caller {
+                        file,
+                        func,
+                        line,
+                        module: mname,
+                    },
+                );
             } else {
-                let size = LOCAL.$pool.get().size_of(got);
-                $allocated(size);
+                $allocated(got);
             }
             got
         }
@@ -383,11 +543,11 @@ macro_rules! wrap_free {
                 return;
             };
             // Read before the real free: the header then names the freeing place.
-            let size = LOCAL.$pool.get().size_if_live(pointer);
+            let old = LOCAL.$pool.get().if_live(pointer);
             // SAFETY: the manager's own function with its own arguments.
             unsafe { real(block, pointer, file, func, line, mname) };
-            if let Some(size) = size {
-                $freed(size);
+            if let Some(old) = old {
+                $freed(old);
             }
         }
     };
@@ -415,12 +575,18 @@ macro_rules! wrap_realloc {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return ptr::null_mut();
             };
-            let before = LOCAL.$pool.get().size_if_live(pointer);
+            let caller = Caller {
+                file,
+                func,
+                line,
+                module: mname,
+            };
+            let before = LOCAL.$pool.get().if_live(pointer);
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, pointer, size, file, func, line, mname) };
             if got.is_null() {
                 if size != 0 {
-                    $failed();
+                    $failed(size, &caller);
                 }
                 if let (Some(before), true) = (before, size == 0 || $on_failure == OnFailure::Frees)
                 {
@@ -428,17 +594,20 @@ macro_rules! wrap_realloc {
                 }
                 return got;
             }
-            let after = LOCAL.$pool.get().size_of(got);
+            let after = LOCAL.$pool.get().header(got);
             match before {
-                Some(before) if got == pointer => {
-                    let change = Change::of(&LOCAL.$pool.get(), before, after, false);
-                    $changed(change);
+                // In place the block keeps the place that allocated it (fm, qm and tlsf `*_realloc`).
+                Some(before)
+                    if got == pointer && (before.file, before.line) == (after.file, after.line) =>
+                {
+                    let change = Change::of(&LOCAL.$pool.get(), before.size, after.size, false);
+                    $changed(change, before);
                 }
                 Some(before) => {
-                    $allocated(after);
+                    $allocated(got);
                     $freed(before);
                 }
-                None => $allocated(after),
+                None => $allocated(got),
             }
             got
         }
@@ -547,16 +716,22 @@ unsafe extern "C" fn shm_resize(
     let Some(real) = LOCAL.shm_real.get().resize else {
         return ptr::null_mut();
     };
-    let before = LOCAL.shm_pool.get().size_if_live(pointer);
+    let caller = Caller {
+        file,
+        func,
+        line,
+        module: mname,
+    };
+    let before = LOCAL.shm_pool.get().if_live(pointer);
     // SAFETY: the manager's own function with its own arguments.
     let got = unsafe { real(block, pointer, size, file, func, line, mname) };
     if let Some(before) = before {
         shm_freed(before);
     }
     if got.is_null() {
-        shm_failed();
+        shm_failed(size, &caller);
     } else {
-        shm_allocated(LOCAL.shm_pool.get().size_of(got));
+        shm_allocated(got);
     }
     got
 }
@@ -633,14 +808,19 @@ fn view(
     Ok(PoolView {
         start,
         length,
-        size_back: layout.size_back as usize,
+        size_at: (layout.size_back as usize).wrapping_neg(),
         size_mask: layout.size_mask,
-        free_back: layout.free_back as usize,
+        free_at: (layout.free_back as usize).wrapping_neg(),
         free_mask: layout.free_mask,
+        file_at: (layout.file_back as usize).wrapping_neg(),
+        line_at: (layout.line_back as usize).wrapping_neg(),
+        func_at: (layout.func_back as usize).wrapping_neg(),
+        module_at: (layout.mname_back as usize).wrapping_neg(),
         used: word(layout.block_used),
         real_used: word(layout.block_real_used),
         free_fragments: word(layout.block_free_fragments),
         forgets_shrinks: false,
+        knows_places: false,
     })
 }
 
@@ -658,6 +838,10 @@ const TRIAL: *const c_char = c"memguard trial".as_ptr();
 /// Trial sizes: larger than any rounding, and a shrink that every manager splits.
 const TRIAL_BYTES: usize = 4096;
 const TRIAL_SHRUNK: usize = 256;
+/// A line that no header holds by chance.
+const TRIAL_LINE: u32 = 1_234_567;
+const TRIAL_FUNC: *const c_char = c"memguard trial function".as_ptr();
+const TRIAL_MODULE: *const c_char = c"memguard trial module".as_ptr();
 /// A trial block that is larger than this is no trial block.
 const TRIAL_LARGEST: u64 = 8192;
 
@@ -670,13 +854,20 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
     let before = PoolView::read(pool.used);
     // SAFETY: the manager's own functions, before any fork, each block freed exactly once.
     unsafe {
-        let p = malloc(block, TRIAL_BYTES, TRIAL, TRIAL, 1, TRIAL);
+        let (file, func, module) = (TRIAL, TRIAL_FUNC, TRIAL_MODULE);
+        let p = malloc(block, TRIAL_BYTES, file, func, TRIAL_LINE, module);
         if p.is_null() {
             return Err(Refused::NotReady);
         }
         let size = pool.size_of(p);
         let booked = PoolView::read(pool.used).wrapping_sub(before);
-        let live = pool.size_if_live(p) == Some(size);
+        let header = pool.if_live(p);
+        let live = header.is_some_and(|h| h.size == size);
+        pool.knows_places = header.is_some_and(|h| h.file == file as usize && h.line == TRIAL_LINE)
+            && {
+                let caller = pool.caller(p);
+                (caller.func, caller.module) == (func, module)
+            };
         let mut fits =
             live && booked == size && (TRIAL_BYTES as u64..TRIAL_LARGEST).contains(&size);
         if fits {
@@ -697,6 +888,179 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
     }
 }
 
+/// What a pool held when its functions were wrapped.
+#[derive(Clone, Copy, Default)]
+struct Older {
+    blocks: u64,
+    bytes: u64,
+    unbooked: u64,
+}
+
+/// Counts the blocks that are older than the wrappers, by the places in their headers, as the manager lists them
+/// (`xmodstats`: it walks the heap, which is small at this time). What the list does not explain is, with a manager
+/// that forgets shrinks, a shrink that it did not book; else it goes to the row of older blocks.
+///
+/// # Safety
+/// `list` and `free` are the manager's own functions for `block`; one thread runs.
+unsafe fn seed(
+    pool_name: SitePool,
+    pool: &PoolView,
+    list: sys::sr_mem_mod_get_stats_f,
+    free: sys::sr_mem_mod_free_stats_f,
+    block: *mut c_void,
+) -> Older {
+    let used = PoolView::read(pool.used);
+    let mut older = Older::default();
+    let mut root: *mut c_void = ptr::null_mut();
+    if let (Some(list), Some(free)) = (list, free) {
+        // SAFETY: the caller's promise; the list lives until it is freed, once.
+        unsafe {
+            list(block, &mut root);
+            let mut next = root.cast::<sys::mem_counter>();
+            while let Some(entry) = next.as_ref() {
+                let caller = Caller {
+                    file: entry.file,
+                    func: entry.func,
+                    line: entry.line as u32,
+                    module: entry.mname,
+                };
+                let blocks = entry.count as u64;
+                owners::seed(pool_name, Some(&caller), blocks, entry.size);
+                older.blocks = older.blocks.wrapping_add(blocks);
+                older.bytes = older.bytes.wrapping_add(entry.size);
+                next = entry.next;
+            }
+            if !root.is_null() {
+                free(root);
+            }
+        }
+    }
+    let rest = used.saturating_sub(older.bytes);
+    if pool.forgets_shrinks && older.blocks > 0 {
+        older.unbooked = rest;
+        owners::seed_unbooked(pool_name, rest);
+    } else {
+        owners::seed(pool_name, None, u64::from(rest > 0), rest);
+        older.blocks = older.blocks.wrapping_add(u64::from(rest > 0));
+        older.bytes = older.bytes.wrapping_add(rest);
+    }
+    older
+}
+
+/// Stops counting by place: from now on totals are counted, from where the sums over the places stand. Before the
+/// first fork only.
+pub fn stop_places() {
+    let (Some(pkg), Some(shm)) = (
+        owners::total(0, SitePool::Pkg),
+        owners::total(0, SitePool::Shm),
+    ) else {
+        return;
+    };
+    owners::stop();
+    let totals = &LOCAL.pkg;
+    totals.allocs.set(pkg.allocs);
+    totals.bytes_allocated.set(pkg.bytes_allocated);
+    totals.frees.set(pkg.frees);
+    totals.bytes_freed.set(pkg.bytes_freed);
+    if let Some(row) = own_row() {
+        row.shm.allocs.add(shm.allocs);
+        row.shm.bytes_allocated.add(shm.bytes_allocated);
+        row.shm.frees.add(shm.frees);
+        row.shm.bytes_freed.add(shm.bytes_freed);
+        republish(row);
+    }
+}
+
+/// Totals of a process's private pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PkgSum {
+    /// Blocks allocated.
+    pub allocs: u64,
+    /// Bytes allocated.
+    pub bytes_allocated: u64,
+    /// Blocks freed.
+    pub frees: u64,
+    /// Bytes freed.
+    pub bytes_freed: u64,
+}
+
+impl PkgSum {
+    /// Bytes allocated and not freed.
+    pub fn live(self) -> u64 {
+        self.bytes_allocated.wrapping_sub(self.bytes_freed)
+    }
+}
+
+/// What the process number `index`, whose row this is, did with its private pool.
+pub fn pkg_sum(index: usize, row: &Row) -> PkgSum {
+    match owners::total(index, SitePool::Pkg) {
+        Some(t) => PkgSum {
+            allocs: t.allocs,
+            bytes_allocated: t.bytes_allocated,
+            frees: t.frees,
+            bytes_freed: t.bytes_freed,
+        },
+        None => {
+            let (frees, bytes_freed) = (row.pkg.frees.get(), row.pkg.bytes_freed.get());
+            PkgSum {
+                allocs: row.pkg.allocs.get(),
+                bytes_allocated: row.pkg.bytes_allocated.get(),
+                frees,
+                bytes_freed,
+            }
+        }
+    }
+}
+
+/// What the process number `index`, whose row this is, did with the shared pool.
+pub fn shm_sum(index: usize, row: &Row) -> ShmSum {
+    let own = row.shm_sum();
+    match owners::total(index, SitePool::Shm) {
+        Some(t) => own.plus(ShmSum {
+            allocs: t.allocs,
+            bytes_allocated: t.bytes_allocated,
+            frees: t.frees,
+            bytes_freed: t.bytes_freed,
+            ..ShmSum::default()
+        }),
+        None => own,
+    }
+}
+
+/// What all processes did with the shared pool.
+pub fn shm_sum_of_all(region: &Region) -> ShmSum {
+    let rows = region.used_rows(processes());
+    let sum = rows
+        .iter()
+        .map(Row::shm_sum)
+        .fold(ShmSum::default(), ShmSum::plus);
+    let Some(sites) = owners::sites() else {
+        return sum;
+    };
+    let of_shm = sites
+        .sums(processes())
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| sites.pool(*i) == Some(SitePool::Shm));
+    let places = of_shm.fold(ShmSum::default(), |sum, (_, t)| ShmSum {
+        allocs: sum.allocs.wrapping_add(t.allocs),
+        bytes_allocated: sum.bytes_allocated.wrapping_add(t.bytes_allocated),
+        frees: sum.frees.wrapping_add(t.frees),
+        bytes_freed: sum.bytes_freed.wrapping_add(t.bytes_freed),
+        ..ShmSum::default()
+    });
+    ShmSum {
+        unbooked: sum.unbooked,
+        failures: sum.failures,
+        ..places
+    }
+}
+
+/// Whether the places of blocks can be read, in both pools.
+pub fn knows_places() -> bool {
+    LOCAL.pkg_pool.get().knows_places && LOCAL.shm_pool.get().knows_places
+}
+
 /// Wraps the private pool's functions; called once in `mod_register`, before any fork.
 ///
 /// Blocks that exist already count as allocated by this process (they are its heap); the trial's unbooked shrink is
@@ -704,7 +1068,7 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
 ///
 /// # Errors
 /// Why the pool is left alone.
-pub fn install_pkg(rows: &'static [Row]) -> Result<(), Refused> {
+pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Result<(), Refused> {
     // SAFETY: before the first fork there is one thread; the API tables are plain globals (core/mem/pkg.c).
     unsafe {
         let api = table(&raw mut sys::_pkg_root);
@@ -730,8 +1094,21 @@ pub fn install_pkg(rows: &'static [Row]) -> Result<(), Refused> {
         LOCAL.rows.set(rows.as_ptr());
         LOCAL.main_thread.set(thread_pointer());
         LOCAL.pkg_real.set(real);
-        LOCAL.pkg.allocs.set(1);
-        LOCAL.pkg.bytes_allocated.set(PoolView::read(pool.used));
+        if let (Some(sites), true) = (sites, pool.knows_places) {
+            owners::start(sites, thread_pointer());
+        }
+        let older = seed(
+            SitePool::Pkg,
+            &pool,
+            api.xmodstats,
+            api.xfmodstats,
+            api.mem_block,
+        );
+        if owners::sites().is_none() {
+            LOCAL.pkg.allocs.set(older.blocks);
+            LOCAL.pkg.bytes_allocated.set(older.bytes);
+        }
+        LOCAL.pkg.unbooked.set(older.unbooked);
         api.xmalloc = Some(pkg_malloc);
         api.xmallocxz = real.mallocxz.and(Some(pkg_mallocxz));
         api.xrealloc = Some(pkg_realloc);
@@ -779,9 +1156,22 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
         LOCAL.rows.set(rows.as_ptr());
         LOCAL.main_thread.set(thread_pointer());
         LOCAL.shm_real.set(real);
+        if !pool.knows_places {
+            stop_places();
+        }
+        let older = seed(
+            SitePool::Shm,
+            &pool,
+            api.xmodstats,
+            api.xfmodstats,
+            api.mem_block,
+        );
         if let Some(row) = rows.first() {
-            row.shm.allocs.add(1);
-            row.shm.bytes_allocated.add(PoolView::read(pool.used));
+            if owners::sites().is_none() {
+                row.shm.allocs.add(older.blocks);
+                row.shm.bytes_allocated.add(older.bytes);
+            }
+            row.shm.unbooked.add(older.unbooked);
         }
         api.xmalloc = Some(shm_malloc);
         api.xmallocxz = real.mallocxz.and(Some(shm_mallocxz));
@@ -840,6 +1230,7 @@ unsafe fn pool_size(info: sys::sr_mem_info_f, block: *mut c_void) -> usize {
 /// Writes this process's inherited pkg totals and pid into its row; called after every fork that is seen
 /// (`child_init`), by the process itself.
 pub fn publish_process() {
+    owners::publish_process();
     if let Some(row) = own_row() {
         republish(row);
         // ORDERING: Relaxed; read by reports only.
@@ -876,7 +1267,63 @@ pub fn shm_now(size: u64) -> Option<PoolNow> {
         .shm_real
         .get()
         .malloc
-        .map(|_| now(&LOCAL.shm_pool.get(), size))
+        .map(|_| steady(&LOCAL.shm_pool.get(), size))
+}
+
+/// Between two readings by one process use rises by less than this, or the reading is looked at twice.
+const LEAP: u64 = 64 * 1024;
+/// Readings that wait for a leap to go away: about 3 µs, several times what one fm_malloc takes.
+const LEAP_TRIES: u32 = 32;
+/// The last use that this process believed.
+static LOCAL_BELIEVED: AtomicU64 = AtomicU64::new(0);
+
+/// The figures without what fm books for a moment only: before it splits a free block it takes all of it for used
+/// (f_malloc.c fm_extract_free), so that a large pool looks full to who reads without its lock. A leap that stays (the
+/// process inside may have been preempted) is held against memguard's own count; on fm that has no drift.
+fn steady(pool: &PoolView, size: u64) -> PoolNow {
+    // ORDERING: Relaxed; one process's own number, any of its values is good.
+    let believed = LOCAL_BELIEVED.load(Ordering::Relaxed);
+    let mut figures = now(pool, size);
+    for _ in 0..LEAP_TRIES {
+        if figures.real_used <= believed.saturating_add(LEAP) {
+            break;
+        }
+        std::hint::spin_loop();
+        let again = now(pool, size);
+        if again.real_used < figures.real_used {
+            figures = again;
+        }
+    }
+    if figures.real_used > believed.saturating_add(LEAP) && !pool.forgets_shrinks {
+        let overhead = figures.real_used.saturating_sub(figures.used);
+        figures.used = figures.used.min(counted_shm());
+        figures.real_used = figures.real_used.min(figures.used.saturating_add(overhead));
+    }
+    // ORDERING: as above.
+    LOCAL_BELIEVED.store(figures.real_used, Ordering::Relaxed);
+    figures
+}
+
+/// How many processes the server has; 0 before the table exists. Rows beyond are untouched memory: leave them so.
+pub fn processes() -> usize {
+    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
+    unsafe {
+        let count = sys::process_count;
+        if count.is_null() {
+            0
+        } else {
+            usize::try_from(count.read_volatile()).unwrap_or(0)
+        }
+    }
+}
+
+/// memguard's own count of shm: what all processes allocated and did not free.
+pub fn counted_shm() -> u64 {
+    let Some(region) = super::state::region() else {
+        return u64::MAX;
+    };
+    let sum = shm_sum_of_all(region);
+    u64::try_from(sum.live()).unwrap_or(0)
 }
 
 /// A lower bound of the largest free block of shm, by size class: the free lists' counts are read without a lock, so a
@@ -919,6 +1366,12 @@ unsafe fn tlsf_largest_free(control: *const u8) -> u64 {
                 .wrapping_add(sl.wrapping_shl(fl.wrapping_add(2))),
         }
     }
+}
+
+/// First byte and length of the private pool: the same in every process, because fork copies it.
+pub fn pkg_range() -> (usize, usize) {
+    let pool = LOCAL.pkg_pool.get();
+    (pool.start, pool.length)
 }
 
 /// Figures of this process's private pool; `None` while it is not hooked.

@@ -3,19 +3,29 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
+<<<<<<< HEAD
 use super::{gate, hooks, measures, sampler, state};
+=======
+use super::{answer, growth, hooks, owners, sampler, state, visit};
+>>>>>>> main
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
+use crate::guard::growth::Leak;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::nagios;
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
+<<<<<<< HEAD
 use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
+=======
+use crate::guard::queue;
+use crate::guard::report::{Answer, Fault, Fields, Node, int, real, to_json, word};
+>>>>>>> main
 use crate::guard::text::{NONE_FORESEEN_S, Until};
 use crate::guard::warnings;
 use crate::guard::words::{Class, Level, Mode, Pool};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
-use crate::shared::rows::{Row, ShmSum};
+use crate::shared::rows::Row;
 
 /// Refuses arguments where there are none.
 pub fn no_arguments(words: &[&str], command: &str) -> Result<(), Fault> {
@@ -39,22 +49,26 @@ fn percent(permyriad: u32) -> Node {
 }
 
 /// Sums over all rows.
+<<<<<<< HEAD
 pub fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
     region.rows.iter().map(f).fold(0, u64::wrapping_add)
+=======
+fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
+    let rows = region.used_rows(hooks::processes());
+    rows.iter().map(f).fold(0, u64::wrapping_add)
+>>>>>>> main
 }
 
-fn shm_sum(region: &Region) -> ShmSum {
-    region
-        .rows
-        .iter()
-        .map(Row::shm_sum)
-        .fold(ShmSum::default(), ShmSum::plus)
+/// Largest use of shm since the start or `reset peaks`: sampled, and now.
+pub fn shm_peak(region: &Region) -> u64 {
+    let now = hooks::shm_now(region.control.shm_size.get()).map_or(0, |p| p.real_used);
+    region.control.shm_peak.get().max(now)
 }
 
 /// Failed allocations of shm and pkg since the start.
 pub fn failures_since_start(region: &Region) -> (u64, u64) {
     (
-        shm_sum(region).failures,
+        total(region, |r| r.shm_sum().failures),
         total(region, |r| r.pkg_failures.get()),
     )
 }
@@ -169,8 +183,8 @@ fn status_fields(region: &Region) -> Fields {
             "fail_open",
             Node::Count(total(region, |r| r.sip.fail_open.get())),
         ),
-        ("workers", int(sampler::processes() as u64)),
-        ("workers_leaking", int(0)),
+        ("workers", int(hooks::processes() as u64)),
+        ("workers_leaking", int(leaking(region))),
         (
             "sample_age_ms",
             Node::Count(now.saturating_sub(figures.time_ms)),
@@ -207,20 +221,29 @@ pub fn pools(words: &[&str]) -> Result<Answer, Fault> {
     Ok(Answer::Many(pool_rows(region()?)))
 }
 
+/// Workers whose leak is suspected or confirmed.
+pub fn leaking(region: &Region) -> u64 {
+    let rows = region.used_rows(hooks::processes()).iter();
+    rows.filter(|row| row.leak() != Leak::None).count() as u64
+}
+
 fn pool_rows(region: &Region) -> Vec<Fields> {
     let figures = region.figures();
     let control = &region.control;
     let (shm_failures, pkg_failures) = failures_since_start(region);
     let mut rows = Vec::new();
     if let Some(shm) = hooks::shm_now(control.shm_size.get()) {
-        let sum = shm_sum(region);
+        let sum = hooks::shm_sum_of_all(region);
         let live = u64::try_from(sum.live()).unwrap_or(0);
         let mut row = pool_head(Pool::Shm, shm.size, shm.real_used, Some(live));
         row.extend([
-            ("peak", bytes(control.shm_peak.get().max(shm.real_used))),
+            ("peak", bytes(shm_peak(region))),
             ("largest_free", bytes(hooks::shm_largest_free())),
             ("fragments", Node::Count(shm.fragments)),
-            ("growth", Node::Signed(0)),
+            (
+                "growth",
+                real(owners::sites().map_or(0.0, |s| growth::of_shm(s).now)),
+            ),
             ("drift", Node::Signed(shm.used.wrapping_sub(live) as i64)),
             ("unbooked", bytes(sum.unbooked)),
             (
@@ -233,13 +256,14 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
     let fullest = usize::try_from(figures.fullest_worker).unwrap_or(0);
     if let (Some(worker), size @ 1..) = (region.rows.get(fullest), control.pkg_size.get()) {
         let used = worker.pkg.real_used.get();
-        let mut row = pool_head(Pool::Pkg, size, used, Some(worker.pkg_live()));
+        let live = hooks::pkg_sum(fullest, worker).live();
+        let mut row = pool_head(Pool::Pkg, size, used, Some(live));
         row.extend([
             ("peak", bytes(worker.pkg.peak.get())),
-            ("growth", Node::Signed(0)),
+            ("growth", real(worker.growth().0)),
             (
                 "drift",
-                Node::Signed(worker.pkg.used.get().wrapping_sub(worker.pkg_live()) as i64),
+                Node::Signed(worker.pkg.used.get().wrapping_sub(live) as i64),
             ),
             ("unbooked", bytes(worker.pkg.unbooked.get())),
             (
@@ -291,7 +315,10 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
             filters::Workers::Pid(pid) => process.pid == pid,
             filters::Workers::Rank(rank) => process.rank == rank,
             filters::Workers::Index(wanted) => *index == wanted as usize,
-            filters::Workers::Leaking => false,
+            filters::Workers::Leaking => region
+                .rows
+                .get(*index)
+                .is_some_and(|r| r.leak() != Leak::None),
         })
         .filter_map(|(index, process)| {
             let row = region.rows.get(index)?;
@@ -321,7 +348,9 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
 }
 
 fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &Row) -> Fields {
-    let shm = row.shm_sum();
+    let shm = hooks::shm_sum(index, row);
+    let pkg = hooks::pkg_sum(index, row);
+    let (growth, growth_per_message) = row.growth();
     vec![
         ("index", int(index as u64)),
         ("pid", Node::Int(process.pid)),
@@ -329,17 +358,17 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("desc", word(&process.description)),
         ("pkg_size", bytes(region.control.pkg_size.get())),
         ("pkg_real_used", bytes(row.pkg.real_used.get())),
-        ("pkg_live", bytes(row.pkg_live())),
+        ("pkg_live", bytes(pkg.live())),
         ("pkg_peak", bytes(row.pkg.peak.get())),
         (
             "pkg_drift",
-            Node::Signed(row.pkg.used.get().wrapping_sub(row.pkg_live()) as i64),
+            Node::Signed(row.pkg.used.get().wrapping_sub(pkg.live()) as i64),
         ),
         ("pkg_unbooked", bytes(row.pkg.unbooked.get())),
-        ("pkg_allocs", Node::Count(row.pkg.allocs.get())),
-        ("pkg_frees", Node::Count(row.pkg.frees.get())),
-        ("pkg_bytes_allocated", bytes(row.pkg.bytes_allocated.get())),
-        ("pkg_bytes_freed", bytes(row.pkg.bytes_freed.get())),
+        ("pkg_allocs", Node::Count(pkg.allocs)),
+        ("pkg_frees", Node::Count(pkg.frees)),
+        ("pkg_bytes_allocated", bytes(pkg.bytes_allocated)),
+        ("pkg_bytes_freed", bytes(pkg.bytes_freed)),
         ("shm_allocs", Node::Count(shm.allocs)),
         ("shm_frees", Node::Count(shm.frees)),
         ("shm_bytes_allocated", bytes(shm.bytes_allocated)),
@@ -351,9 +380,9 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("private", bytes(row.private_bytes.get())),
         ("messages", Node::Count(row.sip.messages.get())),
         ("registers", Node::Count(row.sip.received.sum())),
-        ("growth", Node::Signed(0)),
-        ("growth_per_message", real(0.0)),
-        ("leak", word("none")),
+        ("growth", real(growth)),
+        ("growth_per_message", real(growth_per_message)),
+        ("leak", word(row.leak())),
         ("level", word(row.level())),
     ]
 }
@@ -442,16 +471,31 @@ fn registration_fields(region: &Region) -> Fields {
         ),
         ("baseline", milli(f.baseline)),
         ("storm", int(f.storm)),
-        ("queue_length", Node::Count(0)),
-        ("queue_seconds", Node::Count(0)),
+        ("queue_length", Node::Count(queue_length(region))),
+        (
+            "queue_seconds",
+            Node::Count(queue::drained_in(
+                region.control.queue_tail_us.get(),
+                state::now_ms(),
+            )),
+        ),
     ]);
     fields
+}
+
+/// Slots of the queue that lie ahead.
+pub fn queue_length(region: &Region) -> u64 {
+    queue::length(
+        region.control.queue_tail_us.get(),
+        state::now_ms(),
+        &answer::rules(region),
+    )
 }
 
 fn is_unsure(region: &Region) -> bool {
     let now = state::now_ms() / 1000;
     region.control.usrloc_in_memory.get() == 0
-        && state::tables().is_some_and(|tables| gate::is_unsure(region, tables, now))
+        && state::tables().is_some_and(|tables| visit::is_unsure(region, tables, now))
 }
 
 /// Rows of `memguard.events` and `memguard.refusals` when no number is given.

@@ -113,6 +113,13 @@ fn http_serves_its_four_paths_and_nothing_else() {
             let answer = http::exchange(address, request.as_bytes(), PROMPT).expect(request);
             assert_eq!(answer.status, status, "{request}");
         }
+        // What is not read of a request must not cost the client its answer.
+        let long = [&b"POST / HTTP/1.0\r\n\r\n"[..], &[b'x'; 60_000]].concat();
+        for _ in 0..20 {
+            let answer =
+                http::exchange(address, &long, PROMPT).expect("an answer in spite of the rest");
+            assert_eq!(answer.status, 405);
+        }
         server.stop();
         TcpListener::bind(address).expect("the port is free again");
     });

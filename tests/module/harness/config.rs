@@ -26,6 +26,8 @@ pub struct Config {
     pub other: String,
     /// What an HTTP request to Kamailio's own xhttp runs.
     pub http: String,
+    /// A whole `request_route` in place of all the script above.
+    pub script: Option<String>,
     /// Whole routes, appended (`event_route[…] {…}`, `route[X] {…}`).
     pub routes: String,
 }
@@ -67,6 +69,7 @@ impl Config {
             register: "if (!save(\"location\")) { sl_reply_error(); }".into(),
             other: "if (!lookup(\"location\")) { sl_send_reply(\"404\", \"Not Found\"); exit; }\n    t_relay();".into(),
             http: "jsonrpc_dispatch();".into(),
+            script: None,
             routes: String::new(),
         }
     }
@@ -153,6 +156,9 @@ impl Config {
     }
 
     fn routing(&self) -> String {
+        if let Some(script) = &self.script {
+            return format!("\nrequest_route {{\n{script}\n}}\n{}", self.routes);
+        }
         format!(
             "
 request_route {{
