@@ -9,11 +9,8 @@ pub mod aor;
 pub mod cgroup;
 pub mod class;
 pub mod filters;
-<<<<<<< HEAD
-pub mod http;
-=======
 pub mod growth;
->>>>>>> main
+pub mod http;
 pub mod level;
 pub mod metrics;
 pub mod nagios;

@@ -7,11 +7,9 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-<<<<<<< HEAD
-use super::{ballast, gate, learn, pv, routes, rpc, sampler, serve, settings, state, stats, sys};
-=======
-use super::{ballast, gate, learn, pv, routes, rpc, sampler, script, settings, state, stats, sys};
->>>>>>> main
+use super::{
+    ballast, gate, learn, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys,
+};
 use crate::guard::aor::Key;
 use crate::guard::http;
 use crate::guard::params::{self, Int, Text};

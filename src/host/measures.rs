@@ -1,12 +1,12 @@
 //! Gathers the metrics' figures from memguard's own region, for the text and for the statistics alike.
 //! Forbidden here: locks, allocation in `server` (a statistic is read through it), Kamailio's pools. Process: any.
 
-use super::{hooks, reports, sampler, state};
+use super::{hooks, reports, state};
 use crate::guard::metrics::{self, Build, Measures};
 use crate::guard::text::NONE_FORESEEN_S;
 use crate::guard::words::{Class, Mode};
 use crate::shared::region::Region;
-use crate::shared::rows::{Row, ShmSum};
+use crate::shared::rows::Row;
 
 /// The versions of this build.
 pub const BUILD: Build<'static> = Build {
@@ -16,7 +16,7 @@ pub const BUILD: Build<'static> = Build {
 
 /// The rows that processes write, one for each process there is.
 fn rows(region: &Region) -> impl Iterator<Item = &Row> {
-    region.rows.iter().take(sampler::processes())
+    region.used_rows(hooks::processes()).iter()
 }
 
 /// The server's figures at this moment. Approximate: rows are summed while their processes run.
@@ -27,10 +27,7 @@ pub fn server(region: &Region) -> Measures {
     // The manager first: what is allocated meanwhile counts as ours, never as drift.
     let shm = hooks::shm_now(size).unwrap_or_default();
     let used = shm.real_used.min(size); // tlsf's can exceed it
-    let sum = rows(region)
-        .map(Row::shm_sum)
-        .fold(ShmSum::default(), ShmSum::plus);
-    let live = u64::try_from(sum.live()).unwrap_or(0);
+    let (shm_failures, pkg_failures) = reports::failures_since_start(region);
     let cost = control.registration_cost.get();
     let mut measures = Measures {
         level: reports::level_now(region).index() as u64,
@@ -38,9 +35,10 @@ pub fn server(region: &Region) -> Measures {
         level_changes_total: region.events.pushed(),
         shm_size_bytes: size,
         shm_used_bytes: used,
-        shm_peak_bytes: control.shm_peak.get().max(used).min(size),
-        shm_drift_bytes: shm.used.saturating_sub(live),
-        shm_failures_total: sum.failures,
+        shm_peak_bytes: reports::shm_peak(region).min(size),
+        shm_drift_bytes: shm.used.saturating_sub(hooks::counted_shm()),
+        shm_failures_total: shm_failures,
+        pkg_failures_total: pkg_failures,
         pkg_size_bytes: control.pkg_size.get(),
         pkg_used_max_bytes: figures.fullest_real_used,
         os_limit_bytes: figures.os_limit,
@@ -53,14 +51,14 @@ pub fn server(region: &Region) -> Measures {
             cost => reports::registrations_left(region, cost),
         },
         known_bindings: figures.known_bindings,
+        queue_length: reports::queue_length(region),
         storm: figures.storm,
-        workers: sampler::processes() as u64,
+        workers: hooks::processes() as u64,
         last_sample_timestamp_seconds: figures.time_ms / 1000,
         sample_errors_total: figures.sample_errors,
         ..Measures::default()
     };
     for row in rows(region) {
-        measures.pkg_failures_total += row.pkg_failures.get();
         measures.fail_open_total += row.sip.fail_open.get();
         for (index, class) in Class::ALL.iter().enumerate() {
             measures.registers_total[index] += row.sip.received.get(*class);

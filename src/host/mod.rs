@@ -15,29 +15,20 @@ pub mod lifecycle;
 pub mod log;
 pub mod measures;
 pub mod os;
-<<<<<<< HEAD
 pub mod overview;
-=======
 pub mod owners;
 pub mod pressure;
->>>>>>> main
 pub mod pv;
 pub mod reports;
 pub mod routes;
 pub mod rpc;
 pub mod sampler;
-<<<<<<< HEAD
-pub mod serve;
-=======
 pub mod script;
->>>>>>> main
+pub mod serve;
 pub mod settings;
 pub mod site_reports;
 pub mod state;
 pub mod stats;
 pub mod sys;
-<<<<<<< HEAD
 pub mod textfile;
-=======
 pub mod visit;
->>>>>>> main

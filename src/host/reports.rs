@@ -3,23 +3,15 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-<<<<<<< HEAD
-use super::{gate, hooks, measures, sampler, state};
-=======
-use super::{answer, growth, hooks, owners, sampler, state, visit};
->>>>>>> main
+use super::{answer, growth, hooks, measures, owners, sampler, state, visit};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::growth::Leak;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::nagios;
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
-<<<<<<< HEAD
-use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
-=======
 use crate::guard::queue;
-use crate::guard::report::{Answer, Fault, Fields, Node, int, real, to_json, word};
->>>>>>> main
+use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
 use crate::guard::text::{NONE_FORESEEN_S, Until};
 use crate::guard::warnings;
 use crate::guard::words::{Class, Level, Mode, Pool};
@@ -49,14 +41,9 @@ fn percent(permyriad: u32) -> Node {
 }
 
 /// Sums over all rows.
-<<<<<<< HEAD
 pub fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
-    region.rows.iter().map(f).fold(0, u64::wrapping_add)
-=======
-fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
     let rows = region.used_rows(hooks::processes());
     rows.iter().map(f).fold(0, u64::wrapping_add)
->>>>>>> main
 }
 
 /// Largest use of shm since the start or `reset peaks`: sampled, and now.

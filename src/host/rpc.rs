@@ -22,11 +22,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-<<<<<<< HEAD
-pub const COMMANDS: [Command; 14] = [
-=======
-pub const COMMANDS: [Command; 17] = [
->>>>>>> main
+pub const COMMANDS: [Command; 19] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -288,11 +284,8 @@ type Handler = unsafe extern "C" fn(*mut sys::rpc_t, *mut c_void);
 macro_rules! handlers {
     ($($i:literal)*) => { [$(run::<$i> as Handler),*] };
 }
-<<<<<<< HEAD
-const HANDLERS: [Handler; COMMANDS.len()] = handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
-=======
-const HANDLERS: [Handler; COMMANDS.len()] = handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
->>>>>>> main
+const HANDLERS: [Handler; COMMANDS.len()] =
+    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
 
 /// The table for `exports`. Lives for ever; the core reads it in place.
 pub fn table() -> *mut sys::rpc_export_t {
