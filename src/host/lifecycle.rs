@@ -7,9 +7,12 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{ballast, gate, learn, pv, routes, rpc, sampler, script, settings, state, stats, sys};
+use super::{
+    ballast, gate, learn, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys,
+};
 use crate::guard::aor::Key;
-use crate::guard::params::{self, Int};
+use crate::guard::http;
+use crate::guard::params::{self, Int, Text};
 use crate::guard::warnings::{self, Warning};
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
@@ -107,6 +110,11 @@ fn try_init() -> Result<(), String> {
     }
     region.warn(Warning::NoPlaces, !hooks::knows_places());
     make_tables(region)?;
+    if let Some(tables) = state::tables()
+        && let Some(address) = http::parse_listen(tables.texts.get(Text::Listen))?
+    {
+        serve::open(address)?;
+    }
     settings::declare_cfg()?;
     stats::register()?;
     routes::prepare();
@@ -150,6 +158,10 @@ fn random_key() -> Result<Key, String> {
 pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
     guarded("child_init", || {
         hooks::publish_process();
+        if rank != sys::PROC_INIT && rank != PROC_MAIN {
+            // Only the sampling process serves, which main forks in PROC_MAIN.
+            drop(serve::take());
+        }
         match rank {
             sys::PROC_INIT => bind_all(),
             PROC_MAIN => return sampler::start(),

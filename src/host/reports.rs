@@ -3,14 +3,15 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{answer, growth, hooks, owners, sampler, state, visit};
+use super::{answer, growth, hooks, measures, owners, sampler, state, visit};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::growth::Leak;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
+use crate::guard::nagios;
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
 use crate::guard::queue;
-use crate::guard::report::{Answer, Fault, Fields, Node, int, real, to_json, word};
+use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
 use crate::guard::text::{NONE_FORESEEN_S, Until};
 use crate::guard::warnings;
 use crate::guard::words::{Class, Level, Mode, Pool};
@@ -40,7 +41,7 @@ fn percent(permyriad: u32) -> Node {
 }
 
 /// Sums over all rows.
-fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
+pub fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
     let rows = region.used_rows(hooks::processes());
     rows.iter().map(f).fold(0, u64::wrapping_add)
 }
@@ -187,7 +188,7 @@ fn status_fields(region: &Region) -> Fields {
 }
 
 /// Registrations that fit below the point where all new ones are refused.
-fn registrations_left(region: &Region, cost: u64) -> u64 {
+pub fn registrations_left(region: &Region, cost: u64) -> u64 {
     let size = region.control.shm_size.get();
     let full = size / 100 * region.settings.get_u64(Int::ShmFull);
     let used = hooks::shm_now(size).map_or(0, |p| p.real_used);
@@ -572,6 +573,56 @@ fn config_rows(region: &Region) -> Vec<Fields> {
         .collect()
 }
 
+/// `memguard.check [warn_pct crit_pct] [warn_s crit_s]`
+pub fn check(words: &[&str]) -> Result<Answer, Fault> {
+    let limits = filters::check(words).map_err(Fault::bad)?;
+    let region = region()?;
+    let figures = region.figures();
+    let control = &region.control;
+    let values = region.settings.all();
+    let of = |pool, used, size: u64| {
+        (size > 0).then(|| nagios::Use {
+            pool,
+            permyriad: permyriad(used, size),
+            thresholds: Thresholds::of(&values, pool),
+        })
+    };
+    let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
+    let uses = [
+        of(Pool::Shm, shm.real_used, shm.size),
+        of(Pool::Pkg, figures.fullest_real_used, control.pkg_size.get()),
+        of(Pool::Os, figures.os_used, figures.os_limit),
+    ];
+    let state = nagios::State {
+        level: level_now(region),
+        uses: uses.into_iter().flatten().collect(),
+        headroom: tightest_now(region).map_or(0, |t| t.headroom_bytes()),
+        exhaustion_s: NONE_FORESEEN_S,
+        shed_pct: shed_pct_now(region),
+        sample_age_ms: state::now_ms().saturating_sub(figures.time_ms),
+        sample_interval_ms: region.settings.get_u64(Int::SampleInterval),
+    };
+    let verdict = nagios::check(&state, &limits);
+    Ok(Answer::One(vec![
+        ("code", int(u64::from(verdict.code))),
+        ("text", word(verdict.text)),
+        ("perfdata", word(verdict.perfdata)),
+    ]))
+}
+
+/// `memguard.metrics`: what `/metrics` serves, cut at a line's end where it would not fit into an answer.
+pub fn metrics(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.metrics")?;
+    region()?;
+    let mut text = measures::text();
+    if text.len() > MAX_ANSWER {
+        let end = text.get(..MAX_ANSWER).and_then(|t| t.rfind('\n'));
+        text.truncate(end.map_or(0, |end| end + 1));
+        text.push_str("# truncated: /metrics serves all of it\n");
+    }
+    Ok(Answer::Text(text))
+}
+
 /// `memguard.json`: every read-only command's answer under its name.
 pub fn json(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.json")?;
@@ -593,7 +644,7 @@ pub fn json(words: &[&str]) -> Result<Answer, Fault> {
 }
 
 /// What `memguard.json` holds: the read-only commands but itself.
-const IN_JSON: [&str; 10] = [
+const IN_JSON: [&str; 11] = [
     "memguard.status",
     "memguard.pools",
     "memguard.workers",
@@ -604,4 +655,5 @@ const IN_JSON: [&str; 10] = [
     "memguard.events",
     "memguard.refusals",
     "memguard.config",
+    "memguard.check",
 ];

@@ -22,7 +22,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 17] = [
+pub const COMMANDS: [Command; 19] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -95,6 +95,18 @@ pub const COMMANDS: [Command; 17] = [
         help: "Every parameter with the value in force. No arguments.",
         is_list: true,
         run: reports::config,
+    },
+    Command {
+        name: "memguard.check",
+        help: "Verdict for Nagios and Icinga: 0 ok, 1 warning, 2 critical, 3 unknown. [warn_pct crit_pct] [warn_s crit_s]",
+        is_list: false,
+        run: reports::check,
+    },
+    Command {
+        name: "memguard.metrics",
+        help: "The Prometheus text in one string, as /metrics serves it. No arguments.",
+        is_list: false,
+        run: reports::metrics,
     },
     Command {
         name: "memguard.json",
@@ -272,7 +284,8 @@ type Handler = unsafe extern "C" fn(*mut sys::rpc_t, *mut c_void);
 macro_rules! handlers {
     ($($i:literal)*) => { [$(run::<$i> as Handler),*] };
 }
-const HANDLERS: [Handler; COMMANDS.len()] = handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+const HANDLERS: [Handler; COMMANDS.len()] =
+    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
 
 /// The table for `exports`. Lives for ever; the core reads it in place.
 pub fn table() -> *mut sys::rpc_export_t {
