@@ -94,11 +94,11 @@ fn healthy(
         world.step = if i % 2 == 0 { 1.0 } else { 10.0 };
         let alarms = health(world, seed, EACH, |run, outlook| {
             if verbose {
+                let (day, used) = (run.time / 86_400.0, run.used / run.world.size);
+                let o = outlook;
                 println!(
-                    "    {i}: at day {:.2} used {:.2} {outlook:?} {:?}",
-                    run.time / 86_400.0,
-                    run.used / run.world.size,
-                    run.world
+                    "    {name} {i}: at day {day:.2} used {used:.2} {} growth {:.0} in {} n {} fit {:.2} load {} {:?}",
+                    o.method, o.growth, o.exhaustion_s, o.samples, o.fit, o.is_load, run.world
                 );
             }
         });

@@ -33,13 +33,15 @@ const LEAST_RISE: f64 = 0.05;
 /// A trend is carried on over at most this many times its own length.
 const REACH: f64 = 12.0;
 /// The same for growth that the load explains: load comes and goes.
-const LOAD_REACH: f64 = 1.0;
+const LOAD_REACH: f64 = 0.75;
 /// Such growth is spoken of from this share of the pool on.
-const LOAD_LEAST_USE: f64 = 0.6;
+const LOAD_LEAST_USE: f64 = 0.7;
 /// A slope must be this many standard errors above zero.
 const CERTAINTY: f64 = 3.0;
 /// Looks in a row that must agree before a trend is announced, and that must fail before it is taken back.
 const STREAK: u8 = 3;
+/// Share of a window's variation that trend and load must explain.
+const LEAST_FIT: f64 = 0.85;
 /// Jump between two minutes, as a share of the pool, that can be a reload.
 const LEAST_STEP: f64 = 0.015;
 /// 90 % of a normal distribution lie within this many standard errors.
@@ -208,7 +210,7 @@ impl Forecaster {
         let shared = load
             .iter()
             .zip(old_load)
-            .any(|(new, old)| (new - old).abs() > 0.02 * old.abs().max(1.0));
+            .any(|(new, old)| (new - old).abs() > 0.1 * old.abs().max(1.0));
         let mut increments = [0.0; 32];
         let mut count = 0;
         for (back, slot) in increments.iter_mut().enumerate() {
@@ -235,7 +237,7 @@ impl Forecaster {
         let Some(least) = counts.last().filter(|least| ring.len() >= **least) else {
             return Finding::Nothing;
         };
-        if !may_rise(ring, *least, size) {
+        if !may_rise(ring, *least, size, N >= 120 && ring.step_s() >= 60.0) {
             return Finding::Nothing;
         }
         let longest = counts[0].min(ring.len());
@@ -263,26 +265,28 @@ impl Forecaster {
         let least = (LEAST_RISE * size).max(5.0 * trend.scatter);
         let left = (size - self.used).max(0.0);
         let lows = &window.low[from..window.len];
-        if trend.slope * trend.span_s >= least
+        let rest = &without_load(window, from, &trend)[..lows.len()];
+        let rise = (trend.slope * trend.span_s).min(rise_of(rest));
+        if rise >= least
             && trend.slope > CERTAINTY * trend.error
-            && left <= REACH * trend.slope * trend.span_s
-            && is_straight(
-                &without_load(window, from, &trend)[..lows.len()],
-                &trend,
-                trend.slope,
-            )
-            && trend.slope * trend.span_s > self.usual_rise(trend.span_s, trend.cost, size)
+            && trend.fit >= LEAST_FIT
+            && left <= REACH * rise
+            && is_straight(rest, &trend, trend.slope)
+            && rise > self.usual_rise(trend.span_s, trend.cost, size)
+            && rise_of(lows) > 0.5 * rise
+            && rise > self.load_at_most(window, from)
         {
             return Finding::Found(trend, false);
         }
         let raw = trend.raw_slope;
-        if raw * trend.span_s < least {
+        let rise = (raw * trend.span_s).min(rise_of(lows));
+        if rise < least {
             return Finding::Nothing;
         }
-        if left <= LOAD_REACH * raw * trend.span_s
+        if left <= LOAD_REACH * rise
             && self.used >= LOAD_LEAST_USE * size
             && is_straight(lows, &trend, raw)
-            && raw * trend.span_s > self.usual_rise(trend.span_s, [0.0; SIGNALS], size)
+            && rise > self.usual_rise(trend.span_s, [0.0; SIGNALS], size)
         {
             let trend = Trend {
                 slope: raw,
@@ -292,6 +296,27 @@ impl Forecaster {
             return Finding::Found(trend, true);
         }
         Finding::Unsure
+    }
+
+    /// The most that the load can have added to the window: what all use would grow by, were all of it the load's; and
+    /// once a whole day has been seen, no more than what the day's range of load brought, with a margin.
+    fn load_at_most(&self, window: &Window, from: usize) -> f64 {
+        const MARGIN: f64 = 1.5;
+        let used = window.low[from].max(0.0);
+        let day = (self.hours.len() >= 24).then(|| Window::of(&self.ten_minutes, 144, f64::MAX));
+        let mut most = 0.0f64;
+        for (k, column) in window.load.iter().enumerate() {
+            let values = &column[from..window.len];
+            let moved = rise_of(values).abs();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let mut bound = used * moved / (mean - moved / 2.0).max(1.0);
+            if let Some(day) = &day {
+                let range = usual_range(&day.load[k][..day.len]).max(1.0);
+                bound = bound.min(MARGIN * spread(day.lows()) * moved / range);
+            }
+            most = most.max(bound);
+        }
+        most
     }
 
     /// The largest rise within `span_s` that was given back later, with a margin: such a rise is no news.
@@ -327,7 +352,15 @@ impl Forecaster {
         let mut noise = 0.0;
         if count > 4 * DAY {
             let n = differences(&days[..count], DAY, &mut scratch);
-            noise = deviation(&mut scratch[..n]).1;
+            let middle = deviation(&mut scratch.clone()[..n]).0;
+            for value in &mut scratch[..n] {
+                *value = (*value - middle).abs();
+            }
+            // one day in ten differs more
+            noise = *scratch[..n]
+                .select_nth_unstable_by(n * 9 / 10, f64::total_cmp)
+                .1
+                / INTERVAL;
         }
         let mut finding = Finding::Nothing;
         for hours in [720, 504, 336, 240, 168, 120, 96, 72, 48] {
@@ -358,8 +391,24 @@ impl Forecaster {
                 (slope, error / whole as f64, late)
             };
             let whole_days = hours as f64 / DAY as f64;
-            let rise = slope * whole_days;
-            if rise < (LEAST_RISE * size).max(4.0 * noise) {
+            let mut rise = slope * whole_days;
+            if hours >= 72 {
+                let marks = &days[count - (hours - DAY + 1)..count];
+                let grown = marks[marks.len() - 1] - marks[0];
+                let largest = marks.windows(2).map(|m| m[1] - m[0]).fold(0.0, f64::max);
+                if largest > 0.45 * grown {
+                    continue; // one step
+                }
+                rise = rise.min(grown * whole_days / (whole_days - 1.0));
+            }
+            let least = if hours < 96 {
+                2.0 * LEAST_RISE
+            } else {
+                LEAST_RISE
+            };
+            if rise < (least * size).max(4.0 * noise)
+                || rise < 1.3 * given_back(&days[..count], hours - DAY)
+            {
                 continue;
             }
             finding = Finding::Unsure;
@@ -502,6 +551,29 @@ impl Forecaster {
     }
 }
 
+/// Range of the middle nine tenths: a storm does not count.
+fn usual_range(values: &[f64]) -> f64 {
+    let mut sorted = [0.0; MOST_POINTS];
+    let count = values.len();
+    sorted[..count].copy_from_slice(values);
+    let sorted = &mut sorted[..count];
+    sorted.sort_unstable_by(f64::total_cmp);
+    let skipped = count / 20;
+    sorted[count - 1 - skipped] - sorted[skipped]
+}
+
+/// From the first points of a window to its last ones.
+fn rise_of(values: &[f64]) -> f64 {
+    let few = (values.len() / 8).clamp(1, 9);
+    let mut first = [0.0; 9];
+    let mut last = [0.0; 9];
+    first[..few].copy_from_slice(&values[..few]);
+    last[..few].copy_from_slice(&values[values.len() - few..]);
+    let between = (values.len() - few) as f64;
+    // the middles of both groups are that far apart; the window is a little longer
+    (median(&mut last[..few]) - median(&mut first[..few])) * values.len() as f64 / between
+}
+
 enum Finding {
     Nothing,
     Unsure,
@@ -531,7 +603,7 @@ impl Verdict {
 }
 
 /// A cheap look that spares the fit: did use rise, or may a falling load hide that it did?
-fn may_rise<const N: usize>(ring: &Ring<N>, least: usize, size: f64) -> bool {
+fn may_rise<const N: usize>(ring: &Ring<N>, least: usize, size: f64, hides: bool) -> bool {
     let Some(newest) = ring.back(0) else {
         return false;
     };
@@ -543,8 +615,8 @@ fn may_rise<const N: usize>(ring: &Ring<N>, least: usize, size: f64) -> bool {
             .load
             .iter()
             .zip(old.load)
-            .any(|(new, old)| *new < 0.95 * old);
-        rose || fell
+            .any(|(new, old)| *new < 0.85 * old);
+        rose || (hides && fell)
     })
 }
 
@@ -592,14 +664,21 @@ fn recovered<const N: usize>(
             .sum();
         *slot = point.low - load;
     }
-    let mut lowest = rest[len - 1];
+    given_back(&rest[..len], lag) * share
+}
+
+/// The largest rise over a lag that was given back later.
+fn given_back(values: &[f64], lag: usize) -> f64 {
+    let mut lowest = f64::MAX;
     let mut largest = 0.0f64;
-    for late in (lag..len - 1).rev() {
-        lowest = lowest.min(rest[late + 1]);
-        let rise = rest[late] - rest[late - lag];
-        largest = largest.max(rise.min(rest[late] - lowest));
+    for late in (lag..values.len()).rev() {
+        if lowest < f64::MAX {
+            let rise = values[late] - values[late - lag];
+            largest = largest.max(rise.min(values[late] - lowest));
+        }
+        lowest = lowest.min(values[late]);
     }
-    largest * share
+    largest
 }
 
 /// Differences over a lag into `into`; answers how many.

@@ -182,43 +182,35 @@ impl Window {
         &self.low[..self.len]
     }
 
-    /// Takes out jumps between two neighbours: what stands alone among the increments is a step, not a trend.
+    /// Takes out jumps up between two neighbours: what stands alone among the increments is a step, not a trend. A jump
+    /// down is taken out only as far as it takes one of these back: memory that was given back is no growth.
     fn level_steps(&mut self, least_step: f64) {
-        const MOST_STEPS: usize = 4;
         if self.len < 8 {
             return;
         }
-        let mut scratch = [0.0; MOST_POINTS];
-        for _ in 0..MOST_STEPS {
-            let count = self.len - 1;
-            let mut largest = (0, 0.0f64);
-            for i in 0..count {
-                scratch[i] = self.low[i + 1] - self.low[i];
+        let count = self.len - 1;
+        let mut increments = [0.0; MOST_POINTS];
+        for (slot, pair) in increments.iter_mut().zip(self.lows().windows(2)) {
+            *slot = pair[1] - pair[0];
+        }
+        let mut scratch = increments;
+        let usual = median(&mut scratch[..count]);
+        for value in &mut scratch[..count] {
+            *value = (*value - usual).abs();
+        }
+        let scatter = 1.48 * median(&mut scratch[..count]);
+        let least = least_step
+            .max(8.0 * scatter)
+            .max(0.25 * spread(self.lows()));
+        let mut taken = 0.0;
+        for at in 1..self.len {
+            let jump = increments[at - 1] - usual;
+            if jump >= least {
+                taken += jump;
+            } else if jump <= -least {
+                taken = f64::max(taken + jump, 0.0);
             }
-            let usual = median(&mut scratch[..count]);
-            for (i, slot) in scratch[..count].iter_mut().enumerate() {
-                let off = self.low[i + 1] - self.low[i] - usual;
-                *slot = off.abs();
-                if off.abs() > largest.1.abs() {
-                    largest = (i + 1, off);
-                }
-            }
-            let scatter = 1.48 * median(&mut scratch[..count]);
-            let range = spread(self.lows());
-            let (at, jump) = largest;
-            if jump.abs() < least_step.max(8.0 * scatter).max(0.25 * range) {
-                return;
-            }
-            for value in &mut self.low[at..self.len] {
-                *value -= jump;
-            }
-            // The load's part of the same moment goes with it, or the costs would be learned from half a step.
-            for column in &mut self.load {
-                let jump = column[at] - column[at - 1];
-                for value in &mut column[at..self.len] {
-                    *value -= jump;
-                }
-            }
+            self.low[at] -= taken;
         }
     }
 
@@ -232,13 +224,17 @@ impl Window {
             let mean = column.iter().sum::<f64>() / len as f64;
             *used = spread(column) > 0.03 * mean.abs() && spread(column) > 0.0;
         }
-        // A load that would free memory when it rises explains nothing: leave it out and look again.
+        // A load that would free memory when it rises explains nothing: leave it out and look again. But what could
+        // not be told apart with it cannot be told apart without it either: the larger error stays.
+        let mut error = 0.0f64;
         for _ in 0..=SIGNALS {
             let columns = [
                 uses[0].then_some(&self.load[0][from..to]),
                 uses[1].then_some(&self.load[1][from..to]),
             ];
-            let fit = regress(low, columns, self.step_s)?;
+            let mut fit = regress(low, columns, self.step_s)?;
+            error = error.max(fit.error);
+            fit.error = error;
             match fit.cost.iter().position(|cost| *cost < 0.0) {
                 Some(bad) => uses[bad] = false,
                 None => return Some(fit),

@@ -227,9 +227,9 @@ impl Run {
         let speed = if storms { 120.0 } else { 1_800.0 };
         self.storm += (target - self.storm) * (step / speed).min(1.0);
         if self.happens(self.world.reloads_per_day) {
-            // The new data lie next to the old for a minute; a little more stays.
+            // The new data lie next to the old for a minute; they are a little smaller or larger.
             self.reload_until = self.time + 60.0;
-            self.reloaded += self.random.between(0.0, 0.01);
+            self.reloaded = self.random.between(0.0, 0.04);
         }
         if self.time >= self.world.leak_from {
             let pace = if self.world.leaks_per_message {
