@@ -47,7 +47,7 @@ const LEAST_STEP: f64 = 0.015;
 /// 90 % of a normal distribution lie within this many standard errors.
 const INTERVAL: f64 = 1.64;
 /// Nobody knows a slope better than this.
-const LEAST_ERROR: f64 = 0.04;
+const LEAST_ERROR: f64 = 0.08;
 
 const SCALES: usize = 5;
 
@@ -463,10 +463,11 @@ impl Forecaster {
             error,
             points,
             fit,
+            span_s,
             ..
         } = verdict.trend;
         let doubt = INTERVAL * error.max(LEAST_ERROR * slope);
-        let until = |slope: f64| seconds(self.until_full(size, slope));
+        let until = |slope: f64| seconds(self.until_full(size, slope, span_s));
         Outlook {
             method: Method::from_index(scale as u64 + 1).unwrap_or(Method::None),
             growth: slope,
@@ -492,33 +493,38 @@ impl Forecaster {
         theil(window.lows()) / window.step_s
     }
 
-    /// Seconds until use reaches `size` when the low-water mark grows by `slope`; with the day's curve when it is known.
-    fn until_full(&self, size: f64, slope: f64) -> f64 {
+    /// Seconds until use reaches `size` when it grows by `slope` and has done so for `span_s`. What the load will do is
+    /// taken from what it did a day before, as far as that was seen.
+    fn until_full(&self, size: f64, slope: f64, span_s: f64) -> f64 {
         if slope <= 0.0 {
             return f64::INFINITY;
         }
         let straight = self.straight_time(size, slope);
-        let Some(yesterday) = self.hours.back(24) else {
-            return straight;
-        };
-        if straight < 3_600.0 {
+        if straight < 3_600.0 || self.hours.len() < 2 {
             return straight;
         }
-        let per_hour = slope * 3_600.0;
-        let newest = self.hours.back(0).map_or(yesterday.low, |p| p.low);
-        let day_drift = (newest - yesterday.low) / 24.0;
-        let level = newest + self.offset;
+        let (per_hour, span) = (slope * 3_600.0, span_s / 3_600.0);
+        let level = size - straight * slope;
+        // How far today is above yesterday; that fades.
+        let above = match self.hours.back(0).zip(self.hours.back(24)) {
+            Some((now, then)) => now.low - then.low - per_hour * span.min(24.0),
+            None => 0.0,
+        };
         let mut before = level;
         for hour in 1..=720usize {
             let of_day = (hour - 1) % 24 + 1;
-            let Some(then) = self.hours.back(24 - of_day) else {
-                return straight;
+            let days = ((hour - 1) / 24) as f64;
+            let high = match self.hours.back(24 - of_day) {
+                Some(then) => {
+                    let leaked = per_hour * (24.0 * days + (of_day as f64 + span).min(24.0));
+                    let fading = above * (-(hour as f64) / 6.0).exp();
+                    then.low + f64::from(then.swing) + self.offset + leaked + fading
+                }
+                None => level + per_hour * hour as f64,
             };
-            let curve = then.low - yesterday.low - day_drift * of_day as f64;
-            let high = level + curve + f64::from(then.swing) * 0.5 + per_hour * (hour as f64 + 0.5);
             if high >= size {
                 let part = ((size - before) / (high - before).max(1.0)).clamp(0.0, 1.0);
-                return ((hour as f64 - 1.0 + part) * 3_600.0).max(0.0);
+                return (hour as f64 - 1.0 + part) * 3_600.0;
             }
             before = high;
         }

@@ -154,8 +154,9 @@ pub struct Run {
 const BEGIN_S: f64 = 1_700_438_400.0;
 
 impl Run {
+    /// A server that has been running for a while.
     pub fn new(world: World, seed: u64) -> Run {
-        Run {
+        let mut run = Run {
             world,
             random: Random(seed),
             forecaster: Forecaster::new(),
@@ -172,7 +173,10 @@ impl Run {
             yesterday: 1.0,
             day: -1,
             messages: 0.0,
-        }
+        };
+        run.bindings = run.load();
+        run.messages = run.bindings;
+        run
     }
 
     /// The load now, 0 to about 1.
@@ -290,6 +294,7 @@ pub fn leak(world: World, seed: u64) -> Option<Score> {
     let size = world.size;
     let mut run = Run::new(world, seed);
     let mut seen: Vec<(f64, Outlook)> = Vec::new();
+    let trace = std::env::var("MEMGUARD_TRACE").is_ok_and(|v| v == seed.to_string());
     let mut announced_at = f64::INFINITY;
     let about = 0.8 / run.world.leak;
     let every = (about / 400.0).max(run.world.step);
@@ -304,6 +309,19 @@ pub fn leak(world: World, seed: u64) -> Option<Score> {
         next = run.time + every;
         let leaked = run.leaked / size;
         let outlook = run.outlook();
+        if trace {
+            println!(
+                "TRACE {:.3} {:.3} {:.3} {} {} {:.0} {} {}",
+                run.time / 86_400.0,
+                run.used / size,
+                leaked,
+                outlook.valid,
+                outlook.method,
+                outlook.growth / run.world.leak / size * 100.0,
+                outlook.exhaustion_s,
+                outlook.samples
+            );
+        }
         if announced_at.is_infinite() && outlook.valid && outlook.exhaustion_s < 2_592_000 {
             announced_at = leaked;
         }
