@@ -4,8 +4,10 @@
 
 pub mod admission;
 pub mod aor;
+pub mod cause;
 pub mod cgroup;
 pub mod class;
+pub mod cost;
 pub mod filters;
 pub mod forecast;
 pub mod level;
