@@ -12,8 +12,22 @@
 #include "core/mod_fix.h"
 #include "core/msg_translator.h"
 #include "core/daemonize.h"
+#include "core/data_lump_rpl.h"
 #include "modules/sl/sl.h"
+#include "modules/tm/tm_load.h"
 #include "modules/usrloc/usrloc.h"
+
+/* pkg_malloc() is a macro that adds the place of the call */
+void *mg_pkg_take(size_t size)
+{
+	return pkg_malloc(size);
+}
+
+/* as above */
+void mg_pkg_give(void *block)
+{
+	pkg_free(block);
+}
 
 /* is_printable() and LOG() are macros around per-module log levels */
 int mg_log_wanted(int level)
@@ -37,6 +51,12 @@ static void view_source(struct receive_info *rcv, mg_message_t *view)
 	view->is_udp = rcv->proto == PROTO_UDP;
 }
 
+/* id counts the messages of the process that received it (core/receive.c); a suspended one keeps both elsewhere */
+static unsigned long long name_of(struct sip_msg *msg)
+{
+	return (unsigned long long)msg->pid << 32 | msg->id;
+}
+
 /* sip_msg_t changes between versions */
 void mg_message_view(struct sip_msg *msg, mg_message_t *view)
 {
@@ -44,6 +64,7 @@ void mg_message_view(struct sip_msg *msg, mg_message_t *view)
 	view->length = msg->len;
 	view->is_request = msg->first_line.type == SIP_REQUEST;
 	view->may_reply = !(msg->msg_flags & FL_MSG_NOREPLY);
+	view->message = name_of(msg);
 	view_source(&msg->rcv, view);
 }
 
@@ -56,6 +77,7 @@ void mg_datagram_view(void *data, mg_message_t *view)
 	view->length = *(int *)parts[1];
 	view->is_request = 1;
 	view->may_reply = 1;
+	view->message = 0;
 	view_source((struct receive_info *)parts[2], view);
 }
 
@@ -151,23 +173,64 @@ static mg_reply_f reply_watcher;
 /* sl's parameter struct belongs to its header */
 static void on_reply(sl_cbp_t *p)
 {
-	if(p->reply != NULL)
-		reply_watcher(p->reply->s, p->reply->len);
+	if(p->reply != NULL && p->req != NULL && p->req->REQ_METHOD == METHOD_REGISTER)
+		reply_watcher(p->reply->s, p->reply->len, p->code, name_of(p->req));
 }
+
+static sl_api_t sl;
 
 /* the binding function and the list element are sl's */
 int mg_sl_watch(mg_reply_f callback)
 {
 	static sl_cbelem_t element;
 	bind_sl_f bind = (bind_sl_f)find_export("bind_sl", 0, 0);
-	sl_api_t api;
 
-	if(bind == NULL || bind(&api) < 0)
+	if(bind == NULL || bind(&sl) < 0)
 		return 0;
 	reply_watcher = callback;
 	element.type = SLCB_REPLY_READY;
 	element.cbf = on_reply;
-	return api.register_cb(&element) >= 0;
+	return sl.register_cb(&element) >= 0;
+}
+
+/* freply() answers through the transaction where there is one; without sl the caller sends its own reply (0) */
+int mg_script_reply(struct sip_msg *msg, int code, const char *reason, const char *header, int length)
+{
+	str text = {(char *)reason, strlen(reason)};
+
+	if(sl.freply == NULL || add_lump_rpl2(msg, (char *)header, length, LUMP_RPL_HDR) == NULL)
+		return 0;
+	return sl.freply(msg, code, &text) >= 0 ? 1 : -1;
+}
+
+static tm_api_t tm;
+
+/* FAKED_REPLY is a macro: a reply that this server made; relayed ones are seen on their way in */
+static void on_tm_reply(struct cell *t, int type, struct tmcb_params *p)
+{
+	(void)t;
+	(void)type;
+	if(p->rpl == FAKED_REPLY && p->send_buf.s != NULL && p->req != NULL)
+		reply_watcher(p->send_buf.s, p->send_buf.len, p->code, name_of(p->req));
+}
+
+/* tm's callbacks are kept per transaction; only those of REGISTERs get one */
+static void on_tm_request(struct cell *t, int type, struct tmcb_params *p)
+{
+	(void)type;
+	if(p->req != NULL && p->req->REQ_METHOD == METHOD_REGISTER)
+		tm.register_tmcb(p->req, t, TMCB_RESPONSE_OUT, on_tm_reply, NULL, NULL);
+}
+
+/* tm_api_t stays in C */
+int mg_tm_watch(mg_reply_f callback)
+{
+	load_tm_f load = (load_tm_f)find_export("load_tm", NO_SCRIPT, 0);
+
+	if(load == NULL || load(&tm) < 0)
+		return 0;
+	reply_watcher = callback;
+	return tm.register_tmcb(NULL, NULL, TMCB_REQUEST_IN, on_tm_request, NULL, NULL) > 0;
 }
 
 /* the configuration framework's context and value types are its own */

@@ -45,13 +45,14 @@ typedef struct mg_message
 	unsigned short source_port;
 	int is_udp;
 	struct receive_info *received;
+	unsigned long long message; /* which one it is: no two messages of a process that are alive have the same */
 } mg_message_t;
 
 /* one contact of a local usrloc record; returns 0 to stop */
 typedef int (*mg_contact_f)(void *closure, const char *uri, int uri_length, const char *instance,
 		int instance_length, long expires);
-/* a stateless reply is about to be sent */
-typedef void (*mg_reply_f)(const char *reply, int length);
+/* a stateless reply with this status is about to be sent to a REGISTER (message: mg_message_t's) */
+typedef void (*mg_reply_f)(const char *reply, int length, int status, unsigned long long message);
 /* a contact was inserted, updated, deleted or expired in the local usrloc */
 typedef void (*mg_binding_f)(int event, const char *aor, int aor_length, const char *contact,
 		int contact_length, const char *instance, int instance_length, long expires);
@@ -60,6 +61,9 @@ typedef void (*mg_binding_f)(int event, const char *aor, int aor_length, const c
 typedef int (*mg_pv_key_f)(const char *name, int length);
 /* its value: 1 a number, 2 a text (of static life), 0 none */
 typedef int (*mg_pv_value_f)(int key, unsigned long *number, const char **text, int *length);
+
+void *mg_pkg_take(size_t size);
+void mg_pkg_give(void *block);
 
 int mg_log_wanted(int level);
 void mg_log(int level, const char *text, int length);
@@ -76,6 +80,8 @@ int mg_usrloc_use_domain(void);
 int mg_usrloc_watch(mg_binding_f callback);
 int mg_usrloc_contacts(const char *domain, const char *aor, int aor_length, mg_contact_f each, void *closure);
 int mg_sl_watch(mg_reply_f callback);
+int mg_tm_watch(mg_reply_f callback);
+int mg_script_reply(struct sip_msg *msg, int code, const char *reason, const char *header, int length);
 long mg_cfg_int(const char *group, const char *name, long fallback);
 int mg_cfg_text(const char *group, const char *name, char *out, int size);
 int mg_any_module_loaded(void);

@@ -40,7 +40,7 @@ fn sites_are_narrowed_in_any_order() {
         pool: Some(Pool::Shm),
         worker: Some(3),
         module: Some("usrloc"),
-        by: By::Growth,
+        by: Some(By::Growth),
         top: Some(20),
     };
     assert_eq!(found, Ok(expected));

@@ -78,7 +78,13 @@ pub struct Curves {
 impl Curves {
     /// The curves out of all numeric parameters.
     pub fn of(values: &[i64; Int::COUNT]) -> Curves {
-        let curve = |pool| Curve::of(&Thresholds::of(values, pool));
+        Self::by(|param| values.get(param as usize).copied().unwrap_or(100))
+    }
+
+    /// The curves, asking for the parameters that they need: cheap enough for every message.
+    #[inline]
+    pub fn by(value_of: impl Fn(Int) -> i64) -> Curves {
+        let curve = |pool| Curve::of(&Thresholds::by(&value_of, pool));
         Curves {
             shm: curve(Pool::Shm),
             pkg: curve(Pool::Pkg),
@@ -146,17 +152,25 @@ impl Reason {
     }
 }
 
+/// Classes that free memory or keep a registration alive: whatever memory looks like, their share is 0.
+pub const fn is_never_refused(class: Class) -> bool {
+    matches!(
+        class,
+        Class::Unregister | Class::Query | Class::Followup | Class::Refresh
+    )
+}
+
 /// Part of a class that is refused now, in 1/[`POINTS`], and what brings it about.
 ///
 /// What frees memory or keeps a registration alive is never refused here. The share never falls when use rises, and
 /// never falls from a class to one that is dearer to admit.
 pub fn share_of(class: Class, pressure: &Pressure, curves: &Curves) -> (u32, Reason) {
     match class {
-        Class::Unregister | Class::Query | Class::Followup | Class::Refresh => (0, Reason::None),
+        _ if is_never_refused(class) => (0, Reason::None),
         Class::Priority if pressure.is_exhausted() => (POINTS, Reason::Exhausted),
         Class::Priority => (0, Reason::None),
         Class::Returning => refusable(pressure, curves, Curve::share_returning),
-        Class::New => refusable(pressure, curves, Curve::share_new),
+        _ => refusable(pressure, curves, Curve::share_new),
     }
 }
 

@@ -29,10 +29,9 @@ pub enum Workers {
 }
 
 /// What `memguard.sites` and `memguard.paths` are ordered by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     /// Live bytes.
-    #[default]
     Live,
     /// Bytes per second.
     Growth,
@@ -49,8 +48,8 @@ pub struct Sites<'a> {
     pub worker: Option<u32>,
     /// Only this module.
     pub module: Option<&'a str>,
-    /// The order.
-    pub by: By,
+    /// The order; `None`: what rises all the time first, then what is large.
+    pub by: Option<By>,
     /// Only the first N.
     pub top: Option<u32>,
 }
@@ -186,7 +185,7 @@ fn narrowed<'a>(
             return Err(wrong());
         }
     }
-    found.by = by.unwrap_or_default();
+    found.by = by;
     Ok(found)
 }
 

@@ -18,7 +18,12 @@ pub fn permyriad(used: u64, total: u64) -> u32 {
     if total == 0 {
         return 0;
     }
-    let share = u128::from(used.min(total)) * u128::from(WHOLE) / u128::from(total);
+    let used = used.min(total);
+    let share = match used.checked_mul(u64::from(WHOLE)) {
+        Some(parts) => parts / total,
+        // Above 2^50 bytes: in u128, whose division is a call.
+        None => (u128::from(used) * u128::from(WHOLE) / u128::from(total)) as u64,
+    };
     u32::try_from(share).unwrap_or(WHOLE)
 }
 
@@ -43,16 +48,22 @@ pub struct Thresholds {
 impl Thresholds {
     /// The thresholds of a pool out of all numeric parameters.
     pub fn of(values: &[i64; Int::COUNT], pool: Pool) -> Thresholds {
+        Self::by(
+            |param| values.get(param as usize).copied().unwrap_or(100),
+            pool,
+        )
+    }
+
+    /// The thresholds of a pool, asking for the parameters that it needs.
+    #[inline]
+    pub fn by(value_of: impl Fn(Int) -> i64, pool: Pool) -> Thresholds {
         use Int::*;
         let [warning, shed, full, emergency] = match pool {
             Pool::Shm => [ShmWarning, ShmShed, ShmFull, ShmEmergency],
             Pool::Pkg => [PkgWarning, PkgShed, PkgFull, PkgEmergency],
             Pool::Os => [OsWarning, OsShed, OsFull, OsEmergency],
         }
-        .map(|param| {
-            let value = values.get(param as usize).copied().unwrap_or(100);
-            u32::try_from(value.clamp(0, 100)).unwrap_or(100)
-        });
+        .map(|param| u32::try_from(value_of(param).clamp(0, 100)).unwrap_or(100));
         Thresholds {
             warning,
             shed,

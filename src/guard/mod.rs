@@ -2,6 +2,8 @@
 //! Forbidden here: unsafe, atomics, clocks, system calls, anything of Kamailio.
 #![forbid(unsafe_code)]
 
+pub(crate) mod words8;
+
 pub mod admission;
 pub mod aor;
 pub mod cause;
@@ -10,6 +12,7 @@ pub mod class;
 pub mod cost;
 pub mod filters;
 pub mod forecast;
+pub mod growth;
 pub mod level;
 pub mod osmem;
 pub mod params;
@@ -19,6 +22,7 @@ pub mod rates;
 pub mod reply;
 pub mod report;
 pub mod sip;
+pub mod sites;
 pub mod text;
 pub mod trend;
 pub mod warnings;

@@ -78,7 +78,11 @@ pub fn build(request: &Register<'_>, refusal: &Refusal<'_>, buffer: &mut [u8]) -
     out.put(b"SIP/2.0 ")?;
     out.put_number(u32::from(refusal.code))?;
     out.put_all(&[b" ", refusal.reason.as_bytes(), b"\r\n"])?;
-    for (index, value) in request.via_headers().enumerate() {
+    // A Via header may hold no value: the first value is that of the first header that has one.
+    let vias = request
+        .via_headers()
+        .filter(|value| !value.iter().all(is_separator));
+    for (index, value) in vias.enumerate() {
         out.put(b"Via: ")?;
         if index == 0 {
             put_top_via(&mut out, request.top_via, refusal)?;
@@ -105,9 +109,14 @@ pub fn build(request: &Register<'_>, refusal: &Refusal<'_>, buffer: &mut [u8]) -
     Some(out.length)
 }
 
+/// What lies between values, or before the first.
+fn is_separator(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b',')
+}
+
 /// What follows the first of several values in one header, its comma included.
 fn after_first<'a>(header: &'a [u8], first: &[u8]) -> Option<&'a [u8]> {
-    let start = header.len().checked_sub(header.trim_ascii_start().len())?;
+    let start = header.iter().position(|byte| !is_separator(byte))?;
     header.get(start.checked_add(first.len())?..)
 }
 

@@ -28,6 +28,8 @@ warnings! {
     PkgNotCounted = "the pkg memory manager is unknown or laid out differently: pkg is not counted and pkg levels stay normal",
     /// shm is not counted.
     ShmNotCounted = "the shm memory manager is unknown or laid out differently: shm is not counted and refusing by shm is off",
+    /// Places are not counted.
+    NoPlaces = "the memory manager's block headers are laid out differently: memory is counted by process, not by the place that allocated it (memguard.sites is empty)",
     /// No usrloc.
     NoUsrloc = "usrloc is not loaded: bindings are learned from the REGISTERs and replies that pass; right after a start an unknown phone counts as returning",
     /// usrloc keeps bindings in the database only.

@@ -66,7 +66,7 @@ pub fn reset(words: &[&str]) -> Result<Answer, Fault> {
             let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
             control.shm_peak.set(shm.real_used);
             control.os_peak.set(region.figures().os_used);
-            for row in &region.rows {
+            for row in region.used_rows(hooks::processes()) {
                 // Its owner raises it again; at worst one operation's peak is lost.
                 row.pkg.peak.set(row.pkg.real_used.get());
             }

@@ -16,9 +16,12 @@
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::sys;
-use crate::shared::rows::{MAX_PROCESSES, Row};
+use super::owners::{self, Caller};
+use super::{state, sys};
+use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
+use crate::shared::sites::{SitePool, Sites};
 
 type Malloc = sys::sr_malloc_f;
 type Realloc = sys::sr_realloc_f;
@@ -26,15 +29,16 @@ type Free = sys::sr_free_f;
 
 /// The manager's own functions of one pool, as they were before the wrappers.
 #[derive(Clone, Copy)]
+#[repr(C)]
 struct Real {
     malloc: Malloc,
-    mallocxz: Malloc,
-    malloc_unsafe: Malloc,
-    realloc: Realloc,
-    reallocxf: Realloc,
-    resize: sys::sr_resize_f,
     free: Free,
+    malloc_unsafe: Malloc,
     free_unsafe: Free,
+    realloc: Realloc,
+    resize: sys::sr_resize_f,
+    mallocxz: Malloc,
+    reallocxf: Realloc,
 }
 
 const NOTHING: Real = Real {
@@ -50,77 +54,109 @@ const NOTHING: Real = Real {
 
 /// What a wrapper needs to know of its pool; written once before the first fork, read-only afterwards.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct PoolView {
+    /// Distance from the user pointer back to the size word.
+    size_back: u8,
+    /// Distance back to the free mark.
+    free_back: u8,
+    /// Distances back to the address of the allocating place's file name, and to its line.
+    file_back: u8,
+    line_back: u8,
+    /// The place of a block reads back as it was given (found by trying).
+    knows_places: bool,
+    /// The manager does not book shrinking reallocs (found by trying, see [`install_pkg`]).
+    forgets_shrinks: bool,
+    /// The bits of the size word that are size.
+    size_mask: u64,
+    /// The bits of the free mark that say "free".
+    free_mask: u64,
     /// First byte of the pool.
     start: usize,
     /// Its length in bytes.
     length: usize,
-    /// Distance from the user pointer back to the size word, and the bits of it that are size.
-    size_back: usize,
-    size_mask: u64,
-    /// Distance back to the free mark, and the bits that say "free".
-    free_back: usize,
-    free_mask: u64,
-    /// The manager's own figures, in place: `used_size`, `real_used`, free fragments.
+    /// The manager's own figures, in place: `used_size`, `real_used`, free fragments. Never null.
     used: *const u64,
     real_used: *const u64,
     free_fragments: *const u64,
-    /// The manager does not book shrinking reallocs (found by trying, see [`install_pkg`]).
-    forgets_shrinks: bool,
 }
 
+/// What the header of a live block says.
+#[derive(Clone, Copy)]
+struct Block {
+    size: u64,
+    file: usize,
+    line: u32,
+}
+
+/// What the figures of no pool point to.
+static NOTHING_USED: u64 = 0;
+
 const NO_POOL: PoolView = PoolView {
+    size_back: 0,
+    free_back: 0,
+    forgets_shrinks: false,
+    size_mask: 0,
+    free_mask: 0,
     start: 0,
     length: 0,
-    size_back: 0,
-    size_mask: 0,
-    free_back: 0,
-    free_mask: 0,
-    used: ptr::null(),
-    real_used: ptr::null(),
-    free_fragments: ptr::null(),
-    forgets_shrinks: false,
+    file_back: 0,
+    line_back: 0,
+    knows_places: false,
+    used: &raw const NOTHING_USED,
+    real_used: &raw const NOTHING_USED,
+    free_fragments: &raw const NOTHING_USED,
 };
 
 /// Private totals of this process's pkg heap; fork copies them with the heap that they describe.
+#[repr(C)]
 struct PkgLocal {
     allocs: Cell<u64>,
     bytes_allocated: Cell<u64>,
     frees: Cell<u64>,
     bytes_freed: Cell<u64>,
     unbooked: Cell<u64>,
-    failures: Cell<u64>,
 }
 
 /// What each process has for itself (private memory, copied by fork).
+///
+/// Every allocation of the server comes by, with the caches full of other things: the order is that of the cache
+/// lines, of which one call touches three.
+#[repr(C, align(64))]
 struct Local {
+    pkg: PkgLocal,
     rows: Cell<*const Row>,
+    /// How many rows there are; 0 until `rows` is set.
+    row_count: Cell<usize>,
     /// Thread pointer of the process's main thread; equal in all children that it forks.
     main_thread: Cell<usize>,
-    pkg_real: Cell<Real>,
-    shm_real: Cell<Real>,
     pkg_pool: Cell<PoolView>,
+    pkg_real: Cell<Real>,
     shm_pool: Cell<PoolView>,
-    pkg: PkgLocal,
+    shm_real: Cell<Real>,
+    pkg_failures: Cell<u64>,
 }
+const _: () = assert!(size_of::<PoolView>() == 64 && size_of::<Real>() == 64);
+const _: () = assert!(std::mem::offset_of!(Local, pkg_pool) == 64);
 // SAFETY: only the process's main thread writes (installation before the first fork; the pkg totals, because pkg is
 // not thread-safe in any version: internals C.5). Other threads read only what installation wrote.
 unsafe impl Sync for Local {}
 
 static LOCAL: Local = Local {
     rows: Cell::new(ptr::null()),
+    row_count: Cell::new(0),
     main_thread: Cell::new(0),
     pkg_real: Cell::new(NOTHING),
     shm_real: Cell::new(NOTHING),
     pkg_pool: Cell::new(NO_POOL),
     shm_pool: Cell::new(NO_POOL),
+    pkg_failures: Cell::new(0),
     pkg: PkgLocal {
         allocs: Cell::new(0),
         bytes_allocated: Cell::new(0),
         frees: Cell::new(0),
         bytes_freed: Cell::new(0),
         unbooked: Cell::new(0),
-        failures: Cell::new(0),
     },
 };
 
@@ -143,15 +179,19 @@ fn thread_pointer() -> usize {
     pointer
 }
 
+/// Whether the caller runs on the process's main thread (receivers of 6.x have others).
+pub fn is_main_thread() -> bool {
+    thread_pointer() == LOCAL.main_thread.get()
+}
+
 /// This process's row; `None` above the number of rows.
 #[inline(always)]
 pub fn own_row() -> Option<&'static Row> {
     // SAFETY: process_no is a plain int of the server, set right after each fork (core/pt.c).
     let index = unsafe { sys::process_no } as usize;
-    let rows = LOCAL.rows.get();
-    if index < MAX_PROCESSES && !rows.is_null() {
-        // SAFETY: rows points to MAX_PROCESSES rows that live as long as the server.
-        Some(unsafe { &*rows.wrapping_add(index) })
+    if index < LOCAL.row_count.get() {
+        // SAFETY: rows points to row_count rows that live as long as the server.
+        Some(unsafe { &*LOCAL.rows.get().wrapping_add(index) })
     } else {
         None
     }
@@ -171,15 +211,33 @@ impl PoolView {
         let word = unsafe {
             *block
                 .cast::<u8>()
-                .wrapping_sub(self.size_back)
+                .wrapping_sub(usize::from(self.size_back))
                 .cast::<u64>()
         };
         word & self.size_mask
     }
 
-    /// Size of a block that is about to be freed; `None` when it is not this pool's or is free already.
+    /// What the header of a live block says.
     #[inline(always)]
-    fn size_if_live(&self, block: *mut c_void) -> Option<u64> {
+    fn header(&self, block: *mut c_void) -> Block {
+        let at = |back: usize| block.cast::<u8>().wrapping_sub(back);
+        // SAFETY: as in size_of: words of the same header.
+        let (file, line) = unsafe {
+            (
+                *at(usize::from(self.file_back)).cast::<usize>(),
+                *at(usize::from(self.line_back)).cast::<u32>(),
+            )
+        };
+        Block {
+            size: self.size_of(block),
+            file,
+            line,
+        }
+    }
+
+    /// Header of a block that is about to be freed; `None` when it is not this pool's or is free already.
+    #[inline(always)]
+    fn if_live(&self, block: *mut c_void) -> Option<Block> {
         if !self.holds(block) {
             return None;
         }
@@ -187,22 +245,19 @@ impl PoolView {
         let mark = unsafe {
             *block
                 .cast::<u8>()
-                .wrapping_sub(self.free_back)
+                .wrapping_sub(usize::from(self.free_back))
                 .cast::<u64>()
         };
         if mark & self.free_mask != 0 {
             None
         } else {
-            Some(self.size_of(block))
+            Some(self.header(block))
         }
     }
 
     #[inline(always)]
     fn read(word: *const u64) -> u64 {
-        if word.is_null() {
-            return 0;
-        }
-        // SAFETY: an aligned word of the manager's control block; a torn read is impossible on x86-64 and a
+        // SAFETY: never null; an aligned word of the manager's control block; a torn read is impossible on x86-64 and a
         // slightly old value is as good (internals B.6).
         unsafe { word.read_volatile() }
     }
@@ -223,7 +278,8 @@ fn publish_pkg(row: &Row) {
 }
 
 #[inline(always)]
-fn pkg_allocated(size: u64) {
+fn pkg_allocated(size: u64, caller: &Caller) {
+    owners::pkg_allocated(size, caller);
     let allocs = bump(&LOCAL.pkg.allocs, 1);
     let bytes = bump(&LOCAL.pkg.bytes_allocated, size);
     if let Some(row) = own_row() {
@@ -234,7 +290,9 @@ fn pkg_allocated(size: u64) {
 }
 
 #[inline(always)]
-fn pkg_freed(size: u64) {
+fn pkg_freed(block: Block) {
+    let Block { size, file, line } = block;
+    owners::pkg_freed(size, file, line);
     let frees = bump(&LOCAL.pkg.frees, 1);
     let bytes = bump(&LOCAL.pkg.bytes_freed, size);
     if let Some(row) = own_row() {
@@ -245,8 +303,9 @@ fn pkg_freed(size: u64) {
 }
 
 #[cold]
-fn pkg_failed() {
-    let failures = bump(&LOCAL.pkg.failures, 1);
+fn pkg_failed(size: usize, caller: &Caller) {
+    owners::pkg_failed(size as u64, caller, state::now_ms() / 1000);
+    let failures = bump(&LOCAL.pkg_failures, 1);
     if let Some(row) = own_row() {
         row.pkg_failures.set(failures);
         publish_pkg(row);
@@ -275,7 +334,14 @@ impl Change {
     }
 }
 
-fn pkg_changed(change: Change) {
+fn pkg_changed(change: Change, block: Block) {
+    owners::pkg_changed(
+        change.grown,
+        change.shrunk,
+        change.unbooked,
+        block.file,
+        block.line,
+    );
     bump(&LOCAL.pkg.bytes_allocated, change.grown);
     bump(&LOCAL.pkg.bytes_freed, change.shrunk);
     bump(&LOCAL.pkg.unbooked, change.unbooked);
@@ -292,7 +358,7 @@ fn republish(row: &Row) {
     row.pkg.frees.set(totals.frees.get());
     row.pkg.bytes_freed.set(totals.bytes_freed.get());
     row.pkg.unbooked.set(totals.unbooked.get());
-    row.pkg_failures.set(totals.failures.get());
+    row.pkg_failures.set(LOCAL.pkg_failures.get());
     publish_pkg(row);
 }
 
@@ -313,7 +379,8 @@ macro_rules! on_shm_totals {
 }
 
 #[inline(always)]
-fn shm_allocated(size: u64) {
+fn shm_allocated(size: u64, caller: &Caller) {
+    owners::shm_allocated(size, caller, thread_pointer());
     on_shm_totals!(|totals| {
         totals.allocs.add(1);
         totals.bytes_allocated.add(size);
@@ -321,7 +388,9 @@ fn shm_allocated(size: u64) {
 }
 
 #[inline(always)]
-fn shm_freed(size: u64) {
+fn shm_freed(block: Block) {
+    let Block { size, file, line } = block;
+    owners::shm_freed(size, file, line, thread_pointer());
     on_shm_totals!(|totals| {
         totals.frees.add(1);
         totals.bytes_freed.add(size);
@@ -329,11 +398,25 @@ fn shm_freed(size: u64) {
 }
 
 #[cold]
-fn shm_failed() {
+fn shm_failed(size: usize, caller: &Caller) {
+    owners::shm_failed(
+        size as u64,
+        caller,
+        state::now_ms() / 1000,
+        thread_pointer(),
+    );
     on_shm_totals!(|totals| totals.failures.add(1));
 }
 
-fn shm_changed(change: Change) {
+fn shm_changed(change: Change, block: Block) {
+    owners::shm_changed(
+        change.grown,
+        change.shrunk,
+        change.unbooked,
+        block.file,
+        block.line,
+        thread_pointer(),
+    );
     on_shm_totals!(|totals| {
         totals.bytes_allocated.add(change.grown);
         totals.bytes_freed.add(change.shrunk);
@@ -358,11 +441,17 @@ macro_rules! wrap_malloc {
             };
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, size, file, func, line, mname) };
+            let caller = Caller {
+                file,
+                func,
+                line,
+                module: mname,
+            };
             if got.is_null() {
-                $failed();
+                $failed(size, &caller);
             } else {
                 let size = LOCAL.$pool.get().size_of(got);
-                $allocated(size);
+                $allocated(size, &caller);
             }
             got
         }
@@ -383,11 +472,11 @@ macro_rules! wrap_free {
                 return;
             };
             // Read before the real free: the header then names the freeing place.
-            let size = LOCAL.$pool.get().size_if_live(pointer);
+            let old = LOCAL.$pool.get().if_live(pointer);
             // SAFETY: the manager's own function with its own arguments.
             unsafe { real(block, pointer, file, func, line, mname) };
-            if let Some(size) = size {
-                $freed(size);
+            if let Some(old) = old {
+                $freed(old);
             }
         }
     };
@@ -415,12 +504,18 @@ macro_rules! wrap_realloc {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return ptr::null_mut();
             };
-            let before = LOCAL.$pool.get().size_if_live(pointer);
+            let caller = Caller {
+                file,
+                func,
+                line,
+                module: mname,
+            };
+            let before = LOCAL.$pool.get().if_live(pointer);
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, pointer, size, file, func, line, mname) };
             if got.is_null() {
                 if size != 0 {
-                    $failed();
+                    $failed(size, &caller);
                 }
                 if let (Some(before), true) = (before, size == 0 || $on_failure == OnFailure::Frees)
                 {
@@ -428,17 +523,20 @@ macro_rules! wrap_realloc {
                 }
                 return got;
             }
-            let after = LOCAL.$pool.get().size_of(got);
+            let after = LOCAL.$pool.get().header(got);
             match before {
-                Some(before) if got == pointer => {
-                    let change = Change::of(&LOCAL.$pool.get(), before, after, false);
-                    $changed(change);
+                // In place the block keeps the place that allocated it (fm, qm and tlsf `*_realloc`).
+                Some(before)
+                    if got == pointer && (before.file, before.line) == (after.file, after.line) =>
+                {
+                    let change = Change::of(&LOCAL.$pool.get(), before.size, after.size, false);
+                    $changed(change, before);
                 }
                 Some(before) => {
-                    $allocated(after);
+                    $allocated(after.size, &caller);
                     $freed(before);
                 }
-                None => $allocated(after),
+                None => $allocated(after.size, &caller),
             }
             got
         }
@@ -547,16 +645,22 @@ unsafe extern "C" fn shm_resize(
     let Some(real) = LOCAL.shm_real.get().resize else {
         return ptr::null_mut();
     };
-    let before = LOCAL.shm_pool.get().size_if_live(pointer);
+    let caller = Caller {
+        file,
+        func,
+        line,
+        module: mname,
+    };
+    let before = LOCAL.shm_pool.get().if_live(pointer);
     // SAFETY: the manager's own function with its own arguments.
     let got = unsafe { real(block, pointer, size, file, func, line, mname) };
     if let Some(before) = before {
         shm_freed(before);
     }
     if got.is_null() {
-        shm_failed();
+        shm_failed(size, &caller);
     } else {
-        shm_allocated(LOCAL.shm_pool.get().size_of(got));
+        shm_allocated(LOCAL.shm_pool.get().size_of(got), &caller);
     }
     got
 }
@@ -631,16 +735,19 @@ fn view(
             .cast_const()
     };
     Ok(PoolView {
+        size_back: u8::try_from(layout.size_back).map_err(|_| Refused::LayoutDiffers)?,
+        free_back: u8::try_from(layout.free_back).map_err(|_| Refused::LayoutDiffers)?,
+        size_mask: layout.size_mask,
+        free_mask: layout.free_mask,
         start,
         length,
-        size_back: layout.size_back as usize,
-        size_mask: layout.size_mask,
-        free_back: layout.free_back as usize,
-        free_mask: layout.free_mask,
+        file_back: u8::try_from(layout.file_back).map_err(|_| Refused::LayoutDiffers)?,
+        line_back: u8::try_from(layout.line_back).map_err(|_| Refused::LayoutDiffers)?,
         used: word(layout.block_used),
         real_used: word(layout.block_real_used),
         free_fragments: word(layout.block_free_fragments),
         forgets_shrinks: false,
+        knows_places: false,
     })
 }
 
@@ -658,6 +765,8 @@ const TRIAL: *const c_char = c"memguard trial".as_ptr();
 /// Trial sizes: larger than any rounding, and a shrink that every manager splits.
 const TRIAL_BYTES: usize = 4096;
 const TRIAL_SHRUNK: usize = 256;
+/// A line that no header holds by chance.
+const TRIAL_LINE: u32 = 1_234_567;
 /// A trial block that is larger than this is no trial block.
 const TRIAL_LARGEST: u64 = 8192;
 
@@ -670,13 +779,16 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
     let before = PoolView::read(pool.used);
     // SAFETY: the manager's own functions, before any fork, each block freed exactly once.
     unsafe {
-        let p = malloc(block, TRIAL_BYTES, TRIAL, TRIAL, 1, TRIAL);
+        let p = malloc(block, TRIAL_BYTES, TRIAL, TRIAL, TRIAL_LINE, TRIAL);
         if p.is_null() {
             return Err(Refused::NotReady);
         }
         let size = pool.size_of(p);
         let booked = PoolView::read(pool.used).wrapping_sub(before);
-        let live = pool.size_if_live(p) == Some(size);
+        let header = pool.if_live(p);
+        let live = header.is_some_and(|h| h.size == size);
+        pool.knows_places =
+            header.is_some_and(|h| h.file == TRIAL as usize && h.line == TRIAL_LINE);
         let mut fits =
             live && booked == size && (TRIAL_BYTES as u64..TRIAL_LARGEST).contains(&size);
         if fits {
@@ -697,6 +809,77 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
     }
 }
 
+/// What a pool held when its functions were wrapped.
+#[derive(Clone, Copy, Default)]
+struct Older {
+    blocks: u64,
+    bytes: u64,
+    unbooked: u64,
+}
+
+/// Counts the blocks that are older than the wrappers, by the places in their headers, as the manager lists them
+/// (`xmodstats`: it walks the heap, which is small at this time). What the list does not explain is, with a manager
+/// that forgets shrinks, a shrink that it did not book; else it goes to the row of older blocks.
+///
+/// # Safety
+/// `list` and `free` are the manager's own functions for `block`; one thread runs.
+unsafe fn seed(
+    pool_name: SitePool,
+    pool: &PoolView,
+    list: sys::sr_mem_mod_get_stats_f,
+    free: sys::sr_mem_mod_free_stats_f,
+    block: *mut c_void,
+) -> Older {
+    let used = PoolView::read(pool.used);
+    let mut older = Older::default();
+    let mut root: *mut c_void = ptr::null_mut();
+    if let (Some(list), Some(free)) = (list, free) {
+        // SAFETY: the caller's promise; the list lives until it is freed, once.
+        unsafe {
+            list(block, &mut root);
+            let mut next = root.cast::<sys::mem_counter>();
+            while let Some(entry) = next.as_ref() {
+                let caller = Caller {
+                    file: entry.file,
+                    func: entry.func,
+                    line: entry.line as u32,
+                    module: entry.mname,
+                };
+                let blocks = entry.count as u64;
+                owners::seed(pool_name, Some(&caller), blocks, entry.size);
+                older.blocks = older.blocks.wrapping_add(blocks);
+                older.bytes = older.bytes.wrapping_add(entry.size);
+                next = entry.next;
+            }
+            if !root.is_null() {
+                free(root);
+            }
+        }
+    }
+    let rest = used.saturating_sub(older.bytes);
+    if pool.forgets_shrinks && older.blocks > 0 {
+        older.unbooked = rest;
+        owners::seed_unbooked(pool_name, rest);
+    } else {
+        owners::seed(pool_name, None, u64::from(rest > 0), rest);
+        older.blocks = older.blocks.wrapping_add(u64::from(rest > 0));
+        older.bytes = older.bytes.wrapping_add(rest);
+    }
+    older
+}
+
+/// Whether the places of blocks can be read, in both pools.
+pub fn knows_places() -> bool {
+    LOCAL.pkg_pool.get().knows_places && LOCAL.shm_pool.get().knows_places
+}
+
+/// Remembers where the rows are.
+fn keep(rows: &'static [Row]) {
+    LOCAL.rows.set(rows.as_ptr());
+    LOCAL.row_count.set(rows.len().min(MAX_PROCESSES));
+    LOCAL.main_thread.set(thread_pointer());
+}
+
 /// Wraps the private pool's functions; called once in `mod_register`, before any fork.
 ///
 /// Blocks that exist already count as allocated by this process (they are its heap); the trial's unbooked shrink is
@@ -704,7 +887,7 @@ fn tried(mut pool: PoolView, block: *mut c_void, real: &Real) -> Result<PoolView
 ///
 /// # Errors
 /// Why the pool is left alone.
-pub fn install_pkg(rows: &'static [Row]) -> Result<(), Refused> {
+pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Result<(), Refused> {
     // SAFETY: before the first fork there is one thread; the API tables are plain globals (core/mem/pkg.c).
     unsafe {
         let api = table(&raw mut sys::_pkg_root);
@@ -727,11 +910,21 @@ pub fn install_pkg(rows: &'static [Row]) -> Result<(), Refused> {
         )?;
         let pool = tried(pool, api.mem_block, &real)?;
         LOCAL.pkg_pool.set(pool);
-        LOCAL.rows.set(rows.as_ptr());
-        LOCAL.main_thread.set(thread_pointer());
+        keep(rows);
         LOCAL.pkg_real.set(real);
-        LOCAL.pkg.allocs.set(1);
-        LOCAL.pkg.bytes_allocated.set(PoolView::read(pool.used));
+        if let (Some(sites), true) = (sites, pool.knows_places) {
+            owners::start(sites, thread_pointer());
+        }
+        let older = seed(
+            SitePool::Pkg,
+            &pool,
+            api.xmodstats,
+            api.xfmodstats,
+            api.mem_block,
+        );
+        LOCAL.pkg.allocs.set(older.blocks);
+        LOCAL.pkg.bytes_allocated.set(older.bytes);
+        LOCAL.pkg.unbooked.set(older.unbooked);
         api.xmalloc = Some(pkg_malloc);
         api.xmallocxz = real.mallocxz.and(Some(pkg_mallocxz));
         api.xrealloc = Some(pkg_realloc);
@@ -776,12 +969,22 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
         )?;
         let pool = tried(pool, api.mem_block, &real)?;
         LOCAL.shm_pool.set(pool);
-        LOCAL.rows.set(rows.as_ptr());
-        LOCAL.main_thread.set(thread_pointer());
+        keep(rows);
         LOCAL.shm_real.set(real);
+        if !pool.knows_places {
+            owners::stop();
+        }
+        let older = seed(
+            SitePool::Shm,
+            &pool,
+            api.xmodstats,
+            api.xfmodstats,
+            api.mem_block,
+        );
         if let Some(row) = rows.first() {
-            row.shm.allocs.add(1);
-            row.shm.bytes_allocated.add(PoolView::read(pool.used));
+            row.shm.allocs.add(older.blocks);
+            row.shm.bytes_allocated.add(older.bytes);
+            row.shm.unbooked.add(older.unbooked);
         }
         api.xmalloc = Some(shm_malloc);
         api.xmallocxz = real.mallocxz.and(Some(shm_mallocxz));
@@ -840,6 +1043,7 @@ unsafe fn pool_size(info: sys::sr_mem_info_f, block: *mut c_void) -> usize {
 /// Writes this process's inherited pkg totals and pid into its row; called after every fork that is seen
 /// (`child_init`), by the process itself.
 pub fn publish_process() {
+    owners::publish_process();
     if let Some(row) = own_row() {
         republish(row);
         // ORDERING: Relaxed; read by reports only.
@@ -876,7 +1080,64 @@ pub fn shm_now(size: u64) -> Option<PoolNow> {
         .shm_real
         .get()
         .malloc
-        .map(|_| now(&LOCAL.shm_pool.get(), size))
+        .map(|_| steady(&LOCAL.shm_pool.get(), size))
+}
+
+/// Between two readings by one process use rises by less than this, or the reading is looked at twice.
+const LEAP: u64 = 64 * 1024;
+/// Readings that wait for a leap to go away: about 3 µs, several times what one fm_malloc takes.
+const LEAP_TRIES: u32 = 32;
+/// The last use that this process believed.
+static LOCAL_BELIEVED: AtomicU64 = AtomicU64::new(0);
+
+/// The figures without what fm books for a moment only: before it splits a free block it takes all of it for used
+/// (f_malloc.c fm_extract_free), so that a large pool looks full to who reads without its lock. A leap that stays (the
+/// process inside may have been preempted) is held against memguard's own count; on fm that has no drift.
+fn steady(pool: &PoolView, size: u64) -> PoolNow {
+    // ORDERING: Relaxed; one process's own number, any of its values is good.
+    let believed = LOCAL_BELIEVED.load(Ordering::Relaxed);
+    let mut figures = now(pool, size);
+    for _ in 0..LEAP_TRIES {
+        if figures.real_used <= believed.saturating_add(LEAP) {
+            break;
+        }
+        std::hint::spin_loop();
+        let again = now(pool, size);
+        if again.real_used < figures.real_used {
+            figures = again;
+        }
+    }
+    if figures.real_used > believed.saturating_add(LEAP) && !pool.forgets_shrinks {
+        let overhead = figures.real_used.saturating_sub(figures.used);
+        figures.used = figures.used.min(counted_shm());
+        figures.real_used = figures.real_used.min(figures.used.saturating_add(overhead));
+    }
+    // ORDERING: as above.
+    LOCAL_BELIEVED.store(figures.real_used, Ordering::Relaxed);
+    figures
+}
+
+/// How many processes the server has; 0 before the table exists. Rows beyond are untouched memory: leave them so.
+pub fn processes() -> usize {
+    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
+    unsafe {
+        let count = sys::process_count;
+        if count.is_null() {
+            0
+        } else {
+            usize::try_from(count.read_volatile()).unwrap_or(0)
+        }
+    }
+}
+
+/// memguard's own count of shm: what all processes allocated and did not free.
+pub fn counted_shm() -> u64 {
+    let Some(region) = super::state::region() else {
+        return u64::MAX;
+    };
+    let rows = region.rows.iter().take(processes().max(1));
+    let sum = rows.map(Row::shm_sum).fold(ShmSum::default(), ShmSum::plus);
+    u64::try_from(sum.live()).unwrap_or(0)
 }
 
 /// A lower bound of the largest free block of shm, by size class: the free lists' counts are read without a lock, so a
@@ -919,6 +1180,12 @@ unsafe fn tlsf_largest_free(control: *const u8) -> u64 {
                 .wrapping_add(sl.wrapping_shl(fl.wrapping_add(2))),
         }
     }
+}
+
+/// First byte and length of the private pool: the same in every process, because fork copies it.
+pub fn pkg_range() -> (usize, usize) {
+    let pool = LOCAL.pkg_pool.get();
+    (pool.start, pool.length)
 }
 
 /// Figures of this process's private pool; `None` while it is not hooked.

@@ -4,8 +4,8 @@
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_long, c_uint, c_void};
 
+use super::arrived::bytes;
 use super::entry::{GoOn, guarded};
-use super::gate::bytes;
 use super::state::{self, Tables};
 use super::{hooks, sys};
 use crate::guard::aor::{self, Aor};
@@ -20,25 +20,70 @@ const IN_FLIGHT_AGE: u64 = 64;
 /// Expires of a reply that names none (RFC 3261 10.3 step 7 lets the registrar choose; Kamailio's default is 3600).
 const USUAL_EXPIRES: u32 = 3600;
 
-/// The REGISTER that this process's main thread has in hand, for usrloc's callbacks. SIP workers are single-threaded.
-struct InHand(Cell<Option<(Pending, Class)>>);
-// SAFETY: used by the main thread of each process only (script callbacks and usrloc callbacks run there).
-unsafe impl Sync for InHand {}
-static LOCAL_IN_HAND: InHand = InHand(Cell::new(None));
+/// A REGISTER in hand.
+#[derive(Clone, Copy)]
+struct InHand {
+    pending: Pending,
+    class: Class,
+    /// Which message it is ([`sys::mg_message_t`]).
+    message: u64,
+    /// The end of its AoR on arrival; 0 when unknown, [`NOT_COMPARABLE`].
+    aor_end: u64,
+    /// Bit per binding of `pending` that the local usrloc has stored since.
+    stored: u8,
+    /// The latest end of those.
+    latest: u64,
+}
 
-/// A REGISTER was admitted and goes to the script.
-pub fn begin(pending: &Pending, class: Class) {
-    LOCAL_IN_HAND.0.set(Some((*pending, class)));
+/// Stands for an AoR's end that is later than all others: its reply must be read.
+pub const NOT_COMPARABLE: u64 = u64::MAX;
+
+impl InHand {
+    /// The local usrloc has stored a binding while this REGISTER was in hand.
+    fn note_stored(&mut self, fp: u64, until: u64) {
+        for (place, binding) in self.pending.bindings().iter().enumerate() {
+            if binding.fp == fp {
+                self.stored |= 1 << place;
+            }
+        }
+        self.latest = self.latest.max(until);
+    }
+
+    /// usrloc has told everything that a 2xx would: every binding of the request is stored, and none of the AoR's
+    /// others ends later.
+    fn is_told_by_usrloc(&self) -> bool {
+        let bindings = self.pending.bindings();
+        let all = (1u8 << bindings.len()).wrapping_sub(1);
+        self.pending.kind == Kind::Add
+            && !bindings.is_empty()
+            && !bindings.iter().any(|binding| binding.is_removed)
+            && self.stored == all
+            && (self.aor_end..NOT_COMPARABLE).contains(&self.latest)
+    }
+}
+
+/// The REGISTER that this process's main thread has in hand, for usrloc's callbacks. SIP workers are single-threaded.
+struct Hand(Cell<Option<InHand>>);
+// SAFETY: used by the main thread of each process only (script callbacks and usrloc callbacks run there).
+unsafe impl Sync for Hand {}
+static LOCAL_IN_HAND: Hand = Hand(Cell::new(None));
+
+/// A REGISTER was admitted and goes to the script; `aor_end` is the end of its AoR until now, 0 when it is unknown and
+/// [`NOT_COMPARABLE`] when `pending` does not name all its bindings.
+pub fn begin(pending: Pending, class: Class, message: u64, aor_end: u64) {
+    LOCAL_IN_HAND.0.set(Some(InHand {
+        pending,
+        class,
+        message,
+        aor_end,
+        stored: 0,
+        latest: 0,
+    }));
 }
 
 /// Class of the REGISTER in hand.
 pub fn class_in_hand() -> Option<Class> {
-    LOCAL_IN_HAND.0.get().map(|(_, class)| class)
-}
-
-/// The registration in hand.
-fn in_hand() -> Option<Pending> {
-    LOCAL_IN_HAND.0.get().map(|(pending, _)| pending)
+    LOCAL_IN_HAND.0.get().map(|hand| hand.class)
 }
 
 /// Another message is in hand.
@@ -83,7 +128,7 @@ fn reply_seen(text: &[u8]) {
 
 /// A 2xx: what it grants is known from now on, what its request removed is not.
 fn accepted(region: &Region, tables: &Tables, reply: &Reply<'_>, call_id_fp: u64) {
-    let now = state::now_ms() / 1000;
+    let now = state::coarse_ms() / 1000;
     let pending = tables
         .in_flight
         .find(call_id_fp, now, IN_FLIGHT_AGE)
@@ -126,11 +171,53 @@ fn accepted(region: &Region, tables: &Tables, reply: &Reply<'_>, call_id_fp: u64
     }
 }
 
-/// sl is about to send a reply of this server's. Process: SIP workers.
-pub unsafe extern "C" fn on_local_reply(text: *const c_char, length: c_int) {
+/// A reply of this server's to the REGISTER in hand: what stands in it is known without reading it. False when it
+/// must be read all the same.
+fn answered_here(hand: &InHand, status: c_int) -> bool {
+    let (Some(region), Some(tables), Some(row)) =
+        (state::region(), state::tables(), hooks::own_row())
+    else {
+        return false;
+    };
+    let pending = &hand.pending;
+    match status {
+        ..200 => (),
+        200..300 => {
+            // A usrloc that keeps nothing in memory may know bindings of the AoR that only the reply tells. A longer
+            // Expires than any before is read from the reply, too: here it could be a second off.
+            let control = &region.control;
+            let usual = (state::coarse_ms() / 1000).saturating_add(control.longest_expires.get());
+            let is_usual = hand.latest <= usual.saturating_add(1);
+            if control.usrloc_in_memory.get() == 0 || !is_usual || !hand.is_told_by_usrloc() {
+                return false;
+            }
+            row.sip.accepted.add(1);
+            tables.in_flight.forget(pending.call_id_fp);
+        }
+        401 | 407 => {
+            row.sip.challenged.add(1);
+            tables
+                .in_flight
+                .mark_challenged(pending.call_id_fp, pending.cseq);
+        }
+        _ => row.sip.failed.add(1),
+    }
+    true
+}
+
+/// sl is about to send a reply of this server's to a REGISTER. Process: SIP workers.
+pub unsafe extern "C" fn on_local_reply(
+    text: *const c_char,
+    length: c_int,
+    status: c_int,
+    message: u64,
+) {
     guarded("a local reply", || {
-        // SAFETY: sl's reply buffer, alive during the callback (sl_funcs.c).
-        reply_seen(unsafe { bytes(text, length) });
+        let hand = LOCAL_IN_HAND.0.get().filter(|h| h.message == message);
+        if hand.is_none_or(|hand| !answered_here(&hand, status)) {
+            // SAFETY: sl's reply buffer, alive during the callback (sl_funcs.c).
+            reply_seen(unsafe { bytes(text, length) });
+        }
     });
 }
 
@@ -186,14 +273,14 @@ pub unsafe extern "C" fn on_binding(
         let (Some(region), Some(tables)) = (state::region(), state::tables()) else {
             return;
         };
-        let in_hand = in_hand();
+        let in_hand = LOCAL_IN_HAND.0.get();
         if in_hand.is_none() && event == INSERTED {
             if let Some(row) = hooks::own_row() {
                 row.sip.replicated.add(1);
             }
         }
         let Some(aor_fp) = in_hand
-            .map(|p| p.aor_fp)
+            .map(|hand| hand.pending.aor_fp)
             .or_else(|| fingerprint_of(tables, text))
         else {
             return;
@@ -202,8 +289,9 @@ pub unsafe extern "C" fn on_binding(
             instance: (!instance.is_empty()).then_some(instance),
             ..Contact::of_uri(uri)
         };
-        let fp = aor::binding_fingerprint(&tables.key, aor_fp, &stored);
-        let now = state::now_ms() / 1000;
+        let fp = aor::binding_by_instance(&tables.key, aor_fp, &stored)
+            .unwrap_or_else(|| aor::binding_by_uri(&tables.key, aor_fp, &stored));
+        let now = state::coarse_ms() / 1000;
         match event {
             INSERTED | UPDATED => {
                 let until = if expires == 0 {
@@ -213,11 +301,15 @@ pub unsafe extern "C" fn on_binding(
                 };
                 let memory =
                     u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
-                tables.bindings.put(fp.primary, until, now, 0);
+                tables.bindings.put(fp, until, now, 0);
                 tables.aors.raise(aor_fp, until, now, memory);
+                if let Some(mut hand) = in_hand {
+                    hand.note_stored(fp, until);
+                    LOCAL_IN_HAND.0.set(Some(hand));
+                }
             }
             DELETED => {
-                tables.bindings.remove(fp.primary);
+                tables.bindings.remove(fp);
             }
             _ => (), // expired: the table's own clock has ended it
         }

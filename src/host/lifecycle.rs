@@ -7,16 +7,23 @@ use std::ptr;
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
-use super::{gate, learn, pv, routes, rpc, sampler, settings, state, stats, sys};
+use super::{
+    ballast, gate, learn, owners, pv, routes, rpc, sampler, script, settings, state, stats, sys,
+};
 use crate::guard::aor::Key;
 use crate::guard::params::{self, Int};
 use crate::guard::warnings::{self, Warning};
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
+use crate::shared::sites::Sites;
 
 /// Registrations in flight that are remembered: 16384 × 64 bytes, touched as used; 30 s of 500 per second.
 const IN_FLIGHT: usize = 16384;
+
+/// AoRs whose slot in the queue is remembered; when there are more, those whose slot comes first are forgotten and
+/// queue anew if they come early. 16 bytes each, touched as used.
+const SLOTS: usize = 131072;
 
 /// Longest Expires assumed until a longer one is granted, seconds: Kamailio's and most phones' default.
 const FIRST_EXPIRES: u64 = 3600;
@@ -39,6 +46,11 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
     state::set_region(region);
     exports.params = settings::param_table();
     exports.rpc_methods = rpc::table();
+    exports.cmds = script::commands();
+    // SAFETY: a table that lives for ever; mod_register is the place (core/kemi.c).
+    if unsafe { sys::sr_kemi_modules_add(script::kemi()) } < 0 {
+        return Err("Kamailio refused the KEMI functions".into());
+    }
     // SAFETY: callbacks that live as long as the module.
     exports.pv_items = unsafe { sys::mg_pv_table(Some(pv::key_of), Some(pv::value_of)) };
     // SAFETY: reads the list of modules; we are not on it yet.
@@ -46,7 +58,8 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
         Warning::LoadedLate,
         unsafe { sys::mg_any_module_loaded() } != 0,
     );
-    match hooks::install_pkg(&region.rows) {
+    let sites = Sites::map().map_err(|e| format!("cannot map memguard's tables of places: {e}"))?;
+    match hooks::install_pkg(&region.rows, Some(sites)) {
         Ok(()) => (),
         Err(_) => region.warn(Warning::PkgNotCounted, true),
     }
@@ -91,6 +104,10 @@ fn try_init() -> Result<(), String> {
     region.control.shm_size.set(shm);
     region.control.pkg_size.set(pkg);
     region.control.longest_expires.set(FIRST_EXPIRES);
+    if region.settings.get(Int::Attribution) == 0 {
+        owners::stop();
+    }
+    region.warn(Warning::NoPlaces, !hooks::knows_places());
     make_tables(region)?;
     settings::declare_cfg()?;
     stats::register()?;
@@ -110,6 +127,7 @@ fn make_tables(region: &Region) -> Result<(), String> {
     let tables = state::Tables {
         bindings: Fingerprints::map(capacity, base).map_err(mapped)?,
         aors: Fingerprints::map(capacity, base).map_err(mapped)?,
+        slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         in_flight: InFlight::map(IN_FLIGHT).map_err(mapped)?,
         key: random_key()?,
         priority: settings::priority_entries(&texts),
@@ -137,6 +155,7 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
         match rank {
             sys::PROC_INIT => bind_all(),
             PROC_MAIN => return sampler::start(),
+            1.. => ballast::take_first(), // SIP workers
             _ => (),
         }
         Init(0)
@@ -161,6 +180,7 @@ fn bind_all() {
             Warning::NoSl,
             sys::mg_sl_watch(Some(learn::on_local_reply)) == 0,
         );
+        sys::mg_tm_watch(Some(learn::on_local_reply));
         if region.settings.get(Int::Auto) == 1 {
             let requests = sys::PRE_SCRIPT_CB | sys::script_cb_flag_REQUEST_CB;
             sys::register_script_cb(Some(gate::on_request), requests, ptr::null_mut());
@@ -168,6 +188,9 @@ fn bind_all() {
                 sys::sr_event_register_cb(sys::SREV_NET_DGRAM_IN as c_int, Some(gate::on_datagram))
                     < 0;
             region.warn(Warning::DatagramSlotTaken, taken);
+            if region.settings.get(Int::Ballast) > 0 {
+                sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
+            }
         }
         let replies = sys::PRE_SCRIPT_CB | sys::script_cb_flag_ONREPLY_CB;
         sys::register_script_cb(Some(learn::on_reply), replies, ptr::null_mut());

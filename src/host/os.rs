@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::guard::osmem::{self, OsSample, Plan};
@@ -44,4 +45,23 @@ impl OsReader {
 pub fn rss_anon_bytes(pid: i32) -> Option<u64> {
     let text = read(Path::new(&format!("/proc/{pid}/status"))).ok()?;
     osmem::rss_anon_bytes(&text)
+}
+
+/// Bytes of a process's address range that are resident, by /proc/PID/pagemap (bit 63: the page is present; kernel
+/// documentation, admin-guide/mm/pagemap). `None` when the kernel does not let us read it (another user's process, or
+/// one that changed its user and may not be dumped).
+pub fn resident_bytes(pid: i32, start: usize, length: usize) -> Option<u64> {
+    const PAGE: usize = 4096;
+    const ENTRY: usize = 8;
+    let first = start / PAGE;
+    let pages = (start + length).div_ceil(PAGE) - first;
+    let file = File::open(format!("/proc/{pid}/pagemap")).ok()?;
+    let mut entries = vec![0u8; pages * ENTRY];
+    file.read_exact_at(&mut entries, (first * ENTRY) as u64)
+        .ok()?;
+    // Little-endian: the present bit is the top bit of the last byte of each entry.
+    let present = entries
+        .chunks_exact(ENTRY)
+        .filter(|entry| entry[ENTRY - 1] & 0x80 != 0);
+    Some((present.count() * PAGE) as u64)
 }

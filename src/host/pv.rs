@@ -3,9 +3,9 @@
 
 use std::ffi::{c_char, c_int, c_ulong};
 
+use super::arrived::bytes;
 use super::entry::{Fallback, guarded};
-use super::gate::bytes;
-use super::{learn, reports, routes, state};
+use super::{learn, reports, routes, script, state};
 use crate::guard::params::Int;
 use crate::guard::words::Pool;
 use crate::shared::region::Region;
@@ -42,6 +42,9 @@ keys! {
     "headroom_pct" "the same in whole percent" |r| Value::Number(u64::from(reports::tightest_now(r).map_or(0, |t| t.headroom_permyriad()) / 100));
     "shed_pct" "share of class new that is refused now, in percent" |r| Value::Number(reports::shed_pct_now(r));
     "class" "class of the REGISTER in hand; empty for anything else" |_| learn::class_in_hand().map_or(Value::Nothing, |c| Value::Word(c.word()));
+    "retry_after" "Retry-After that memguard_reject() will tell or has told; empty before memguard_admit() refused" |_| {
+        script::told().map_or(Value::Nothing, |told| Value::Number(u64::from(told.retry_after)))
+    };
     "retry_after_min" "smallest Retry-After of a refusal, seconds" |r| Value::Number(r.settings.get_u64(Int::RetryAfterMin));
     "from" "in event_route[memguard:level-changed]: the level before" |_| routes::running().map_or(Value::Nothing, |e| Value::Word(e.from.word()));
     "to" "in the event route: the level after" |_| routes::running().map_or(Value::Nothing, |e| Value::Word(e.to.word()));

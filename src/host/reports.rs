@@ -3,11 +3,13 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{gate, hooks, sampler, state};
+use super::{answer, growth, hooks, owners, sampler, state, visit};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
+use crate::guard::growth::Leak;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
+use crate::guard::queue;
 use crate::guard::report::{Answer, Fault, Fields, Node, int, real, to_json, word};
 use crate::guard::text::{NONE_FORESEEN_S, Until};
 use crate::guard::warnings;
@@ -39,15 +41,21 @@ fn percent(permyriad: u32) -> Node {
 
 /// Sums over all rows.
 fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
-    region.rows.iter().map(f).fold(0, u64::wrapping_add)
+    let rows = region.used_rows(hooks::processes());
+    rows.iter().map(f).fold(0, u64::wrapping_add)
 }
 
 fn shm_sum(region: &Region) -> ShmSum {
-    region
-        .rows
-        .iter()
+    let rows = region.used_rows(hooks::processes());
+    rows.iter()
         .map(Row::shm_sum)
         .fold(ShmSum::default(), ShmSum::plus)
+}
+
+/// Largest use of shm since the start or `reset peaks`: sampled, and now.
+pub fn shm_peak(region: &Region) -> u64 {
+    let now = hooks::shm_now(region.control.shm_size.get()).map_or(0, |p| p.real_used);
+    region.control.shm_peak.get().max(now)
 }
 
 /// Failed allocations of shm and pkg since the start.
@@ -168,8 +176,8 @@ fn status_fields(region: &Region) -> Fields {
             "fail_open",
             Node::Count(total(region, |r| r.sip.fail_open.get())),
         ),
-        ("workers", int(sampler::processes() as u64)),
-        ("workers_leaking", int(0)),
+        ("workers", int(hooks::processes() as u64)),
+        ("workers_leaking", int(leaking(region))),
         (
             "sample_age_ms",
             Node::Count(now.saturating_sub(figures.time_ms)),
@@ -206,6 +214,12 @@ pub fn pools(words: &[&str]) -> Result<Answer, Fault> {
     Ok(Answer::Many(pool_rows(region()?)))
 }
 
+/// Workers whose leak is suspected or confirmed.
+pub fn leaking(region: &Region) -> u64 {
+    let rows = region.used_rows(hooks::processes()).iter();
+    rows.filter(|row| row.leak() != Leak::None).count() as u64
+}
+
 fn pool_rows(region: &Region) -> Vec<Fields> {
     let figures = region.figures();
     let control = &region.control;
@@ -216,10 +230,13 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
         let live = u64::try_from(sum.live()).unwrap_or(0);
         let mut row = pool_head(Pool::Shm, shm.size, shm.real_used, Some(live));
         row.extend([
-            ("peak", bytes(control.shm_peak.get().max(shm.real_used))),
+            ("peak", bytes(shm_peak(region))),
             ("largest_free", bytes(hooks::shm_largest_free())),
             ("fragments", Node::Count(shm.fragments)),
-            ("growth", Node::Signed(0)),
+            (
+                "growth",
+                real(owners::sites().map_or(0.0, |s| growth::of_shm(s).now)),
+            ),
             ("drift", Node::Signed(shm.used.wrapping_sub(live) as i64)),
             ("unbooked", bytes(sum.unbooked)),
             (
@@ -235,7 +252,7 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
         let mut row = pool_head(Pool::Pkg, size, used, Some(worker.pkg_live()));
         row.extend([
             ("peak", bytes(worker.pkg.peak.get())),
-            ("growth", Node::Signed(0)),
+            ("growth", real(worker.growth().0)),
             (
                 "drift",
                 Node::Signed(worker.pkg.used.get().wrapping_sub(worker.pkg_live()) as i64),
@@ -290,7 +307,10 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
             filters::Workers::Pid(pid) => process.pid == pid,
             filters::Workers::Rank(rank) => process.rank == rank,
             filters::Workers::Index(wanted) => *index == wanted as usize,
-            filters::Workers::Leaking => false,
+            filters::Workers::Leaking => region
+                .rows
+                .get(*index)
+                .is_some_and(|r| r.leak() != Leak::None),
         })
         .filter_map(|(index, process)| {
             let row = region.rows.get(index)?;
@@ -321,6 +341,7 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
 
 fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &Row) -> Fields {
     let shm = row.shm_sum();
+    let (growth, growth_per_message) = row.growth();
     vec![
         ("index", int(index as u64)),
         ("pid", Node::Int(process.pid)),
@@ -350,9 +371,9 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("private", bytes(row.private_bytes.get())),
         ("messages", Node::Count(row.sip.messages.get())),
         ("registers", Node::Count(row.sip.received.sum())),
-        ("growth", Node::Signed(0)),
-        ("growth_per_message", real(0.0)),
-        ("leak", word("none")),
+        ("growth", real(growth)),
+        ("growth_per_message", real(growth_per_message)),
+        ("leak", word(row.leak())),
         ("level", word(row.level())),
     ]
 }
@@ -441,16 +462,31 @@ fn registration_fields(region: &Region) -> Fields {
         ),
         ("baseline", milli(f.baseline)),
         ("storm", int(f.storm)),
-        ("queue_length", Node::Count(0)),
-        ("queue_seconds", Node::Count(0)),
+        ("queue_length", Node::Count(queue_length(region))),
+        (
+            "queue_seconds",
+            Node::Count(queue::drained_in(
+                region.control.queue_tail_us.get(),
+                state::now_ms(),
+            )),
+        ),
     ]);
     fields
+}
+
+/// Slots of the queue that lie ahead.
+pub fn queue_length(region: &Region) -> u64 {
+    queue::length(
+        region.control.queue_tail_us.get(),
+        state::now_ms(),
+        &answer::rules(region),
+    )
 }
 
 fn is_unsure(region: &Region) -> bool {
     let now = state::now_ms() / 1000;
     region.control.usrloc_in_memory.get() == 0
-        && state::tables().is_some_and(|tables| gate::is_unsure(region, tables, now))
+        && state::tables().is_some_and(|tables| visit::is_unsure(region, tables, now))
 }
 
 /// Rows of `memguard.events` and `memguard.refusals` when no number is given.

@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
 
 use super::entry::guarded;
-use super::{commands, reports, settings, sys};
+use super::{commands, reports, settings, site_reports, sys};
 use crate::guard::report::{self, Answer, Fault, Fields, Node};
 
 /// One command.
@@ -22,7 +22,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 12] = [
+pub const COMMANDS: [Command; 17] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -46,6 +46,37 @@ pub const COMMANDS: [Command; 12] = [
         help: "REGISTERs by class, rates, known bindings. No arguments.",
         is_list: false,
         run: reports::registrations,
+    },
+    Command {
+        name: "memguard.sites",
+        help: "The places that hold memory: what rises all the time first, then what is large. \
+               [pool P] [worker INDEX] [module M] [by live, growth or failures] [top N]",
+        is_list: true,
+        run: site_reports::sites,
+    },
+    Command {
+        name: "memguard.modules",
+        help: "What each module holds. [pool P] [worker INDEX]",
+        is_list: true,
+        run: site_reports::modules,
+    },
+    Command {
+        name: "memguard.failures",
+        help: "Allocations that failed, by worker and place. No arguments.",
+        is_list: true,
+        run: site_reports::failures,
+    },
+    Command {
+        name: "memguard.mark",
+        help: "Remembers what every place holds now; at most 8 marks, the oldest gives way. [NAME]",
+        is_list: false,
+        run: site_reports::mark,
+    },
+    Command {
+        name: "memguard.diff",
+        help: "What every place gained since a mark. [NAME] [top N]",
+        is_list: false,
+        run: site_reports::diff,
     },
     Command {
         name: "memguard.events",
@@ -241,7 +272,7 @@ type Handler = unsafe extern "C" fn(*mut sys::rpc_t, *mut c_void);
 macro_rules! handlers {
     ($($i:literal)*) => { [$(run::<$i> as Handler),*] };
 }
-const HANDLERS: [Handler; COMMANDS.len()] = handlers!(0 1 2 3 4 5 6 7 8 9 10 11);
+const HANDLERS: [Handler; COMMANDS.len()] = handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
 
 /// The table for `exports`. Lives for ever; the core reads it in place.
 pub fn table() -> *mut sys::rpc_export_t {

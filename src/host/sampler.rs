@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use super::entry::{Init, guarded};
+use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
 use super::{hooks, state, sys};
@@ -17,7 +18,7 @@ use crate::guard::words::{Class, Level, Pool};
 use crate::shared::events::{Event, Reason};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
-use crate::shared::rows::MAX_PROCESSES;
+use crate::shared::rows::{MAX_PROCESSES, Row};
 
 /// Buckets of the tables that one tick counts: all 262,144 bindings' within about ten ticks.
 const COUNTED_BUCKETS: usize = 8192;
@@ -85,13 +86,16 @@ impl Census {
     }
 }
 
+/// Ticks between two looks at the pages of one process's private pool.
+const PAGES_EVERY: u64 = 10;
+
 struct Sampler {
     region: &'static Region,
     os: OsReader,
     shm: LevelTracker,
     os_level: LevelTracker,
     workers: Vec<LevelTracker>,
-    /// Largest use of each process's private pool ever seen: `reset peaks` does not lower it.
+    /// Resident bytes of each process's private pool.
     touched: Vec<u64>,
     server: Level,
     was_shed: bool,
@@ -102,6 +106,7 @@ struct Sampler {
     baseline_resets: u64,
     bindings: Census,
     aors: Census,
+    growths: Growths,
     figures: Figures,
     last_ms: u64,
 }
@@ -125,6 +130,7 @@ impl Sampler {
             baseline_resets: 0,
             bindings: Census::default(),
             aors: Census::default(),
+            growths: Growths::new(),
             figures: Figures::default(),
             last_ms: now,
         }
@@ -155,9 +161,15 @@ impl Sampler {
         let os = self.sample_os(now);
         self.sample_rates(now, elapsed);
         self.sample_tables(now);
-        let shed = self.sample_shed(now);
-        let worst = level::worst([self.shm.level(), self.os_level.level(), pkg.1, shed]);
-        self.figures.level = worst.index() as u64;
+        self.growths.tick(
+            self.region,
+            hooks::processes(),
+            self.figures.known_bindings,
+            now,
+        );
+        let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
+        self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
+        let worst = self.sample_shed(memory, now);
         if self.server != Level::Normal && worst == Level::Normal {
             self.region.control.salt.add(1); // other AoRs wait next time
         }
@@ -242,7 +254,9 @@ impl Sampler {
             level::impossible(size, pool.real_used, size.wrapping_sub(pool.real_used)).is_some();
         self.region.warn(Warning::ImpossibleShm, is_impossible);
         let used = if is_impossible {
-            shm_live(self.region).min(size)
+            // our count of the blocks, and what the manager adds to its own: a full pool is no less full
+            let overhead = pool.real_used.saturating_sub(pool.used);
+            hooks::counted_shm().saturating_add(overhead).min(size)
         } else {
             pool.real_used
         };
@@ -265,7 +279,7 @@ impl Sampler {
     /// All processes; the fullest of those that receive SIP stands for pkg.
     fn sample_workers(&mut self, now: u64) -> (Standing, Level) {
         let size = self.region.control.pkg_size.get();
-        let count = processes();
+        let count = hooks::processes();
         let mut worst = Level::Normal;
         let (mut fullest, mut fullest_used) = (0, 0);
         let mut unreadable = count > 0;
@@ -291,10 +305,9 @@ impl Sampler {
             if let Some(bytes) = os::rss_anon_bytes(process.pid) {
                 unreadable = false;
                 row.rss_anon.set(bytes);
-                // What the process ever used of its pool is resident in it.
-                let touched = &mut self.touched[index];
-                *touched = (*touched).max(row.pkg.peak.get());
-                row.private_bytes.set(osmem::private_bytes(bytes, *touched));
+                self.look_at_pkg_pages(index, process.pid, row);
+                let touched = self.touched.get(index).copied().unwrap_or(0);
+                row.private_bytes.set(osmem::private_bytes(bytes, touched));
             }
         }
         self.region.warn(Warning::NoProcStatus, unreadable);
@@ -306,6 +319,19 @@ impl Sampler {
         self.figures.fullest_worker = fullest as u64;
         self.figures.fullest_real_used = fullest_used;
         (self.standing(Pool::Pkg, size, fullest_used), worst)
+    }
+
+    /// How much of a process's private pool is resident: counted by pages, one process in ten per tick; where that is
+    /// not allowed, the most that it ever used.
+    fn look_at_pkg_pages(&mut self, index: usize, pid: c_int, row: &Row) {
+        let Some(touched) = self.touched.get_mut(index) else {
+            return;
+        };
+        if *touched == 0 || self.figures.samples % PAGES_EVERY == index as u64 % PAGES_EVERY {
+            let (start, length) = hooks::pkg_range();
+            let counted = os::resident_bytes(pid, start, length);
+            *touched = counted.unwrap_or_else(|| (*touched).max(row.pkg.peak.get()));
+        }
     }
 
     fn sample_os(&mut self, now: u64) -> Option<Standing> {
@@ -338,10 +364,8 @@ impl Sampler {
     }
 
     fn sample_rates(&mut self, now: u64, elapsed: u64) {
-        let rows = &self.region.rows;
-        let total = |f: &dyn Fn(&crate::shared::rows::Row) -> u64| {
-            rows.iter().map(f).fold(0, u64::wrapping_add)
-        };
+        let rows = self.region.used_rows(hooks::processes());
+        let total = |f: &dyn Fn(&Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add);
         let new = total(&|r| r.sip.received.get(Class::New));
         let refresh = total(&|r| r.sip.received.get(Class::Refresh));
         let rejected = total(&|r| r.sip.rejected.sum());
@@ -392,57 +416,35 @@ impl Sampler {
         self.figures.known_aors = self.aors.tick(&tables.aors, now / 1000, memory);
     }
 
-    /// An operator's `shed`: level shedding while it runs; its begin is an event of the RPC, its end is ours.
-    fn sample_shed(&mut self, now: u64) -> Level {
+    /// The server's level with an operator's `shed`, whose begin and end are events.
+    fn sample_shed(&mut self, memory: Level, now: u64) -> Level {
         let is_shed = self.region.control.shed_until_ms.get() > now;
-        let (from, to, reason) = match (self.was_shed, is_shed) {
-            (false, true) => (
-                self.server,
-                self.server.max(Level::Shedding),
-                Reason::Operator,
-            ),
-            (true, false) => (Level::Shedding, Level::Normal, Reason::Ended),
-            _ => {
-                return if is_shed {
-                    Level::Shedding
-                } else {
-                    Level::Normal
-                };
-            }
-        };
-        self.was_shed = is_shed;
-        let percent = hooks::shm_now(self.region.control.shm_size.get())
-            .map_or(0, |p| permyriad(p.real_used, p.size) / 100)
-            .min(255) as u8;
-        self.changed(Event {
-            time_ms: now,
-            from,
-            to,
-            pool: Pool::Shm,
-            worker: None,
-            percent,
-            reason,
-        });
-        if is_shed {
-            Level::Shedding
-        } else {
-            Level::Normal
+        let shed = memory.max(Level::Shedding);
+        if is_shed != self.was_shed {
+            self.was_shed = is_shed;
+            let (from, to, reason) = match is_shed {
+                true => (memory, shed, Reason::Operator),
+                false => (shed, memory, Reason::Ended),
+            };
+            let percent = hooks::shm_now(self.region.control.shm_size.get())
+                .map_or(0, |p| permyriad(p.real_used, p.size) / 100)
+                .min(255) as u8;
+            self.changed(Event {
+                time_ms: now,
+                from,
+                to,
+                pool: Pool::Shm,
+                worker: None,
+                percent,
+                reason,
+            });
         }
+        if is_shed { shed } else { memory }
     }
 }
 
 fn milli(rates: Rates) -> [u64; 5] {
     [rates.s1, rates.s10, rates.m1, rates.m5, rates.m15].map(|rate| (rate * 1000.0) as u64)
-}
-
-/// memguard's own count of shm: what all processes allocated and did not free.
-pub fn shm_live(region: &Region) -> u64 {
-    let sum = region
-        .rows
-        .iter()
-        .map(|row| row.shm_sum())
-        .fold(Default::default(), crate::shared::rows::ShmSum::plus);
-    u64::try_from(sum.live()).unwrap_or(0)
 }
 
 /// One line of Kamailio's process table.
@@ -455,22 +457,9 @@ pub struct Process {
     pub description: String,
 }
 
-/// How many processes the server has; 0 before the table exists.
-pub fn processes() -> usize {
-    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
-    unsafe {
-        let count = sys::process_count;
-        if count.is_null() {
-            0
-        } else {
-            usize::try_from(count.read_volatile()).unwrap_or(0)
-        }
-    }
-}
-
 /// The server's processes, by index.
 pub fn process_table() -> impl Iterator<Item = Process> {
-    (0..processes()).map_while(|index| {
+    (0..hooks::processes()).map_while(|index| {
         // SAFETY: the table has at least `process_count` lines and lives in shm (core/pt.c).
         unsafe {
             let table = sys::pt;

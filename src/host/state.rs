@@ -22,6 +22,8 @@ pub struct Tables {
     pub bindings: Fingerprints,
     /// Known AoRs → end of their last binding.
     pub aors: Fingerprints,
+    /// Slots of the queue: AoR → begin of its slot.
+    pub slots: Fingerprints,
     /// Registrations in flight, by Call-ID.
     pub in_flight: InFlight,
     /// Secret of this start: outsiders cannot aim at buckets or points.
@@ -73,6 +75,20 @@ pub fn registrar() -> Option<&'static Registrar> {
 /// Keeps the local registrar's rules.
 pub fn set_registrar(registrar: Registrar) {
     let _ = REGISTRAR.set(registrar); // set once, in PROC_INIT
+}
+
+/// Unix time in milliseconds at the kernel's last tick (1 to 10 ms ago): a fifth of the price of [`now_ms`], for what
+/// every message does.
+pub fn coarse_ms() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a live timespec; the clock is read in the vDSO, without a system call (vdso(7)).
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut time) };
+    (time.tv_sec as u64)
+        .wrapping_mul(1000)
+        .wrapping_add(time.tv_nsec as u64 / 1_000_000)
 }
 
 /// Unix time in milliseconds.

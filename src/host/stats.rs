@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_long, c_void};
 use std::ptr;
 
 use super::entry::{Value, guarded};
-use super::{hooks, reports, sampler, settings, state, sys};
+use super::{hooks, reports, settings, state, sys};
 use crate::guard::words::{Class, Mode};
 use crate::shared::region::Region;
 use crate::shared::rows::Row;
@@ -21,7 +21,8 @@ pub struct Statistic {
 
 /// Sum over all rows.
 fn sum(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
-    region.rows.iter().map(f).fold(0, u64::wrapping_add)
+    let rows = region.used_rows(hooks::processes());
+    rows.iter().map(f).fold(0, u64::wrapping_add)
 }
 
 macro_rules! by_class {
@@ -46,9 +47,9 @@ statistics! {
     "shm_size_bytes" "size of the shared memory pool" |r| r.control.shm_size.get();
     "shm_used_bytes" "shared memory used, overhead included (real_used)"
         |r| hooks::shm_now(r.control.shm_size.get()).map_or(0, |p| p.real_used);
-    "shm_peak_bytes" "largest use of shared memory that was sampled" |r| r.control.shm_peak.get();
+    "shm_peak_bytes" "largest use of shared memory that was sampled" |r| reports::shm_peak(r);
     "shm_drift_bytes" "shared memory that the manager books as used and memguard's count does not know; 0 when the books are right"
-        |r| hooks::shm_now(r.control.shm_size.get()).map_or(0, |p| p.used.saturating_sub(sampler::shm_live(r)));
+        |r| hooks::shm_now(r.control.shm_size.get()).map_or(0, |p| p.used.saturating_sub(hooks::counted_shm()));
     "shm_failures_total" "allocations of shared memory that failed" |r| reports::failures_since_start(r).0;
     "pkg_size_bytes" "size of each process's private memory pool" |r| r.control.pkg_size.get();
     "pkg_used_max_bytes" "private memory used by the fullest process, overhead included" |r| r.figures().fullest_real_used;
@@ -63,6 +64,10 @@ statistics! {
     "registers_priority_total" "REGISTERs on the priority list or for emergencies" by_class!(received, Priority);
     "registers_returning_total" "REGISTERs of known AoRs from a new contact" by_class!(received, Returning);
     "registers_new_total" "REGISTERs that add a binding for an unknown AoR" by_class!(received, New);
+    "rejected_unregister_total" "always 0: they are never refused while a message can be parsed" by_class!(rejected, Unregister);
+    "rejected_query_total" "always 0: they are never refused while a message can be parsed" by_class!(rejected, Query);
+    "rejected_followup_total" "always 0: they are never refused while a message can be parsed" by_class!(rejected, Followup);
+    "rejected_refresh_total" "always 0: they are never refused while a message can be parsed" by_class!(rejected, Refresh);
     "rejected_priority_total" "refused REGISTERs of class priority" by_class!(rejected, Priority);
     "rejected_returning_total" "refused REGISTERs of class returning" by_class!(rejected, Returning);
     "rejected_new_total" "refused REGISTERs of class new" by_class!(rejected, New);
@@ -72,7 +77,7 @@ statistics! {
     "fail_open_total" "REGISTERs admitted because no decision or answer could be made" |r| sum(r, |row| row.sip.fail_open.get());
     "known_bindings" "bindings that are known and alive" |r| r.figures().known_bindings;
     "storm" "1 while new registrations come far above their usual rate" |r| r.figures().storm;
-    "workers" "processes of the server" |_| sampler::processes() as u64;
+    "workers" "processes of the server" |_| hooks::processes() as u64;
     "last_sample_timestamp_seconds" "Unix time of the last sample" |r| r.figures().time_ms / 1000;
     "sample_errors_total" "samples in which the machine's memory could not be read" |r| r.figures().sample_errors;
 }

@@ -182,6 +182,15 @@ impl Fingerprints {
         }
     }
 
+    /// Has the processor fetch what the next call about this fingerprint will read; changes and answers nothing.
+    #[inline]
+    pub fn prefetch(&self, fp: u64) {
+        if let Some(place) = self.place(fp) {
+            mapping::prefetch(place.first);
+            place.second.into_iter().for_each(mapping::prefetch);
+        }
+    }
+
     /// The end of a known fingerprint, Unix seconds, or [`NEVER`]; it may lie up to `grace` seconds in the past.
     /// `None` when unknown or ended longer ago (that is `until + grace <= now`).
     pub fn get(&self, fp: u64, now: u64, grace: u32) -> Option<u64> {

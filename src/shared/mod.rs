@@ -6,10 +6,12 @@
 //! | [`record`] | words and their check | any | the record reads as absent until the next store |
 //! | [`ring`] | the last events or refusals | any | one hole |
 //! | [`fingerprints`] | known bindings, known AoRs | any | nothing: an entry is one word |
+//! | [`marks`] | an operator's snapshots of all places | any | the mark is absent |
 //! | [`pending`] | registrations in flight | any | one registration is unknown |
 //! | [`published`] | the sampler's figures | one | the last published figures stay readable |
 //! | [`rows`] | counters per process | its process | one operation is half counted |
 //! | [`series`] | one total per second | one | the newest point is missing |
+//! | [`sites`] | counters per process and place | its process | one operation is half counted |
 //!
 //! All-zero bytes are the initial state of all of them ([`mapping::SharedZeroable`]).
 
@@ -17,6 +19,7 @@ pub mod events;
 pub mod figures;
 pub mod fingerprints;
 pub mod mapping;
+pub mod marks;
 pub mod pending;
 pub mod published;
 pub mod record;
@@ -25,4 +28,5 @@ pub mod region;
 pub mod ring;
 pub mod rows;
 pub mod series;
+pub mod sites;
 pub mod sync;

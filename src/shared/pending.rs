@@ -172,6 +172,15 @@ impl InFlight {
         })
     }
 
+    /// Has the processor fetch what the next call about this Call-ID will read; changes and answers nothing.
+    #[inline]
+    pub fn prefetch(&self, call_id_fp: u64) {
+        if let Some(Set([first, second])) = self.set(call_id_fp) {
+            mapping::prefetch(first);
+            mapping::prefetch(second);
+        }
+    }
+
     /// Notes a registration, over an earlier one of the same Call-ID or the older of two strangers.
     pub fn note(&self, pending: &Pending) {
         let Some(set) = self.set(pending.call_id_fp) else {

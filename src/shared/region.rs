@@ -41,8 +41,29 @@ impl Word {
 
     /// Keeps the larger one.
     pub fn raise(&self, value: u64) {
-        // ORDERING: Relaxed; each word stands for itself.
-        self.0.fetch_max(value, Ordering::Relaxed);
+        // Nearly always it is large enough: a load leaves the cache line shared.
+        if self.get() < value {
+            // ORDERING: Relaxed; each word stands for itself.
+            self.0.fetch_max(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Moves the value on in one atomic step and answers what else the step made; bounded: after 64 lost races the
+    /// last try's answer stands and the value stays.
+    pub fn take<T>(&self, mut step: impl FnMut(u64) -> (u64, T)) -> T {
+        // ORDERING: Relaxed throughout; the word stands for itself.
+        let mut seen = self.0.load(Ordering::Relaxed);
+        for _ in 0..64 {
+            let (next, made) = step(seen);
+            match self
+                .0
+                .compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return made,
+                Err(other) => seen = other,
+            }
+        }
+        step(seen).1
     }
 
     /// Sets bits.
@@ -109,6 +130,8 @@ pub struct Control {
     pub pkg_size: Word,
     /// Until when an operator's `shed` runs, Unix milliseconds; 0: none.
     pub shed_until_ms: Word,
+    /// End of the last slot of the queue, Unix microseconds ([`crate::guard::queue`]).
+    pub queue_tail_us: Word,
     /// Salt of the AoRs' points; changes when the level returns to normal.
     pub salt: Word,
     /// Use of the machine's memory in 1/100 percent, by the last sample.
@@ -180,6 +203,11 @@ impl Region {
             .read()
             .map(Figures::from_words)
             .unwrap_or_default()
+    }
+
+    /// The rows of the processes there are; beyond them lies untouched memory.
+    pub fn used_rows(&self, processes: usize) -> &[Row] {
+        self.rows.get(..processes.max(1)).unwrap_or(&self.rows)
     }
 
     /// Sets or clears a warning.

@@ -14,6 +14,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::guard::growth::Leak;
 use crate::guard::words::{Class, Level};
 
 /// Most processes that are counted; Kamailio installations have 20 to 200.
@@ -185,7 +186,12 @@ pub struct Row {
     pub private_bytes: Shared,
     /// Resident bytes of anonymous memory (RssAnon), by the sampler.
     pub rss_anon: Shared,
-    _room: [AtomicU64; 3],
+    /// Growth of the private pool's low-water mark in bytes per second (bits of f64), by the sampler.
+    growth: AtomicU64,
+    /// The same per message handled.
+    growth_per_message: AtomicU64,
+    /// [`Leak`]'s number, by the sampler.
+    leak: AtomicU64,
     /// Shared pool, main thread.
     pub shm: ShmTotals<Own>,
     /// Shared pool, other threads of the process.
@@ -255,6 +261,33 @@ impl Row {
             unbooked: own.unbooked.get().wrapping_add(threads.unbooked.get()),
             failures: own.failures.get().wrapping_add(threads.failures.get()),
         }
+    }
+
+    /// Publishes growth in bytes per second and per message. Writer: the sampling process.
+    pub fn set_growth(&self, per_second: f64, per_message: f64) {
+        // ORDERING: Relaxed; figures for people, each for itself.
+        self.growth.store(per_second.to_bits(), Ordering::Relaxed);
+        self.growth_per_message
+            .store(per_message.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Growth of the private pool's low-water mark in bytes per second, and per message.
+    pub fn growth(&self) -> (f64, f64) {
+        // ORDERING: Relaxed; as in set_growth.
+        let load = |w: &AtomicU64| f64::from_bits(w.load(Ordering::Relaxed));
+        (load(&self.growth), load(&self.growth_per_message))
+    }
+
+    /// Publishes whether the process leaks. Writer: the sampling process.
+    pub fn set_leak(&self, leak: Leak) {
+        // ORDERING: Relaxed; one word, read by reports.
+        self.leak.store(leak as u64, Ordering::Relaxed);
+    }
+
+    /// Whether the process leaks, by the last sample.
+    pub fn leak(&self) -> Leak {
+        // ORDERING: Relaxed; one word.
+        Leak::from_index(self.leak.load(Ordering::Relaxed))
     }
 
     /// Publishes the process's level. Writer: the sampling process.

@@ -7,6 +7,7 @@ use siphasher::sip::SipHasher13;
 
 use super::Aor;
 use crate::guard::sip::Contact;
+use crate::guard::words8;
 
 /// The secret of all fingerprints, drawn at every server start.
 #[derive(Clone, Copy)]
@@ -22,10 +23,17 @@ impl Key {
     }
 
     /// What is hashed begins with what it is, so that an AoR never equals a Call-ID.
-    pub(super) fn hasher(&self, kind: Kind) -> SipHasher13 {
-        let mut hasher = SipHasher13::new_with_keys(self.k0, self.k1);
-        hasher.write(&[kind as u8]);
-        hasher
+    #[inline]
+    pub(super) fn hash(&self, kind: Kind) -> Hashed {
+        self.hash_with(kind, 0)
+    }
+
+    /// As [`Key::hash`], with a number of at most 56 bits beside the kind.
+    #[inline]
+    pub(super) fn hash_with(&self, kind: Kind, number: u64) -> Hashed {
+        let mut hashed = Hashed(SipHasher13::new_with_keys(self.k0, self.k1));
+        hashed.put(number << 8 | kind as u64);
+        hashed
     }
 }
 
@@ -54,43 +62,52 @@ pub struct BindingFingerprints {
 /// The URI counts by user, host and port. Scheme, transport and all other URI parameters do not: proxies add and change
 /// them (`alias=`, `rport`, `received=`) between request and reply. A missing port is not 5060 (RFC 3261 19.1.4).
 pub fn binding_fingerprint(key: &Key, aor: u64, contact: &Contact<'_>) -> BindingFingerprints {
-    let by_uri = match Aor::parse(contact.uri) {
-        Some(uri) => {
-            let mut text = Hashed::new(key.hasher(Kind::Uri));
-            text.put_number(aor);
-            let port = uri.port.iter().fold(0u64, |port, digit| {
-                port.wrapping_mul(10)
-                    .wrapping_add(u64::from(digit.wrapping_sub(b'0')))
-            });
-            text.put_number(port);
-            uri.put_host_and_user(&mut text);
-            text.finish()
-        }
-        None => {
-            let mut hasher = key.hasher(Kind::OpaqueUri);
-            hasher.write(&aor.to_le_bytes());
-            hasher.write(contact.uri);
-            hasher.finish()
-        }
-    };
-    let by_instance = contact.instance.map(|instance| {
-        let mut hasher = key.hasher(Kind::Instance);
-        hasher.write(&aor.to_le_bytes());
-        hasher.write(&contact.reg_id.unwrap_or(0).to_le_bytes());
-        hasher.write(instance);
-        hasher.finish()
-    });
+    let by_uri = binding_by_uri(key, aor, contact);
     BindingFingerprints {
-        primary: by_instance.unwrap_or(by_uri),
+        primary: binding_by_instance(key, aor, contact).unwrap_or(by_uri),
         by_uri,
     }
 }
 
+/// [`BindingFingerprints::by_uri`] alone.
+#[inline]
+pub fn binding_by_uri(key: &Key, aor: u64, contact: &Contact<'_>) -> u64 {
+    match Aor::parse(contact.uri) {
+        Some(uri) => {
+            let port = uri.port.iter().fold(0u64, |port, digit| {
+                port.wrapping_mul(10)
+                    .wrapping_add(u64::from(digit.wrapping_sub(b'0')))
+            });
+            let mut hashed = key.hash_with(Kind::Uri, port);
+            hashed.put(aor);
+            uri.put_host_and_user(&mut hashed);
+            hashed.finish()
+        }
+        None => {
+            let mut hashed = key.hash(Kind::OpaqueUri);
+            hashed.put(aor);
+            hashed.put_text(contact.uri);
+            hashed.finish()
+        }
+    }
+}
+
+/// [`BindingFingerprints::primary`] of a contact that has an instance.
+#[inline]
+pub fn binding_by_instance(key: &Key, aor: u64, contact: &Contact<'_>) -> Option<u64> {
+    let instance = contact.instance?;
+    let mut hashed = key.hash_with(Kind::Instance, u64::from(contact.reg_id.unwrap_or(0)));
+    hashed.put(aor);
+    hashed.put_text(instance);
+    Some(hashed.finish())
+}
+
 /// The number of a Call-ID, byte by byte (RFC 3261 20.8: case-sensitive).
+#[inline]
 pub fn call_id_fingerprint(key: &Key, call_id: &[u8]) -> u64 {
-    let mut hasher = key.hasher(Kind::CallId);
-    hasher.write(call_id);
-    hasher.finish()
+    let mut hashed = key.hash(Kind::CallId);
+    hashed.put_text(call_id);
+    hashed.finish()
 }
 
 /// How many points there are: a share in hundredths of a percent.
@@ -100,75 +117,98 @@ pub const POINTS: u32 = 10_000;
 ///
 /// `salt` changes when the level returns to normal, so that it is not always the same AoRs that wait.
 pub fn aor_point(key: &Key, salt: u64, aor: u64) -> u32 {
-    let mut hasher = key.hasher(Kind::Point);
-    hasher.write(&salt.to_le_bytes());
-    hasher.write(&aor.to_le_bytes());
-    let scaled = (u128::from(hasher.finish()) * u128::from(POINTS)) >> 64;
+    let mut hashed = key.hash(Kind::Point);
+    hashed.put(salt);
+    hashed.put(aor);
+    let scaled = (u128::from(hashed.finish()) * u128::from(POINTS)) >> 64;
     u32::try_from(scaled).unwrap_or(POINTS - 1)
 }
 
-/// Bytes on their way into the hash, in pieces large enough for it to be quick.
-pub(super) struct Hashed {
-    hasher: SipHasher13,
-    piece: [u8; PIECE],
-    len: usize,
-}
-
-const PIECE: usize = 64; // holds nearly every AoR
+/// Texts and numbers on their way into the hash, a word of eight bytes at a time.
+pub(super) struct Hashed(SipHasher13);
 
 impl Hashed {
-    pub(super) fn new(hasher: SipHasher13) -> Self {
-        Hashed {
-            hasher,
-            piece: [0; PIECE],
-            len: 0,
-        }
+    #[inline(always)]
+    pub(super) fn put(&mut self, word: u64) {
+        self.0.write_u64(word);
     }
 
-    #[inline]
-    pub(super) fn put(&mut self, byte: u8) {
-        if self.len == PIECE {
-            self.hasher.write(&self.piece);
-            self.len = 0;
-        }
-        if let Some(place) = self.piece.get_mut(self.len) {
-            *place = byte;
-            self.len += 1;
-        }
+    /// A text ends in a word of its last bytes, below its length: no two lists of texts (shorter than 256 bytes) make
+    /// the same words.
+    #[inline(always)]
+    fn put_words(&mut self, text: &[u8], change: impl Fn(u64) -> u64) {
+        words8::each_word(text, |word| self.put(change(word)));
+        self.put(end_word(change(words8::last_word(text)), text.len()));
     }
 
-    #[inline]
-    pub(super) fn put_all(&mut self, text: &[u8]) {
-        match self.piece.get_mut(self.len..self.len + text.len()) {
-            Some(place) => {
-                place.copy_from_slice(text);
-                self.len += text.len();
-            }
-            None => text.iter().for_each(|byte| self.put(*byte)),
-        }
+    #[inline(always)]
+    pub(super) fn put_text(&mut self, text: &[u8]) {
+        self.put_words(text, |word| word);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn put_lower_case(&mut self, text: &[u8]) {
-        match self.piece.get_mut(self.len..self.len + text.len()) {
-            Some(place) => {
-                place.copy_from_slice(text);
-                place.make_ascii_lowercase();
-                self.len += text.len();
+        self.put_words(text, words8::lower_case);
+    }
+
+    /// The same as [`Hashed::put_text`] of these bytes.
+    pub(super) fn put_bytes(&mut self, bytes: impl Iterator<Item = u8>) {
+        let (mut word, mut len) = (0, 0);
+        for byte in bytes {
+            word |= u64::from(byte) << (8 * (len % 8));
+            len += 1;
+            if len % 8 == 0 {
+                self.put(word);
+                word = 0;
             }
-            None => text
-                .iter()
-                .for_each(|byte| self.put(byte.to_ascii_lowercase())),
+        }
+        self.put(end_word(word, len));
+    }
+
+    #[inline(always)]
+    pub(super) fn finish(self) -> u64 {
+        self.0.finish()
+    }
+}
+
+/// At most seven bytes and the length (its lowest eight bits decide which word of the text this is).
+#[inline(always)]
+fn end_word(last: u64, length: usize) -> u64 {
+    last | (length as u64) << 56
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_has_one_number_whether_it_comes_whole_or_byte_by_byte() {
+        let key = Key::new(3, 4);
+        let texts: Vec<Vec<u8>> = (0..300u16)
+            .map(|length| (0..length).map(|at| at as u8).collect())
+            .collect();
+        let mut seen = std::collections::BTreeSet::new();
+        for text in &texts {
+            let (mut whole, mut pieces) = (key.hash(Kind::Aor), key.hash(Kind::Aor));
+            whole.put_text(text);
+            pieces.put_bytes(text.iter().copied());
+            let number = whole.finish();
+            assert_eq!(number, pieces.finish(), "{} bytes", text.len());
+            assert!(seen.insert(number), "{} bytes", text.len());
         }
     }
 
-    pub(super) fn put_number(&mut self, number: u64) {
-        self.put_all(&number.to_le_bytes());
-    }
-
-    pub(super) fn finish(mut self) -> u64 {
-        self.hasher
-            .write(self.piece.get(..self.len).unwrap_or_default());
-        self.hasher.finish()
+    #[test]
+    fn bytes_that_move_from_one_text_to_the_next_make_another_number() {
+        let key = Key::new(3, 4);
+        let text = b"registrar.example.org\0alice\0\0";
+        let number = |at: usize| {
+            let mut hashed = key.hash(Kind::Uri);
+            hashed.put_text(&text[..at]);
+            hashed.put_text(&text[at..]);
+            hashed.finish()
+        };
+        let numbers: std::collections::BTreeSet<u64> = (0..text.len()).map(number).collect();
+        assert_eq!(numbers.len(), text.len());
     }
 }

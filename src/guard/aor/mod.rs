@@ -4,11 +4,14 @@
 mod fingerprint;
 
 pub use fingerprint::{
-    BindingFingerprints, Key, POINTS, aor_point, binding_fingerprint, call_id_fingerprint,
+    BindingFingerprints, Key, POINTS, aor_point, binding_by_instance, binding_by_uri,
+    binding_fingerprint, call_id_fingerprint,
 };
 
 use fingerprint::{Hashed, Kind};
 use memchr::memchr;
+
+use crate::guard::words8;
 
 /// The scheme of an AoR. `sip:` and `sips:` are never the same (RFC 3261 19.1.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +43,17 @@ impl<'a> Aor<'a> {
     /// Cuts a URI. `None` for another scheme, no host, a user that is empty though there is an `@`, two `@`, or a port
     /// that is no number: Kamailio's parse_uri refuses those, too.
     pub fn parse(uri: &'a [u8]) -> Option<Aor<'a>> {
-        let (scheme, rest) = uri.split_at_checked(uri.iter().take(5).position(|b| *b == b':')?)?;
-        let rest = rest.get(1..)?;
-        let scheme = match scheme.len() {
-            3 if scheme.eq_ignore_ascii_case(b"sip") => Scheme::Sip,
-            4 if scheme.eq_ignore_ascii_case(b"sips") => Scheme::Sips,
-            3 if scheme.eq_ignore_ascii_case(b"tel") => Scheme::Tel,
+        let (scheme, rest) = match uri {
+            [b's' | b'S', b'i' | b'I', b'p' | b'P', b':', rest @ ..] => (Scheme::Sip, rest),
+            [
+                b's' | b'S',
+                b'i' | b'I',
+                b'p' | b'P',
+                b's' | b'S',
+                b':',
+                rest @ ..,
+            ] => (Scheme::Sips, rest),
+            [b't' | b'T', b'e' | b'E', b'l' | b'L', b':', rest @ ..] => (Scheme::Tel, rest),
             _ => return None,
         };
         if scheme == Scheme::Tel {
@@ -58,7 +66,7 @@ impl<'a> Aor<'a> {
                 params,
             });
         }
-        let (user, rest) = match memchr(b'@', rest) {
+        let (user, rest) = match words8::find(rest, [b'@']) {
             Some(at) => {
                 let user = cut_at(rest.get(..at)?, b':').0;
                 let rest = rest.get(at + 1..)?;
@@ -71,13 +79,10 @@ impl<'a> Aor<'a> {
         };
         let host_len = match rest.first()? {
             b'[' => memchr(b']', rest)? + 1,
-            _ => rest
-                .iter()
-                .position(|b| matches!(b, b':' | b';' | b'?' | b'@'))
-                .unwrap_or(rest.len()),
+            _ => words8::find(rest, [b':', b';', b'?', b'@']).unwrap_or(rest.len()),
         };
         let (host, rest) = rest.split_at_checked(host_len)?;
-        if rest.contains(&b'@') {
+        if words8::find(rest, [b'@']).is_some() {
             return None;
         }
         let rest = cut_at(rest, b'?').0;
@@ -115,20 +120,18 @@ impl<'a> Aor<'a> {
     /// case; password, port, parameters and headers do not count. A tel number counts without its visual separators
     /// (RFC 3966 3); its phone-context does not count.
     pub fn fingerprint(&self, key: &Key) -> u64 {
-        let mut text = Hashed::new(key.hasher(Kind::Aor));
-        text.put(self.scheme as u8);
-        self.put_host_and_user(&mut text);
-        text.finish()
+        let mut hashed = key.hash_with(Kind::Aor, self.scheme as u64);
+        self.put_host_and_user(&mut hashed);
+        hashed.finish()
     }
 
-    /// Host before user: a host holds no `@`, so no two pairs make the same text.
-    fn put_host_and_user(&self, text: &mut Hashed) {
-        text.put_lower_case(self.host);
-        text.put(b'@');
-        if self.scheme != Scheme::Tel && memchr(b'%', self.user).is_none() {
-            text.put_all(self.user);
+    #[inline(always)]
+    fn put_host_and_user(&self, hashed: &mut Hashed) {
+        hashed.put_lower_case(self.host);
+        if self.scheme != Scheme::Tel && words8::find(self.user, [b'%']).is_none() {
+            hashed.put_text(self.user);
         } else {
-            self.user_bytes().for_each(|byte| text.put(byte));
+            hashed.put_bytes(self.user_bytes());
         }
     }
 
@@ -266,7 +269,7 @@ pub fn aor_fingerprint(key: &Key, uri: &[u8]) -> Option<u64> {
 
 /// `text` up to the first `mark`, and what follows it.
 fn cut_at(text: &[u8], mark: u8) -> (&[u8], &[u8]) {
-    let at = text.iter().position(|b| *b == mark);
+    let at = words8::find(text, [mark]);
     match at.and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?))) {
         Some(parts) => parts,
         None => (text, &[]),

@@ -2,8 +2,8 @@
 //! Forbidden here: allocation, panics; a ninth contact is counted, not kept.
 
 use super::Expires;
-use super::lines::is_word;
 use super::values::{Address, address, decimal, expires_param, has_uri_param, split_list};
+use crate::guard::words8::is_word;
 
 /// Contacts kept of one message. Phones send one; Kamailio's reply lists all bindings of the AoR.
 pub const MAX_CONTACTS: usize = 8;

@@ -10,7 +10,8 @@ mod values;
 
 pub use contact::{Contact, Contacts, MAX_CONTACTS};
 
-use lines::{Headers, Kind, Start, is_word};
+use crate::guard::words8::is_word;
+use lines::{Headers, Kind, Start};
 use values::{address, cseq, expires_header, split_list};
 
 /// What a message is to the gate.
@@ -181,6 +182,7 @@ pub fn scan(message: &[u8]) -> Scanned<'_> {
     scanned.unwrap_or_else(Scanned::NotUnderstood)
 }
 
+#[inline(always)]
 fn register<'a>(ruri: &'a [u8], lines: &'a [u8]) -> Result<Scanned<'a>, Why> {
     let mut contacts = Contacts::new();
     let fields = Fields::collect(lines, &mut contacts, false)?.ok_or(Why::CSeq)?;
@@ -210,6 +212,7 @@ fn register<'a>(ruri: &'a [u8], lines: &'a [u8]) -> Result<Scanned<'a>, Why> {
     }))
 }
 
+#[inline(always)]
 fn reply(status: u16, lines: &[u8]) -> Result<Scanned<'_>, Why> {
     let mut contacts = Contacts::new();
     let Some(fields) = Fields::collect(lines, &mut contacts, true)? else {
@@ -287,7 +290,7 @@ impl<'a> Fields<'a> {
                 Kind::CSeq => {
                     // A reply to another method is no business of ours, however odd its CSeq.
                     match cseq(value) {
-                        Some((number, method)) if is_word(method, b"REGISTER") => {
+                        Some((number, method)) if is_word(method, b"register") => {
                             set_once(&mut fields.cseq, CSeq { value, number })?;
                         }
                         _ if is_reply => return Ok(None),

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -36,6 +37,8 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     sip: Option<SocketAddr>,
     daemon: bool,
+    open_folder: bool,
+    file: Option<PathBuf>,
 }
 
 impl Builder {
@@ -51,6 +54,8 @@ impl Builder {
             environment: Vec::new(),
             sip: None,
             daemon: false,
+            open_folder: false,
+            file: None,
         }
     }
 
@@ -111,10 +116,27 @@ impl Builder {
         self
     }
 
+    /// A file of kamailio-cfg as it is, instead of a rendered configuration; `define` gives it values.
+    pub fn file(mut self, file: &Path) -> Builder {
+        self.file = Some(file.to_owned());
+        self
+    }
+
+    /// A `#!define` of the configuration, by the command line: `NAME=value`.
+    pub fn define(self, define: &str) -> Builder {
+        self.arguments(&["-A", define])
+    }
+
     /// Starts as a service does: the main process becomes a daemon (and its log goes to syslog).
     pub fn daemon(mut self) -> Builder {
         self.daemon = true;
         self
+    }
+
+    /// Runs as the user nobody; the folder is everybody's then.
+    pub fn run_by_nobody(mut self) -> Builder {
+        self.open_folder = true;
+        self.arguments(&["-u", "nobody", "-g", "nogroup"])
     }
 
     /// Starts, and waits until RPC answers and all processes are there.
@@ -161,6 +183,10 @@ impl Builder {
 
     fn spawn(&self) -> Result<Server, String> {
         let places = self.places();
+        if self.open_folder {
+            fs::set_permissions(&places.folder, fs::Permissions::from_mode(0o777))
+                .expect("the folder is ours");
+        }
         let log = File::create(places.folder.join("log")).expect("the folder is writable");
         let mut command = self.command(&places);
         command
@@ -210,11 +236,21 @@ impl Builder {
         if self.with_mgtest {
             first.push(kamailio.mgtest.clone());
         }
-        let file = places.folder.join("kamailio.cfg");
-        fs::write(&file, self.config.render(places, &kamailio.modules, &first))
-            .expect("the folder is writable");
         let mut command = Command::new(&kamailio.program);
-        command.arg("-f").arg(file).arg("-E");
+        match &self.file {
+            Some(file) => drop(command.arg("-f").arg(file).args(example_arguments(
+                places,
+                &kamailio.modules,
+                &first,
+            ))),
+            None => {
+                let file = places.folder.join("kamailio.cfg");
+                fs::write(&file, self.config.render(places, &kamailio.modules, &first))
+                    .expect("the folder is writable");
+                command.arg("-f").arg(file);
+            }
+        }
+        command.arg("-E");
         if self.daemon {
             command.arg("-P").arg(places.folder.join("pid"));
         } else {
@@ -245,6 +281,29 @@ impl Builder {
             http: free_port(),
         }
     }
+}
+
+/// What the examples of kamailio-cfg leave to the command line: where modules and sockets are.
+fn example_arguments(places: &Places, modules: &Path, first: &[PathBuf]) -> Vec<String> {
+    let folders = first.iter().filter_map(|module| module.parent());
+    let paths: Vec<String> = folders
+        .chain([modules])
+        .map(|path| path.display().to_string())
+        .collect();
+    let defines = [
+        format!("SIP_ADDRESS=\"{}\"", places.sip.ip()),
+        format!("SIP_PORT={}", places.sip.port()),
+        "WORKERS=2".to_owned(),
+        format!("CTL_SOCKET=\"unix:{}\"", places.ctl().display()),
+        format!("RPC_SOCKET=\"{}\"", places.jsonrpc().display()),
+    ];
+    let mut words = vec!["-L".to_owned(), paths.join(":")];
+    words.extend(
+        defines
+            .into_iter()
+            .flat_map(|define| ["-A".to_owned(), define]),
+    );
+    words
 }
 
 /// A folder of its own; short, as it holds Unix sockets.

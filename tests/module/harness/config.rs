@@ -24,6 +24,8 @@ pub struct Config {
     pub register: String,
     /// Script for every request that is not REGISTER, OPTIONS or ACK.
     pub other: String,
+    /// A whole `request_route` in place of all the script above.
+    pub script: Option<String>,
     /// Whole routes, appended (`event_route[…] {…}`, `route[X] {…}`).
     pub routes: String,
 }
@@ -64,6 +66,7 @@ impl Config {
             before: String::new(),
             register: "if (!save(\"location\")) { sl_reply_error(); }".into(),
             other: "if (!lookup(\"location\")) { sl_send_reply(\"404\", \"Not Found\"); exit; }\n    t_relay();".into(),
+            script: None,
             routes: String::new(),
         }
     }
@@ -150,6 +153,9 @@ impl Config {
     }
 
     fn routing(&self) -> String {
+        if let Some(script) = &self.script {
+            return format!("\nrequest_route {{\n{script}\n}}\n{}", self.routes);
+        }
         format!(
             "
 request_route {{

@@ -264,6 +264,16 @@ static void rpc_hold_shm(rpc_t *rpc, void *ctx)
 	rpc->add(ctx, "d", done);
 }
 
+static void rpc_leak_pkg(rpc_t *rpc, void *ctx)
+{
+	int bytes;
+	if(rpc->scan(ctx, "d", &bytes) < 1) {
+		rpc->fault(ctx, 400, "how many bytes, please");
+		return;
+	}
+	rpc->add(ctx, "d", pkg_malloc((size_t)bytes) ? 1 : 0);
+}
+
 static void rpc_fill_shm(rpc_t *rpc, void *ctx)
 {
 	int leave;
@@ -284,6 +294,7 @@ static const char *doc[] = {"For memguard's tests.", 0};
 static rpc_export_t rpcs[] = {{"mgtest.pkg_info", rpc_pkg_info, doc, 0},
 		{"mgtest.shm_info", rpc_shm_info, doc, 0},
 		{"mgtest.hold_shm", rpc_hold_shm, doc, 0},
+		{"mgtest.leak_pkg", rpc_leak_pkg, doc, 0},
 		{"mgtest.fill_shm", rpc_fill_shm, doc, 0},
 		{"mgtest.release", rpc_release, doc, 0}, {0, 0, 0, 0}};
 

@@ -1,0 +1,36 @@
+//! What memguard costs, measured side by side in one run: `./dev bench` prepares Kamailio and ends with this table.
+//! Forbidden here: absolute times where a ratio can be had; other tenants of the machine would decide them.
+
+#[path = "../../tests/module/harness/mod.rs"]
+mod harness;
+
+mod allocator;
+mod decision;
+mod footprint;
+mod register;
+mod report;
+
+use report::Table;
+
+/// Measures one part and adds its lines.
+type Measure = fn(&mut Table);
+
+/// The parts, by the word that `MEMGUARD_BENCH` chooses them with; all without it.
+const PARTS: [(&str, Measure); 4] = [
+    ("decision", decision::measure),
+    ("allocator", allocator::measure),
+    ("register", register::measure),
+    ("footprint", footprint::measure),
+];
+
+fn main() {
+    let wanted = std::env::var("MEMGUARD_BENCH").unwrap_or_default();
+    let mut table = Table::default();
+    for (word, measure) in PARTS {
+        if word.contains(wanted.trim()) {
+            measure(&mut table);
+        }
+    }
+    print!("{table}");
+    std::process::exit(i32::from(table.has_missed()));
+}

@@ -1,0 +1,161 @@
+//! What every fuzz target asserts, as plain functions: cargo-fuzz calls them, and so does the replay in `cargo test`.
+//! Forbidden here: anything that depends on the fuzzer.
+
+use memguard::guard::aor::{Aor, Key, RegistrarRules, aor_point, binding_fingerprint};
+use memguard::guard::class::{Known, classify};
+use memguard::guard::filters;
+use memguard::guard::params::{Int, check_int, parse_int};
+use memguard::guard::priority;
+use memguard::guard::reply::{MAX_REPLY, Refusal, build, via_port};
+use memguard::guard::sip::{Register, Scanned, scan};
+
+const KEY: Key = Key::new(7, 11);
+
+fn lies_within(part: &[u8], whole: &[u8]) {
+    if !part.is_empty() {
+        let (from, to) = (whole.as_ptr_range(), part.as_ptr_range());
+        assert!(
+            from.start <= to.start && to.end <= from.end,
+            "text that is not the message's"
+        );
+    }
+}
+
+/// The scanner: any bytes, no panic, and everything it shows is part of the message.
+pub fn scanned(message: &[u8]) {
+    match scan(message) {
+        Scanned::Register(register) => {
+            for part in [
+                register.to_uri,
+                register.call_id,
+                register.cseq,
+                register.top_via,
+                register.from,
+                register.to,
+            ] {
+                lies_within(part, message);
+            }
+            assert!(register.via_count >= 1 && !register.call_id.is_empty());
+            assert!(register.contacts.kept().len() <= register.contacts.total as usize);
+            for contact in register.contacts.kept() {
+                lies_within(contact.uri, message);
+                lies_within(contact.instance.unwrap_or_default(), message);
+            }
+            decided(&register);
+        }
+        Scanned::Reply(reply) => {
+            lies_within(reply.call_id, message);
+            lies_within(reply.to_uri, message);
+            assert!(reply.status < 1000);
+        }
+        Scanned::Other | Scanned::NotUnderstood(_) => (),
+    }
+}
+
+/// The class: knowing more never makes it costlier.
+fn decided(register: &Register<'_>) {
+    let class = |all_bindings, aor, unsure, followup, listed| {
+        classify(
+            register,
+            || Known {
+                all_bindings,
+                aor,
+                unsure,
+            },
+            followup,
+            || listed,
+        )
+    };
+    let stranger = class(false, false, false, false, false);
+    assert!(class(false, false, true, false, false) <= stranger);
+    assert!(class(false, true, false, false, false) <= stranger);
+    assert!(class(true, true, false, false, false) <= class(false, true, false, false, false));
+    assert!(class(false, false, false, false, true) <= stranger);
+    assert!(
+        class(false, false, false, true, false)
+            <= class(true, true, false, false, false).max(stranger)
+    );
+    let Some(aor) = Aor::parse(register.to_uri) else {
+        return;
+    };
+    let fp = aor.fingerprint(&KEY);
+    assert!(aor_point(&KEY, 3, fp) < 10_000);
+    let mut text = [0u8; 512];
+    aor.registrar_text(
+        &RegistrarRules {
+            use_domain: true,
+            ..RegistrarRules::default()
+        },
+        &mut text,
+    );
+    assert!(aor.display(&mut text[..64]).len() <= 64);
+    for contact in register.contacts.kept() {
+        let numbers = binding_fingerprint(&KEY, fp, contact);
+        assert_eq!(numbers, binding_fingerprint(&KEY, fp, contact));
+    }
+}
+
+/// The reply: whatever REGISTER was understood, its refusal is a reply that our own scanner reads back.
+pub fn replied(message: &[u8]) {
+    let Scanned::Register(register) = scan(message) else {
+        return;
+    };
+    let refusal = Refusal {
+        code: 503,
+        reason: "Server Memory Low",
+        retry_after: 1800,
+        tag: u64::MAX,
+        source: "2001:db8::1",
+        source_port: 65535,
+    };
+    via_port(register.top_via, "192.0.2.1");
+    let mut buffer = vec![0u8; MAX_REPLY];
+    let Some(length) = build(&register, &refusal, &mut buffer) else {
+        assert!(
+            message.len() * 2 > MAX_REPLY,
+            "a small request got no reply: {}",
+            String::from_utf8_lossy(message)
+        );
+        return;
+    };
+    match scan(&buffer[..length]) {
+        Scanned::Reply(reply) => {
+            assert_eq!(
+                (reply.status, reply.call_id, reply.cseq_number),
+                (503, register.call_id, register.cseq_number)
+            );
+            assert_eq!(reply.via_count, register.via_count);
+        }
+        other => panic!("the refusal reads back as {other:?}"),
+    }
+}
+
+/// Arguments of commands and values of parameters, as an operator or a script may type them.
+pub fn argued(text: &[u8]) {
+    let text = String::from_utf8_lossy(text);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let _ = filters::workers(&words);
+    let _ = filters::sites(&words);
+    let _ = filters::events(&words);
+    let _ = filters::refusals(&words);
+    let _ = filters::mode(&words);
+    let _ = filters::shed(&words);
+    let _ = filters::reset(&words);
+    let _ = filters::history(&words);
+    let _ = filters::check(&words);
+    let _ = filters::priority(&words);
+    let _ = filters::diff(&words);
+    for param in Int::ALL {
+        if let Ok(value) = parse_int(*param, &text) {
+            assert_eq!(check_int(*param, value), Ok(value));
+        }
+    }
+    let entries = [
+        priority::parse_aor(&text),
+        priority::parse_domain(&text),
+        priority::parse_source(&text),
+    ];
+    for entry in entries.into_iter().flatten() {
+        assert_eq!(priority::Entry::from_words(&entry.to_words()), entry);
+    }
+}

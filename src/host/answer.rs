@@ -1,0 +1,172 @@
+//! The refusal of a REGISTER: its place in the queue, its reply, its line in `memguard.refusals`.
+//! Forbidden here: allocation, locks, logs: it works when every pool is empty.
+
+use std::ffi::c_int;
+use std::net::IpAddr;
+
+use super::arrived::Arrived;
+use super::sys;
+use super::visit::{SLOT_WINDOW, Visit};
+use crate::guard::admission;
+use crate::guard::params::{Int, Text};
+use crate::guard::queue::{self, Rules};
+use crate::guard::reply;
+use crate::guard::words::Class;
+use crate::shared::refusals::{AorText, Refusal, Stage};
+use crate::shared::region::Region;
+
+/// Retry-After of a REGISTER that is refused only because nothing can be parsed: its binding must not expire meanwhile.
+const SOON: u32 = 5;
+
+/// What a refusal tells its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Status code.
+    pub code: u16,
+    /// Seconds.
+    pub retry_after: u32,
+    /// Place in the queue; 0 without one.
+    pub position: u32,
+}
+
+/// The queue's rules in force.
+pub fn rules(region: &Region) -> Rules {
+    let settings = &region.settings;
+    Rules {
+        min_s: settings.get_u64(Int::RetryAfterMin),
+        max_s: settings.get_u64(Int::RetryAfterMax),
+        rate: settings.get_u64(Int::RetryRate),
+    }
+}
+
+/// Decides what a refusal says. `new` and `returning` get a slot of the queue, or are reminded of the one they hold.
+pub fn tell(visit: &Visit<'_>, class: Class) -> Told {
+    let region = visit.region;
+    let value = |param| u32::try_from(region.settings.get_u64(param)).unwrap_or(u32::MAX);
+    let code = admission::reply_code(
+        visit.register.via_count,
+        value(Int::ReplyCode),
+        value(Int::ProxiedReplyCode),
+    );
+    let (retry_after, position) = match class {
+        Class::New | Class::Returning => queued(visit),
+        _ => (SOON, 0),
+    };
+    Told {
+        code: code as u16,
+        retry_after,
+        position,
+    }
+}
+
+fn queued(visit: &Visit<'_>) -> (u32, u32) {
+    let rules = rules(visit.region);
+    let now_ms = visit.now_ms;
+    if let Some(slot) = visit.slot().filter(|slot| *slot > visit.now_s()) {
+        let slot_ms = slot.saturating_mul(1000);
+        let position = queue::length(slot_ms.saturating_mul(1000), now_ms, &rules);
+        return (
+            queue::early(slot_ms, now_ms, &rules),
+            u32::try_from(position).unwrap_or(u32::MAX),
+        );
+    }
+    let random = mixed(visit.aor_fp ^ now_ms);
+    let ticket = visit
+        .region
+        .control
+        .queue_tail_us
+        .take(|tail| queue::take(tail, now_ms, &rules, random));
+    let slot_s = ticket.slot_ms.div_ceil(1000);
+    visit
+        .tables
+        .slots
+        .put(visit.aor_fp, slot_s, visit.now_s(), SLOT_WINDOW);
+    (ticket.retry_after, ticket.position)
+}
+
+/// Builds and sends the refusal from a buffer on the stack; false when either could not be done.
+pub fn send(visit: &Visit<'_>, arrived: &Arrived<'_>, told: &Told) -> bool {
+    let mut source = [0u8; 48];
+    let refusal = reply::Refusal {
+        code: told.code,
+        reason: visit.tables.texts.get(Text::ReplyReason),
+        retry_after: told.retry_after,
+        // The same for a retransmission.
+        tag: mixed(visit.call_id_fp ^ u64::from(visit.register.cseq_number).rotate_left(32)),
+        source: address_text(arrived.source, &mut source),
+        source_port: arrived.source_port,
+    };
+    let mut buffer = [0u8; reply::MAX_REPLY];
+    let Some(length) = reply::build(visit.register, &refusal, &mut buffer) else {
+        return false;
+    };
+    let port = match arrived.is_udp {
+        true => reply::via_port(visit.register.top_via, refusal.source).unwrap_or(0),
+        false => 0,
+    };
+    // SAFETY: the receive info of the message in hand; the buffer holds `length` bytes.
+    let sent = unsafe {
+        sys::mg_send_reply(
+            arrived.received,
+            c_int::from(port),
+            buffer.as_mut_ptr().cast(),
+            length as c_int,
+        )
+    };
+    if sent < 0 {
+        visit.row.sip.reply_errors.add(1);
+    }
+    sent >= 0
+}
+
+/// Text of the header that tells a client when to come back, for replies that other modules build.
+pub fn retry_after_header(told: &Told, buffer: &mut [u8; 40]) -> usize {
+    use std::io::Write;
+    let mut rest: &mut [u8] = buffer;
+    let room = rest.len();
+    let _ = write!(rest, "Retry-After: {}\r\n", told.retry_after); // 25 bytes at most
+    room - rest.len()
+}
+
+/// Writes the refusal down for `memguard.refusals`.
+pub fn note(visit: &Visit<'_>, arrived: &Arrived<'_>, told: &Told, class: Class, stage: Stage) {
+    let mut aor_text = [0u8; 64];
+    let source_ip = match arrived.source {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    visit.region.refusals.push(&Refusal {
+        time_ms: visit.now_ms,
+        aor: AorText::new(visit.aor.display(&mut aor_text).as_bytes()),
+        source_ip,
+        source_port: arrived.source_port,
+        class,
+        stage,
+        code: told.code,
+        retry_after: told.retry_after,
+        position: told.position,
+    });
+}
+
+/// splitmix64's finaliser: every bit of the answer depends on every bit of the number.
+fn mixed(number: u64) -> u64 {
+    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// An address as text in a buffer of ours.
+fn address_text(address: IpAddr, buffer: &mut [u8; 48]) -> &str {
+    use std::io::Write;
+    let length = {
+        let mut rest: &mut [u8] = buffer;
+        let room = rest.len();
+        let _ = write!(rest, "{address}"); // 45 bytes at most
+        room - rest.len()
+    };
+    buffer
+        .get(..length)
+        .and_then(|text| std::str::from_utf8(text).ok())
+        .unwrap_or("")
+}

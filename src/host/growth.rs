@@ -1,0 +1,160 @@
+//! The sampling process's short history of every site and worker: growth of low-water marks, and what is called a leak.
+//! Forbidden here: Kamailio's allocators and locks; decisions (the rule is `guard::growth`'s).
+
+use super::owners;
+use crate::guard::growth::{Growth, Leak, LeakWatch, Trail};
+use crate::shared::region::Region;
+use crate::shared::rows::{MAX_PROCESSES, Row};
+use crate::shared::sites::{SitePool, Sites};
+
+/// Sites are looked at no more often than this, however short the sample interval.
+const LOOK_EVERY_MS: u64 = 900;
+/// After the last process was forked: what the processes allocate when they begin is no growth.
+const SETTLE_MS: u64 = 3_000;
+/// A worker holds its share of a leaking shm site when it allocated more of it than one part in so many.
+const SHARE: i64 = 10;
+
+/// About what a binding holds of shm: makes the rule's least rise one binding.
+const BINDING: u64 = 1024;
+
+/// One worker's trails.
+struct Worker {
+    trail: Trail,
+    messages: Trail,
+    pkg: LeakWatch,
+    private: LeakWatch,
+}
+
+/// One site's trails.
+struct Site {
+    trail: Trail,
+    /// Only of shm: what is kept for good in pkg shows in its worker.
+    watch: LeakWatch,
+}
+
+/// Everything that is remembered.
+pub struct Growths {
+    workers: Vec<Worker>,
+    sites: Vec<Site>,
+    messages: Trail,
+    registers: Trail,
+    /// Rises while known bindings do: then registrations explain what shm gains, and no shm leak is called.
+    bindings: LeakWatch,
+    sample: u64,
+    looks: u64,
+    looked_ms: u64,
+    processes: usize,
+    changed_ms: u64,
+}
+
+impl Growths {
+    /// Remembers nothing yet.
+    pub fn new() -> Growths {
+        Growths {
+            workers: Vec::new(),
+            sites: Vec::new(),
+            messages: Trail::default(),
+            registers: Trail::default(),
+            bindings: LeakWatch::slow(),
+            sample: 0,
+            looks: 0,
+            looked_ms: 0,
+            processes: 0,
+            changed_ms: 0,
+        }
+    }
+
+    /// One sample, after the rows' own figures were taken. `bindings` are the known ones.
+    pub fn tick(&mut self, region: &Region, processes: usize, bindings: u64, now_ms: u64) {
+        if processes != self.processes {
+            *self = Growths {
+                processes,
+                changed_ms: now_ms,
+                ..Growths::new()
+            };
+        }
+        if now_ms.saturating_sub(self.changed_ms) < SETTLE_MS && now_ms >= self.changed_ms {
+            return;
+        }
+        self.sample += 1;
+        self.workers(region, now_ms);
+        if now_ms.saturating_sub(self.looked_ms) >= LOOK_EVERY_MS || now_ms < self.looked_ms {
+            self.looked_ms = now_ms;
+            self.looks += 1;
+            if let Some(sites) = owners::sites() {
+                self.sites(region, sites, bindings, now_ms);
+            }
+        }
+    }
+
+    fn workers(&mut self, region: &Region, now_ms: u64) {
+        let count = self.processes.min(MAX_PROCESSES);
+        self.workers.resize_with(count, || Worker {
+            trail: Trail::default(),
+            messages: Trail::default(),
+            pkg: LeakWatch::pkg(),
+            private: LeakWatch::slow(),
+        });
+        for (worker, row) in self.workers.iter_mut().zip(&region.rows) {
+            let live = row.pkg_live() as i64;
+            worker.trail.feed(now_ms, live);
+            worker.messages.feed(now_ms, row.sip.messages.get() as i64);
+            worker.pkg.feed(self.sample, live);
+            worker
+                .private
+                .feed(self.sample, row.private_bytes.get() as i64);
+            let (growth, rate) = (worker.trail.growth().now, worker.messages.growth().now);
+            row.set_growth(growth, if rate > 0.0 { growth / rate } else { 0.0 });
+            row.set_leak(worker.pkg.state().max(worker.private.state()));
+        }
+    }
+
+    fn sites(&mut self, region: &Region, sites: &Sites, bindings: u64, now_ms: u64) {
+        let rows = region.used_rows(self.processes);
+        let total = |f: &dyn Fn(&Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add) as i64;
+        self.messages
+            .feed(now_ms, total(&|row| row.sip.messages.get()));
+        self.registers
+            .feed(now_ms, total(&|row| row.sip.received.sum()));
+        sites.set_rates(self.messages.growth().now, self.registers.growth().now);
+        let sums = sites.sums(self.processes);
+        self.sites.resize_with(sums.len(), || Site {
+            trail: Trail::default(),
+            watch: LeakWatch::slow(),
+        });
+        let weighed = bindings.saturating_mul(BINDING) as i64;
+        let is_explained = self.bindings.feed(self.looks, weighed) != Leak::None;
+        for (index, (site, sum)) in self.sites.iter_mut().zip(&sums).enumerate() {
+            let live = sum.live_bytes();
+            site.trail.feed(now_ms, live);
+            sites.set_growth(index, site.trail.growth());
+            if sites.pool(index) == Some(SitePool::Shm) {
+                let leak = site.watch.feed(self.looks, live);
+                if leak != Leak::None && !is_explained {
+                    blame(region, sites, index, live, leak, self.processes);
+                }
+            }
+        }
+    }
+}
+
+/// Marks the workers that hold their share of a leaking shm site.
+fn blame(region: &Region, sites: &Sites, index: usize, live: i64, leak: Leak, processes: usize) {
+    for (process, row) in region.rows.iter().enumerate().take(processes) {
+        let own = sites
+            .table(process)
+            .and_then(|table| table.get(index))
+            .map_or(0, |c| c.tally().live_bytes());
+        if own > live / SHARE {
+            row.set_leak(row.leak().max(leak));
+        }
+    }
+}
+
+/// Growth of shm: of all its sites together.
+pub fn of_shm(sites: &Sites) -> Growth {
+    (0..sites.count())
+        .filter(|index| sites.pool(*index) == Some(SitePool::Shm))
+        .map(|index| sites.growth(index))
+        .fold(Growth::default(), Growth::plus)
+}

@@ -1,0 +1,154 @@
+//! memguard in a proxy without a location table, in front of a second Kamailio: bindings are learned from the replies
+//! that are relayed, doubt moves one class up, and a refusal further back arrives whole.
+//! Forbidden here: usrloc in the proxy.
+
+use serde_json::json;
+
+use super::guard::{Guarded, SOON, counts, number, rows};
+use super::harness::sip::{Reply, Request};
+use super::harness::{Pair, Server, for_each_pair, until};
+
+/// A registrar without memguard, and a proxy with it.
+fn chain(pair: &Pair, script: &str) -> (Server, Server) {
+    let registrar = Server::registrar(pair).without_memguard().start();
+    let proxy = Server::proxy(pair, registrar.sip())
+        .config(|c| {
+            c.module("nathelper");
+            c.register = format!("{script}\n    {}", c.register);
+        })
+        .start();
+    (registrar, proxy)
+}
+
+#[track_caller]
+fn assert_refused(reply: &Reply, code: u16) {
+    assert_eq!(reply.code, code, "{reply:?}");
+    let seconds = reply.retry_after();
+    assert!(
+        seconds.is_some_and(|s| (30..=1800).contains(&s)),
+        "{reply:?}"
+    );
+}
+
+#[test]
+fn proxy_learns_bindings_from_relayed_replies_and_sheds_the_unknown_only() {
+    const PHONES: usize = 50;
+    for_each_pair(|pair| {
+        let (registrar, proxy) = chain(pair, "");
+        let (client, mut tcp) = (proxy.udp(), proxy.tcp());
+        let phones: Vec<Request> = (0..PHONES)
+            .map(|i| Request::register(&format!("p{i}")))
+            .collect();
+        assert_eq!(
+            client
+                .flood(phones.iter().cloned(), 4, |_, _, _| ())
+                .of(200),
+            PHONES
+        );
+        let by_tcp = Request::register("tcp");
+        assert_eq!(tcp.request(&by_tcp).code, 200);
+        let all = proxy.registrations();
+        assert_eq!(number(&all, "table_unsure"), 1, "the first hour: {all}");
+        assert_eq!(number(&all, "accepted"), PHONES as i64 + 1);
+        // What is unknown may only be unknown here.
+        let learned = counts(&[("returning", PHONES as i64 + 1)]);
+        assert_eq!(proxy.by_class("received"), learned);
+
+        proxy.rpc("memguard.shed", json!([60]));
+        let again = client.flood(phones.iter().map(Request::next), 4, |_, _, _| ());
+        assert_eq!(again.of(200), PHONES, "{again:?}");
+        assert_eq!(tcp.request(&by_tcp.next()).code, 200);
+        assert_eq!(
+            client.request(&phones[0].next().next().no_contact()).code,
+            200,
+            "query"
+        );
+        let unknown = (0..PHONES).map(|i| Request::register(&format!("u{i}")));
+        let refused = client.flood(unknown, 4, |_, _, reply| assert_refused(reply, 503));
+        assert_eq!(refused.of(503), PHONES, "{refused:?}");
+        assert_refused(&tcp.request(&Request::register("u-tcp")), 503);
+        let gone = Request {
+            cseq: 7,
+            ..phones[1].next().expires(0)
+        };
+        assert_eq!(client.request(&gone).code, 200, "unregister");
+        assert_refused(&client.request(&Request::register("p1")), 503);
+        assert_eq!(
+            registrar.statistic("usrloc:registered_users"),
+            PHONES as i64
+        );
+        let expected = counts(&[("returning", PHONES as i64 + 2 + refused.resent as i64)]);
+        until(SOON, "all refusals are counted", || {
+            proxy.by_class("rejected") == expected
+        });
+        proxy.rpc("memguard.resume", json!([]));
+        assert_eq!(client.request(&Request::register("p1")).code, 200);
+        assert_eq!(
+            registrar.statistic("usrloc:registered_users"),
+            PHONES as i64 + 1
+        );
+    });
+}
+
+#[test]
+fn proxy_knows_a_binding_whose_contact_it_rewrites() {
+    for_each_pair(|pair| {
+        let rewrites = [
+            "add_contact_alias();",
+            "subst(\"/^(Contact:.*)192\\.0\\.2\\.1:5060/\\1nat.test:4444/i\");",
+        ];
+        for script in rewrites {
+            let (_registrar, proxy) = chain(pair, script);
+            let (client, mut tcp) = (proxy.udp(), proxy.tcp());
+            let (phone, by_tcp) = (Request::register("alice"), Request::register("bob"));
+            let reply = client.request(&phone);
+            assert_eq!(
+                (reply.code, tcp.request(&by_tcp).code),
+                (200, 200),
+                "{reply:?}"
+            );
+            let contact = reply.header("Contact").unwrap_or_default();
+            let is_rewritten = contact.contains("alias=") || contact.contains("@nat.test");
+            assert!(is_rewritten, "{script}: {contact}");
+            proxy.rpc("memguard.shed", json!([60]));
+            assert_eq!(client.request(&phone.next()).code, 200, "{script}");
+            assert_eq!(tcp.request(&by_tcp.next()).code, 200, "{script}");
+            assert_eq!(
+                proxy.by_class("received").get("refresh"),
+                Some(&2),
+                "{script}"
+            );
+        }
+    });
+}
+
+#[test]
+fn proxy_says_that_it_has_no_location_table() {
+    for_each_pair(|pair| {
+        let (_registrar, proxy) = chain(pair, "");
+        let status = proxy.status();
+        let mut warnings = rows(&status["warnings"]).iter().filter_map(|w| w.as_str());
+        assert!(
+            warnings.any(|w| w.contains("usrloc is not loaded")),
+            "{status}"
+        );
+    });
+}
+
+#[test]
+fn proxy_relays_a_refusal_of_the_registrar_as_one_that_keeps_calls_going() {
+    for_each_pair(|pair| {
+        let registrar = Server::registrar(pair).start();
+        let proxy = Server::proxy(pair, registrar.sip()).start();
+        registrar.rpc("memguard.shed", json!([60]));
+        assert_refused(&proxy.udp().request(&Request::register("new")), 500);
+        assert_refused(&proxy.tcp().request(&Request::register("new2")), 500);
+        let all = proxy.registrations();
+        assert_eq!(
+            (number(&all, "failed"), number(&all, "accepted")),
+            (2, 0),
+            "{all}"
+        );
+        assert_eq!(proxy.by_class("rejected"), counts(&[]));
+    });
+}

@@ -1,0 +1,99 @@
+//! The script decides: `auto` 0 with memguard_admit() and memguard_reject(), stateless and within a transaction, in the
+//! native language and in KEMI Python. Forbidden here: the automatic gate (pressure.rs).
+
+use serde_json::json;
+
+use super::guard::{Guarded, SOON, counts, rows, word};
+use super::harness::sip::Request;
+use super::harness::wait::found;
+use super::harness::{Pair, Server, for_each_pair};
+
+fn scripted(pair: &Pair, register: &str) -> Server {
+    Server::registrar(pair)
+        .param("auto", 0)
+        .config(|c| c.register = register.into())
+        .start()
+}
+
+fn sheds_by_script(server: &Server) {
+    let client = server.udp();
+    let known = Request::register("known");
+    assert_eq!(client.request(&known).code, 200);
+    server.rpc("memguard.shed", json!([60]));
+    let reply = client.request(&Request::register("new"));
+    assert_eq!(reply.code, 503, "{reply:?}");
+    assert!(
+        reply
+            .retry_after()
+            .is_some_and(|s| (30..=1800).contains(&s)),
+        "{reply:?}"
+    );
+    assert_eq!(client.request(&known.next()).code, 200, "a refresh passes");
+    // The worker writes a refusal down after the answer is out.
+    let refusal = found(SOON, "the refusal is listed", || {
+        rows(&server.rpc("memguard.refusals", json!([])))
+            .first()
+            .cloned()
+    });
+    assert_eq!(word(&refusal, "stage"), "script");
+    assert_eq!(
+        server.by_class("received"),
+        counts(&[("new", 2), ("refresh", 1)])
+    );
+    assert_eq!(server.by_class("rejected"), counts(&[("new", 1)]));
+}
+
+#[test]
+fn script_functions_refuse_statelessly() {
+    for_each_pair(|pair| {
+        sheds_by_script(&scripted(
+            pair,
+            "if (!memguard_admit()) { memguard_reject(); exit; } save(\"location\");",
+        ));
+    });
+}
+
+#[test]
+fn script_functions_refuse_through_the_transaction() {
+    for_each_pair(|pair| {
+        let script = "t_newtran();
+        if (!memguard_admit()) { memguard_reject(); exit; }
+        save(\"location\");";
+        let server = scripted(pair, script);
+        sheds_by_script(&server);
+        let accepted = super::guard::number(&server.registrations(), "accepted");
+        assert_eq!(accepted, 2, "replies through tm are seen");
+    });
+}
+
+#[test]
+fn script_a_class_given_by_the_script_replaces_memguards() {
+    for_each_pair(|pair| {
+        let server = scripted(
+            pair,
+            "if (!memguard_admit(\"refresh\")) { memguard_reject(); exit; } save(\"location\");",
+        );
+        server.rpc("memguard.shed", json!([60]));
+        assert_eq!(server.udp().request(&Request::register("new")).code, 200);
+        assert_eq!(server.by_class("received"), counts(&[("refresh", 1)]));
+    });
+}
+
+#[test]
+fn script_pseudo_variables_tell_level_class_and_retry_after() {
+    for_each_pair(|pair| {
+        let server = scripted(
+            pair,
+            "$var(admitted) = 1;
+        if (!memguard_admit()) { $var(admitted) = 0; }
+        append_to_reply(\"X-Guard: $memguard(level) $memguard(shed_pct) $memguard(retry_after)\\r\\n\");
+        sl_send_reply(\"200\", \"OK\");",
+        );
+        let client = server.udp();
+        let calm = client.request(&Request::register("a"));
+        assert_eq!(calm.header("X-Guard"), Some("normal 0 <null>"));
+        server.rpc("memguard.shed", json!([60]));
+        let shed = client.request(&Request::register("b"));
+        assert_eq!(shed.header("X-Guard"), Some("shedding 100 30"));
+    });
+}

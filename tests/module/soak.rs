@@ -1,0 +1,64 @@
+//! Mixed traffic for as long as MEMGUARD_SOAK_SECONDS says (`./dev soak`): the books stay right to the byte at every
+//! quiet moment, and memguard itself does not grow. Forbidden here: tolerances on the books.
+
+use std::time::{Duration, Instant};
+
+use super::accounting::{assert_pkg_books, assert_shm_books, churn};
+use super::guard::{Guarded, number, word};
+use super::harness::{Server, for_each_pair};
+
+/// Seconds per pair; the quick test goes round a few times.
+fn seconds() -> u64 {
+    let given = std::env::var("MEMGUARD_SOAK_SECONDS").ok();
+    given.map_or(4, |s| {
+        s.parse()
+            .expect("MEMGUARD_SOAK_SECONDS is a number of seconds")
+    })
+}
+
+/// libc memory of the sampling process: all of memguard's own that could grow.
+fn sampler_private(server: &Server) -> i64 {
+    let workers = server.workers();
+    let sampler = workers
+        .iter()
+        .find(|w| word(w, "desc") == "memguard sampler");
+    number(sampler.expect("the sampling process"), "private")
+}
+
+#[test]
+fn soak_books_stay_right_and_memguard_does_not_grow() {
+    for_each_pair(|pair| {
+        let server = Server::registrar(pair)
+            .shm_mb(64)
+            .config(|c| {
+                c.param("usrloc", "timer_interval", 1)
+                    .param("registrar", "min_expires", 1);
+            })
+            .start();
+        churn(&server);
+        let first = sampler_private(&server);
+        let end = Instant::now() + Duration::from_secs(seconds());
+        let mut rounds = 1;
+        while Instant::now() < end {
+            churn(&server);
+            rounds += 1;
+            assert_shm_books(&server, &format!("round {rounds}"));
+            if rounds % 10 == 0 {
+                assert_pkg_books(&server, &format!("round {rounds}"));
+                println!(
+                    "{} {}: round {rounds}, books right, sampler {} bytes",
+                    pair.kamailio.version,
+                    pair.manager,
+                    sampler_private(&server)
+                );
+            }
+        }
+        assert_pkg_books(&server, "at the end");
+        let grown = sampler_private(&server) - first;
+        assert!(
+            grown < 512 * 1024,
+            "the sampling process grew by {grown} bytes in {rounds} rounds"
+        );
+        assert_eq!(number(&server.status(), "fail_open"), 0);
+    });
+}
