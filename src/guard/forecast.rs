@@ -168,7 +168,7 @@ impl Forecaster {
         self.used = used;
         if self.seconds.push(time_ms, used, load) {
             self.looks = self.looks.wrapping_add(1);
-            if self.looks.is_multiple_of(5) {
+            if self.looks % 5 == 0 {
                 let found = self.short(&self.seconds, &[120, 84, 60], size);
                 self.verdicts[0].take(found, STREAK);
             }
@@ -352,7 +352,7 @@ impl Forecaster {
         let mut noise = 0.0;
         if count > 4 * DAY {
             let n = differences(&days[..count], DAY, &mut scratch);
-            let middle = deviation(&mut scratch.clone()[..n]).0;
+            let middle = deviation(&mut { scratch }[..n]).0;
             for value in &mut scratch[..n] {
                 *value = (*value - middle).abs();
             }

@@ -14,6 +14,7 @@ pub mod filters;
 pub mod forecast;
 pub mod growth;
 pub mod level;
+pub mod nagios;
 pub mod osmem;
 pub mod params;
 pub mod priority;

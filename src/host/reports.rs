@@ -3,7 +3,7 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{answer, growth, hooks, owners, sampler, state, visit};
+use super::{answer, forecast_reports, growth, hooks, owners, sampler, state, visit};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::growth::Leak;
@@ -11,7 +11,6 @@ use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
 use crate::guard::queue;
 use crate::guard::report::{Answer, Fault, Fields, Node, int, real, to_json, word};
-use crate::guard::text::{NONE_FORESEEN_S, Until};
 use crate::guard::warnings;
 use crate::guard::words::{Class, Level, Mode, Pool};
 use crate::shared::figures::Figures;
@@ -148,19 +147,8 @@ fn status_fields(region: &Region) -> Fields {
             percent(tightest.map_or(0, |t| t.headroom_permyriad())),
         ),
         ("shed_pct", int(shed_pct_now(region))),
-        ("exhaustion_seconds", Node::Count(NONE_FORESEEN_S)),
-        ("exhaustion", word(Until(NONE_FORESEEN_S))),
-        ("cause", word("unknown")),
-        ("confidence", word("none")),
     ];
-    let cost = region.control.registration_cost.get();
-    if cost > 0 {
-        fields.push(("registration_cost", bytes(cost)));
-        fields.push((
-            "registrations_left",
-            Node::Count(registrations_left(region, cost)),
-        ));
-    }
+    fields.extend(forecast_reports::status_fields(region));
     fields.extend([
         ("new_rate", milli(figures.new_rate_10s)),
         ("refresh_rate", milli(figures.refresh_rate_10s)),
@@ -191,14 +179,6 @@ fn status_fields(region: &Region) -> Fields {
         ("kamailio", word(env!("MEMGUARD_KAMAILIO_VERSION"))),
     ]);
     fields
-}
-
-/// Registrations that fit below the point where all new ones are refused.
-fn registrations_left(region: &Region, cost: u64) -> u64 {
-    let size = region.control.shm_size.get();
-    let full = size / 100 * region.settings.get_u64(Int::ShmFull);
-    let used = hooks::shm_now(size).map_or(0, |p| p.real_used);
-    full.saturating_sub(used) / cost.max(1)
 }
 
 fn warnings_now(region: &Region) -> Vec<String> {
@@ -244,7 +224,7 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
                 Node::Count(shm_failures.saturating_sub(control.shm_failures_base.get())),
             ),
         ]);
-        rows.push(finished(row, figures.shm_level));
+        rows.push(finished(region, Pool::Shm, row, figures.shm_level));
     }
     let fullest = usize::try_from(figures.fullest_worker).unwrap_or(0);
     if let (Some(worker), size @ 1..) = (region.rows.get(fullest), control.pkg_size.get()) {
@@ -264,13 +244,16 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
             ),
             ("worker", int(figures.fullest_worker)),
         ]);
-        rows.push(finished(row, figures.pkg_level));
+        rows.push(finished(region, Pool::Pkg, row, figures.pkg_level));
     }
     if figures.os_limit > 0 {
         let mut row = pool_head(Pool::Os, figures.os_limit, figures.os_used, None);
         row.push(("peak", bytes(control.os_peak.get())));
-        row.push(("growth", Node::Signed(0)));
-        rows.push(finished(row, figures.os_level));
+        row.push((
+            "growth",
+            real(region.forecasts.read(Pool::Os).outlook.growth),
+        ));
+        rows.push(finished(region, Pool::Os, row, figures.os_level));
     }
     rows
 }
@@ -287,8 +270,9 @@ fn pool_head(pool: Pool, size: u64, used: u64, live: Option<u64>) -> Fields {
     row
 }
 
-fn finished(mut row: Fields, level: u64) -> Fields {
-    row.push(("exhaustion_seconds", Node::Count(NONE_FORESEEN_S)));
+fn finished(region: &Region, pool: Pool, mut row: Fields, level: u64) -> Fields {
+    let outlook = region.forecasts.read(pool).outlook;
+    row.push(("exhaustion_seconds", Node::Count(outlook.exhaustion_s)));
     row.push((
         "level",
         word(Level::from_index(level).unwrap_or(Level::Normal)),
@@ -595,7 +579,7 @@ pub fn json(words: &[&str]) -> Result<Answer, Fault> {
 }
 
 /// What `memguard.json` holds: the read-only commands but itself.
-const IN_JSON: [&str; 7] = [
+const IN_JSON: [&str; 8] = [
     "memguard.status",
     "memguard.pools",
     "memguard.workers",
@@ -603,4 +587,5 @@ const IN_JSON: [&str; 7] = [
     "memguard.events",
     "memguard.refusals",
     "memguard.config",
+    "memguard.forecast",
 ];

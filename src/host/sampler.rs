@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use super::entry::{Init, guarded};
+use super::forecasts::Forecasts;
 use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
@@ -107,6 +108,7 @@ struct Sampler {
     bindings: Census,
     aors: Census,
     growths: Growths,
+    forecasts: Forecasts,
     figures: Figures,
     last_ms: u64,
 }
@@ -131,6 +133,7 @@ impl Sampler {
             bindings: Census::default(),
             aors: Census::default(),
             growths: Growths::new(),
+            forecasts: Forecasts::new(),
             figures: Figures::default(),
             last_ms: now,
         }
@@ -179,6 +182,7 @@ impl Sampler {
             self.figures.headroom = tightest.headroom_bytes();
             self.figures.headroom_permyriad = u64::from(tightest.headroom_permyriad());
         }
+        self.forecasts.tick(self.region, &self.figures, now);
         self.region.published.publish(&self.figures.to_words());
     }
 
