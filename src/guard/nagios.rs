@@ -1,138 +1,205 @@
-//! The answer of `memguard.check` in the form of monitoring plugins: code, one line of text, performance data.
-//! Forbidden here: reading anything; a `|` in the text (what follows it is performance data).
+//! The answer of `memguard.check`: code, sentence and performance data as Nagios and Icinga read them.
+//! Forbidden here: printing, and looking at the server.
 
-use std::fmt::Write;
+use super::cause::Cause;
+use super::text::{Bytes, NONE_FORESEEN_S, Until};
+use super::words::{Level, Pool};
 
-use crate::guard::filters::Check;
-use crate::guard::level::Thresholds;
-use crate::guard::text::{NONE_FORESEEN_S, Span, Until};
-use crate::guard::words::{Level, Pool};
-
-/// Warning and critical when nothing else is asked for: a day, and an hour.
-const SECONDS: (u32, u32) = (86_400, 3600);
-/// A sample older than this many intervals (and ten seconds) makes everything unknown.
-const STALE_INTERVALS: u64 = 3;
-
-/// Use of one pool or limit.
+/// One pool as it stands.
 #[derive(Clone, Copy, Debug)]
-pub struct Use {
+pub struct Standing {
     /// Which.
     pub pool: Pool,
-    /// In 1/100 percent.
+    /// Use in 1/100 percent.
     pub permyriad: u32,
-    /// Its thresholds.
-    pub thresholds: Thresholds,
-}
-
-/// What the verdict is about.
-#[derive(Clone, Debug)]
-pub struct State {
-    /// The server's level.
-    pub level: Level,
-    /// shm, pkg and, where it is known, os.
-    pub uses: Vec<Use>,
-    /// Bytes left before the tightest is full.
-    pub headroom: u64,
-    /// Seconds until the first one is full; [`NONE_FORESEEN_S`]: none foreseen.
+    /// Its own thresholds in percent, for when none are given: warning, and where refusing starts.
+    pub thresholds: (u32, u32),
+    /// Time until it is full.
     pub exhaustion_s: u64,
-    /// Share of new registrations that is refused, percent.
-    pub shed_pct: u64,
-    /// Age of the last sample, and the time between two.
-    pub sample_age_ms: u64,
-    /// As above.
-    pub sample_interval_ms: u64,
+    /// That is known.
+    pub is_known: bool,
 }
 
-/// The code's word, as plugins spell it; the code is the place: 0 OK … 3 UNKNOWN.
-pub const WORDS: [&str; 4] = ["OK", "WARNING", "CRITICAL", "UNKNOWN"];
+/// Seconds for when none are given: a day, and an hour.
+pub const USUAL_SECONDS: (u32, u32) = (86_400, 3_600);
 
-/// An answer.
+/// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// 0 to 3.
+pub struct Check {
+    /// 0 fine, 1 warning, 2 critical, 3 unknown.
     pub code: u8,
-    /// One line for people.
+    /// One line.
     pub text: String,
-    /// `label=value[unit];warning;critical;smallest;largest`, by spaces.
+    /// Performance data: 'label'=value[unit];warning;critical;least;most
     pub perfdata: String,
 }
 
-fn code(is_warning: bool, is_critical: bool) -> u8 {
-    if is_critical { 2 } else { u8::from(is_warning) }
+/// What the check looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Server<'a> {
+    /// Its level.
+    pub level: Level,
+    /// Its pools.
+    pub pools: &'a [Standing],
+    /// Why what runs out first does so.
+    pub cause: Cause,
+    /// Bytes left in the tightest.
+    pub headroom: u64,
+    /// Age of the last sample, milliseconds.
+    pub sample_age_ms: u64,
+    /// Longest age that is believed, milliseconds.
+    pub stale_ms: u64,
 }
 
-/// Without limits the level decides (warning; shedding and emergency are critical); with them the use of each pool.
-/// The time left decides as well.
-pub fn check(state: &State, limits: &Check) -> Verdict {
-    let (warn_s, crit_s) = limits.seconds.unwrap_or(SECONDS);
-    let by_use = match limits.pct {
-        None => code(
-            state.level >= Level::Warning,
-            state.level >= Level::Shedding,
-        ),
-        Some((warn, crit)) => {
-            let reaches = |pct: u32| state.uses.iter().any(|u| u.permyriad >= pct * 100);
-            code(reaches(warn), reaches(crit))
+/// Checks the server against percent and seconds; without percent each pool's own thresholds count.
+pub fn check(server: &Server<'_>, pct: Option<(u32, u32)>, seconds: Option<(u32, u32)>) -> Check {
+    let (warn_s, crit_s) = seconds.unwrap_or(USUAL_SECONDS);
+    let mut code = 0;
+    let mut said = Vec::new();
+    let mut perfdata = Vec::new();
+    for standing in server.pools {
+        let (warn, crit) = pct.unwrap_or(standing.thresholds);
+        let (used, pool) = (standing.permyriad, standing.pool);
+        let by_use = grade(used >= warn * 100, used >= crit * 100);
+        let left = standing.exhaustion_s;
+        let is_near =
+            |limit: u32| standing.is_known && left < NONE_FORESEEN_S && left < u64::from(limit);
+        let by_time = grade(is_near(warn_s), is_near(crit_s));
+        code = code.max(by_use).max(by_time);
+        if by_use > 0 {
+            said.push(format!("{pool} at {}.{} %", used / 100, used % 100 / 10));
         }
-    };
-    let is_foreseen = state.exhaustion_s < NONE_FORESEEN_S;
-    let by_time = code(
-        is_foreseen && state.exhaustion_s < u64::from(warn_s),
-        is_foreseen && state.exhaustion_s < u64::from(crit_s),
-    );
-    let oldest = 10_000.max(state.sample_interval_ms.saturating_mul(STALE_INTERVALS));
-    let is_stale = state.sample_age_ms > oldest;
-    let code = if is_stale { 3 } else { by_use.max(by_time) };
-    let word = WORDS.get(usize::from(code)).copied().unwrap_or("UNKNOWN");
-    let mut text = format!("MEMGUARD {word} - ");
-    // Writing to a String cannot fail.
-    if is_stale {
-        let age = Span(state.sample_age_ms / 1000);
-        let _ = write!(text, "the last sample is {age} old; it said: ");
+        if by_time > 0 {
+            said.push(format!("{pool} full in {}", Until(left)));
+        }
+        perfdata.push(format!(
+            "{pool}_used={}.{:02}%;{warn};{crit};0;100",
+            used / 100,
+            used % 100
+        ));
+        perfdata.push(format!(
+            "{pool}_exhaustion={left}s;{warn_s}:;{crit_s}:;0;{NONE_FORESEEN_S}"
+        ));
     }
-    let _ = write!(text, "level {}", state.level);
-    for u in &state.uses {
-        let _ = write!(
-            text,
-            ", {} {}.{} %",
-            u.pool,
-            u.permyriad / 100,
-            u.permyriad % 100 / 10
+    if server.sample_age_ms > server.stale_ms || server.pools.is_empty() {
+        let text = format!(
+            "UNKNOWN - the last sample is {} s old: is the sampling process alive?",
+            server.sample_age_ms / 1000
         );
-    }
-    let _ = match state.exhaustion_s {
-        NONE_FORESEEN_S.. => write!(text, ", no end foreseen"),
-        s => write!(text, ", full in {}", Until(s)),
-    };
-    if state.shed_pct > 0 {
-        let _ = write!(
+        return Check {
+            code: 3,
             text,
-            ", {} % of new registrations are refused",
-            state.shed_pct
-        );
+            perfdata: perfdata.join(" "),
+        };
     }
-    Verdict {
+    if pct.is_none() {
+        // An operator's shed and a worker's own level raise it as well, whatever the use of the fullest pool.
+        let level = server.level;
+        code = code.max(grade(level >= Level::Warning, level >= Level::Shedding));
+    }
+    let word = ["OK", "WARNING", "CRITICAL"][usize::from(code.min(2))];
+    let text = match code {
+        0 => format!(
+            "{word} - level {}, {} left",
+            server.level,
+            Bytes(server.headroom)
+        ),
+        _ => format!(
+            "{word} - {}{}level {}, cause {}",
+            said.join(", "),
+            if said.is_empty() { "" } else { "; " },
+            server.level,
+            server.cause
+        ),
+    };
+    Check {
         code,
         text,
-        perfdata: perfdata(state, limits, warn_s, crit_s),
+        perfdata: perfdata.join(" "),
     }
 }
 
-fn perfdata(state: &State, limits: &Check, warn_s: u32, crit_s: u32) -> String {
-    let mut out = String::new();
-    for u in &state.uses {
-        let (warn, crit) = limits
-            .pct
-            .unwrap_or((u.thresholds.warning, u.thresholds.shed));
-        let (whole, rest) = (u.permyriad / 100, u.permyriad % 100);
-        let _ = write!(out, "{}={whole}.{rest:02}%;{warn};{crit};0;100 ", u.pool);
+fn grade(is_warning: bool, is_critical: bool) -> u8 {
+    match (is_warning, is_critical) {
+        (_, true) => 2,
+        (true, false) => 1,
+        (false, false) => 0,
     }
-    let (headroom, left, level) = (state.headroom, state.exhaustion_s, state.level.index());
-    // "10:" is a range: a value below 10 is bad.
-    let _ = write!(
-        out,
-        "headroom={headroom}B;;;0 exhaustion={left}s;{warn_s}:;{crit_s}:;0 level={level};0;1;0;3 shed={}%;;;0;100",
-        state.shed_pct
-    );
-    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(permyriad: u32, exhaustion_s: u64, is_known: bool, age: u64) -> Check {
+        let pool = Standing {
+            pool: Pool::Shm,
+            permyriad,
+            thresholds: (70, 80),
+            exhaustion_s,
+            is_known,
+        };
+        let server = Server {
+            level: Level::Normal,
+            pools: &[pool],
+            cause: Cause::Leak,
+            headroom: 1 << 20,
+            sample_age_ms: age,
+            stale_ms: 10_000,
+        };
+        check(&server, None, None)
+    }
+
+    #[test]
+    fn use_and_time_left_each_raise_the_code() {
+        assert_eq!(said(5_000, NONE_FORESEEN_S, true, 0).code, 0);
+        assert_eq!(said(7_000, NONE_FORESEEN_S, true, 0).code, 1);
+        assert_eq!(said(8_000, NONE_FORESEEN_S, true, 0).code, 2);
+        assert_eq!(
+            said(5_000, 20_000, true, 0).text,
+            "WARNING - shm full in 5h 33m; level normal, cause leak"
+        );
+        assert_eq!(said(5_000, 600, true, 0).code, 2);
+        assert_eq!(
+            said(5_000, 600, false, 0).code,
+            0,
+            "what is not known raises nothing"
+        );
+        assert_eq!(said(9_900, 600, true, 11_000).code, 3);
+    }
+
+    #[test]
+    fn the_level_counts_unless_percents_are_given() {
+        let pool = Standing {
+            pool: Pool::Shm,
+            permyriad: 1_000,
+            thresholds: (70, 80),
+            exhaustion_s: NONE_FORESEEN_S,
+            is_known: true,
+        };
+        let mut server = Server {
+            level: Level::Shedding,
+            pools: &[pool],
+            cause: Cause::None,
+            headroom: 1,
+            sample_age_ms: 0,
+            stale_ms: 1,
+        };
+        let answer = check(&server, None, None);
+        assert_eq!(
+            (answer.code, answer.text.as_str()),
+            (2, "CRITICAL - level shedding, cause none")
+        );
+        assert_eq!(check(&server, Some((70, 80)), None).code, 0);
+        server.level = Level::Warning;
+        assert_eq!(check(&server, None, None).code, 1);
+    }
+
+    #[test]
+    fn perfdata_has_value_unit_and_limits() {
+        assert_eq!(
+            said(1_234, 77, true, 0).perfdata,
+            "shm_used=12.34%;70;80;0;100 shm_exhaustion=77s;86400:;3600:;0;2592000"
+        );
+    }
 }

@@ -1,7 +1,8 @@
 //! Gathers the metrics' figures from memguard's own region, for the text and for the statistics alike.
 //! Forbidden here: locks, allocation in `server` (a statistic is read through it), Kamailio's pools. Process: any.
 
-use super::{hooks, reports, state};
+use super::{forecast_reports, hooks, reports, state};
+use crate::guard::growth::Leak;
 use crate::guard::metrics::{self, Build, Measures};
 use crate::guard::text::NONE_FORESEEN_S;
 use crate::guard::words::{Class, Mode};
@@ -28,6 +29,7 @@ pub fn server(region: &Region) -> Measures {
     let shm = hooks::shm_now(size).unwrap_or_default();
     let used = shm.real_used.min(size); // tlsf's can exceed it
     let (shm_failures, pkg_failures) = reports::failures_since_start(region);
+    let outlook = forecast_reports::soonest(region).1.outlook;
     let cost = control.registration_cost.get();
     let mut measures = Measures {
         level: reports::level_now(region).index() as u64,
@@ -44,11 +46,16 @@ pub fn server(region: &Region) -> Measures {
         os_limit_bytes: figures.os_limit,
         os_used_bytes: figures.os_used,
         headroom_bytes: reports::tightest_now(region).map_or(0, |t| t.headroom_bytes()),
-        exhaustion_seconds: NONE_FORESEEN_S,
+        exhaustion_seconds: match outlook.valid {
+            true => outlook.exhaustion_s.min(NONE_FORESEEN_S),
+            false => NONE_FORESEEN_S,
+        },
+        forecast_valid: u64::from(outlook.valid),
+        workers_leaking: reports::leaking(region),
         registration_cost_bytes: cost,
         registrations_left: match cost {
             0 => 0,
-            cost => reports::registrations_left(region, cost),
+            cost => forecast_reports::registrations_left(region, cost),
         },
         known_bindings: figures.known_bindings,
         queue_length: reports::queue_length(region),
@@ -76,7 +83,7 @@ pub fn workers(region: &Region) -> Vec<metrics::Worker> {
         index: index as u64,
         pkg_used_bytes: row.pkg.real_used.get(),
         private_bytes: row.private_bytes.get(),
-        leaking: 0,
+        leaking: u64::from(row.leak() != Leak::None),
     })
     .collect()
 }

@@ -7,6 +7,8 @@ pub mod ballast;
 pub mod commands;
 pub mod entry;
 pub mod exports;
+pub mod forecast_reports;
+pub mod forecasts;
 pub mod gate;
 pub mod growth;
 pub mod hooks;

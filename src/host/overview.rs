@@ -1,16 +1,20 @@
 //! Gathers what the page at `/` shows, from memguard's own region.
 //! Forbidden here: markup (guard::page), locks, Kamailio's pools. Process: the sampling process.
 
-use super::{hooks, measures, reports, sampler, state};
+use super::{forecast_reports, hooks, measures, reports, sampler, site_reports, state};
+use crate::guard::cause::{self, Judgement};
 use crate::guard::level::{Thresholds, permyriad};
 use crate::guard::osmem::Source;
 use crate::guard::page::history::Point;
-use crate::guard::page::{EventRow, Outlook, Page, PoolRow, Registrations, WorkerRow};
+use crate::guard::page::{EventRow, Outlook, Page, PoolRow, Registrations, SiteRow, WorkerRow};
 use crate::guard::text::NONE_FORESEEN_S;
 use crate::guard::warnings;
 use crate::guard::words::{Level, Pool};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
+
+/// Sites that are shown.
+const SITES: usize = 12;
 
 /// Level changes that are shown.
 const EVENTS: usize = 12;
@@ -31,18 +35,65 @@ pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
         is_shed: region.control.shed_until_ms.get() > now,
         shed_pct: reports::shed_pct_now(region),
         tightest: tightest.as_ref().map_or(Pool::Shm, |t| t.pool),
-        outlook: Outlook {
-            exhaustion_s: NONE_FORESEEN_S,
-            ..Outlook::default()
-        },
+        outlook: outlook(region, &workers),
         pools: pools(region, &figures, &workers),
         registrations: registrations(region, &figures),
-        sites: Vec::new(),
+        sites: sites(),
         events: region.events.last(EVENTS).map(event_row).collect(),
         warnings: warnings::sentences(region.control.warnings.get()),
         history,
         workers,
     }
+}
+
+/// When, why and who, of the pool that runs out first.
+fn outlook(region: &Region, workers: &[WorkerRow]) -> Outlook {
+    let (pool, forecast) = forecast_reports::soonest(region);
+    let (when, judgement) = (
+        forecast.outlook,
+        Judgement {
+            cause: forecast.cause,
+            confidence: forecast.confidence,
+        },
+    );
+    let is_foreseen = when.valid && when.exhaustion_s < NONE_FORESEEN_S;
+    let worker = forecast.worker.or(forecast.evidence.worker);
+    let leaking = workers.iter().find(|w| w.leak != "none");
+    let named = workers
+        .iter()
+        .find(|w| is_foreseen && worker.is_some_and(|index| u64::from(index) == w.index));
+    Outlook {
+        exhaustion_s: if when.valid {
+            when.exhaustion_s
+        } else {
+            NONE_FORESEEN_S
+        },
+        between_s: is_foreseen.then_some((when.low_s, when.high_s)),
+        is_valid: when.valid,
+        pool: Some(pool),
+        cause: cause::sentence(&judgement, &forecast.evidence),
+        confidence: forecast.confidence.word().to_owned(),
+        who: named.or(leaking).map_or(String::new(), |w| {
+            format!("process {}, {}", w.index, w.description)
+        }),
+    }
+}
+
+/// The places that hold most.
+fn sites() -> Vec<SiteRow> {
+    let sites = site_reports::largest(SITES);
+    sites
+        .iter()
+        .map(|site| SiteRow {
+            pool: site.pool,
+            place: format!(
+                "{} {}:{} {}",
+                site.module, site.file, site.line, site.function
+            ),
+            live: u64::try_from(site.live_bytes).unwrap_or(0),
+            growth: site.growth.map_or(0, |growth| growth.now as i64),
+        })
+        .collect()
 }
 
 fn pools(region: &Region, figures: &Figures, workers: &[WorkerRow]) -> Vec<PoolRow> {
@@ -55,7 +106,9 @@ fn pools(region: &Region, figures: &Figures, workers: &[WorkerRow]) -> Vec<PoolR
         level: Level::from_index(level).unwrap_or(Level::Normal),
         thresholds: Thresholds::of(&values, pool),
         whose,
-        growth: None,
+        growth: Some(region.forecasts.read(pool).outlook)
+            .filter(|outlook| outlook.valid && total > 0)
+            .map(|outlook| outlook.growth * 10_000.0 / total as f64),
     };
     let control = &region.control;
     let mut rows = Vec::new();
@@ -100,7 +153,7 @@ fn registrations(region: &Region, figures: &Figures) -> Registrations {
         refresh_rate: figures.refresh_rate_10s,
         rejected_rate: figures.rejected_rate_10s,
         rejected: reports::total(region, |r| r.sip.rejected.sum()),
-        left: (cost > 0).then(|| reports::registrations_left(region, cost)),
+        left: (cost > 0).then(|| forecast_reports::registrations_left(region, cost)),
         storm: figures.storm != 0,
     }
 }
@@ -121,7 +174,7 @@ fn workers(region: &Region) -> Vec<WorkerRow> {
                 private: row.private_bytes.get(),
                 messages: row.sip.messages.get(),
                 level: row.level(),
-                leak: "none".into(),
+                leak: row.leak().to_string(),
             })
         })
         .collect();

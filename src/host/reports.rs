@@ -3,16 +3,14 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{answer, growth, hooks, measures, owners, sampler, state, visit};
+use super::{answer, forecast_reports, growth, hooks, measures, owners, sampler, state, visit};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::growth::Leak;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
-use crate::guard::nagios;
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
 use crate::guard::queue;
 use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
-use crate::guard::text::{NONE_FORESEEN_S, Until};
 use crate::guard::warnings;
 use crate::guard::words::{Class, Level, Mode, Pool};
 use crate::shared::figures::Figures;
@@ -142,19 +140,8 @@ fn status_fields(region: &Region) -> Fields {
             percent(tightest.map_or(0, |t| t.headroom_permyriad())),
         ),
         ("shed_pct", int(shed_pct_now(region))),
-        ("exhaustion_seconds", Node::Count(NONE_FORESEEN_S)),
-        ("exhaustion", word(Until(NONE_FORESEEN_S))),
-        ("cause", word("unknown")),
-        ("confidence", word("none")),
     ];
-    let cost = region.control.registration_cost.get();
-    if cost > 0 {
-        fields.push(("registration_cost", bytes(cost)));
-        fields.push((
-            "registrations_left",
-            Node::Count(registrations_left(region, cost)),
-        ));
-    }
+    fields.extend(forecast_reports::status_fields(region));
     fields.extend([
         ("new_rate", milli(figures.new_rate_10s)),
         ("refresh_rate", milli(figures.refresh_rate_10s)),
@@ -174,7 +161,7 @@ fn status_fields(region: &Region) -> Fields {
         ("workers_leaking", int(leaking(region))),
         (
             "sample_age_ms",
-            Node::Count(now.saturating_sub(figures.time_ms)),
+            Node::Count(now.saturating_sub(figures.time_ms.max(region.control.start_ms.get()))),
         ),
         ("warnings", Node::Texts(warnings_now(region))),
         (
@@ -185,14 +172,6 @@ fn status_fields(region: &Region) -> Fields {
         ("kamailio", word(env!("MEMGUARD_KAMAILIO_VERSION"))),
     ]);
     fields
-}
-
-/// Registrations that fit below the point where all new ones are refused.
-pub fn registrations_left(region: &Region, cost: u64) -> u64 {
-    let size = region.control.shm_size.get();
-    let full = size / 100 * region.settings.get_u64(Int::ShmFull);
-    let used = hooks::shm_now(size).map_or(0, |p| p.real_used);
-    full.saturating_sub(used) / cost.max(1)
 }
 
 fn warnings_now(region: &Region) -> Vec<String> {
@@ -238,7 +217,7 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
                 Node::Count(shm_failures.saturating_sub(control.shm_failures_base.get())),
             ),
         ]);
-        rows.push(finished(row, figures.shm_level));
+        rows.push(finished(region, Pool::Shm, row, figures.shm_level));
     }
     let fullest = usize::try_from(figures.fullest_worker).unwrap_or(0);
     if let (Some(worker), size @ 1..) = (region.rows.get(fullest), control.pkg_size.get()) {
@@ -259,13 +238,16 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
             ),
             ("worker", int(figures.fullest_worker)),
         ]);
-        rows.push(finished(row, figures.pkg_level));
+        rows.push(finished(region, Pool::Pkg, row, figures.pkg_level));
     }
     if figures.os_limit > 0 {
         let mut row = pool_head(Pool::Os, figures.os_limit, figures.os_used, None);
         row.push(("peak", bytes(control.os_peak.get())));
-        row.push(("growth", Node::Signed(0)));
-        rows.push(finished(row, figures.os_level));
+        row.push((
+            "growth",
+            real(region.forecasts.read(Pool::Os).outlook.growth),
+        ));
+        rows.push(finished(region, Pool::Os, row, figures.os_level));
     }
     rows
 }
@@ -282,8 +264,9 @@ fn pool_head(pool: Pool, size: u64, used: u64, live: Option<u64>) -> Fields {
     row
 }
 
-fn finished(mut row: Fields, level: u64) -> Fields {
-    row.push(("exhaustion_seconds", Node::Count(NONE_FORESEEN_S)));
+fn finished(region: &Region, pool: Pool, mut row: Fields, level: u64) -> Fields {
+    let outlook = region.forecasts.read(pool).outlook;
+    row.push(("exhaustion_seconds", Node::Count(outlook.exhaustion_s)));
     row.push((
         "level",
         word(Level::from_index(level).unwrap_or(Level::Normal)),
@@ -573,43 +556,6 @@ fn config_rows(region: &Region) -> Vec<Fields> {
         .collect()
 }
 
-/// `memguard.check [warn_pct crit_pct] [warn_s crit_s]`
-pub fn check(words: &[&str]) -> Result<Answer, Fault> {
-    let limits = filters::check(words).map_err(Fault::bad)?;
-    let region = region()?;
-    let figures = region.figures();
-    let control = &region.control;
-    let values = region.settings.all();
-    let of = |pool, used, size: u64| {
-        (size > 0).then(|| nagios::Use {
-            pool,
-            permyriad: permyriad(used, size),
-            thresholds: Thresholds::of(&values, pool),
-        })
-    };
-    let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
-    let uses = [
-        of(Pool::Shm, shm.real_used, shm.size),
-        of(Pool::Pkg, figures.fullest_real_used, control.pkg_size.get()),
-        of(Pool::Os, figures.os_used, figures.os_limit),
-    ];
-    let state = nagios::State {
-        level: level_now(region),
-        uses: uses.into_iter().flatten().collect(),
-        headroom: tightest_now(region).map_or(0, |t| t.headroom_bytes()),
-        exhaustion_s: NONE_FORESEEN_S,
-        shed_pct: shed_pct_now(region),
-        sample_age_ms: state::now_ms().saturating_sub(figures.time_ms),
-        sample_interval_ms: region.settings.get_u64(Int::SampleInterval),
-    };
-    let verdict = nagios::check(&state, &limits);
-    Ok(Answer::One(vec![
-        ("code", int(u64::from(verdict.code))),
-        ("text", word(verdict.text)),
-        ("perfdata", word(verdict.perfdata)),
-    ]))
-}
-
 /// `memguard.metrics`: what `/metrics` serves, cut at a line's end where it would not fit into an answer.
 pub fn metrics(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.metrics")?;
@@ -644,7 +590,7 @@ pub fn json(words: &[&str]) -> Result<Answer, Fault> {
 }
 
 /// What `memguard.json` holds: the read-only commands but itself.
-const IN_JSON: [&str; 11] = [
+const IN_JSON: [&str; 12] = [
     "memguard.status",
     "memguard.pools",
     "memguard.workers",
@@ -656,4 +602,5 @@ const IN_JSON: [&str; 11] = [
     "memguard.refusals",
     "memguard.config",
     "memguard.check",
+    "memguard.forecast",
 ];

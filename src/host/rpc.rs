@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
 
 use super::entry::guarded;
-use super::{commands, reports, settings, site_reports, sys};
+use super::{commands, forecast_reports, reports, settings, site_reports, sys};
 use crate::guard::report::{self, Answer, Fault, Fields, Node};
 
 /// One command.
@@ -22,7 +22,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 19] = [
+pub const COMMANDS: [Command; 21] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -79,6 +79,24 @@ pub const COMMANDS: [Command; 19] = [
         run: site_reports::diff,
     },
     Command {
+        name: "memguard.forecast",
+        help: "When each pool will be full, between when and when, and why. [shm, pkg or os]",
+        is_list: true,
+        run: forecast_reports::forecast,
+    },
+    Command {
+        name: "memguard.history",
+        help: "The last hour by second or the last day by minute of one figure. NAME [points] [step]",
+        is_list: false,
+        run: forecast_reports::history,
+    },
+    Command {
+        name: "memguard.check",
+        help: "Code, text and perfdata for Nagios and Icinga. [warn_pct crit_pct] [warn_s crit_s]",
+        is_list: false,
+        run: forecast_reports::check,
+    },
+    Command {
         name: "memguard.events",
         help: "The last level changes, newest first. [N]",
         is_list: true,
@@ -95,12 +113,6 @@ pub const COMMANDS: [Command; 19] = [
         help: "Every parameter with the value in force. No arguments.",
         is_list: true,
         run: reports::config,
-    },
-    Command {
-        name: "memguard.check",
-        help: "Verdict for Nagios and Icinga: 0 ok, 1 warning, 2 critical, 3 unknown. [warn_pct crit_pct] [warn_s crit_s]",
-        is_list: false,
-        run: reports::check,
     },
     Command {
         name: "memguard.metrics",
@@ -285,7 +297,7 @@ macro_rules! handlers {
     ($($i:literal)*) => { [$(run::<$i> as Handler),*] };
 }
 const HANDLERS: [Handler; COMMANDS.len()] =
-    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
+    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20);
 
 /// The table for `exports`. Lives for ever; the core reads it in place.
 pub fn table() -> *mut sys::rpc_export_t {

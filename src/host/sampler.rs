@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use super::entry::{Init, guarded};
+use super::forecasts::Forecasts;
 use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
@@ -114,6 +115,7 @@ struct Sampler {
     bindings: Census,
     aors: Census,
     growths: Growths,
+    forecasts: Forecasts,
     figures: Figures,
     last_ms: u64,
     history: History,
@@ -141,6 +143,7 @@ impl Sampler {
             bindings: Census::default(),
             aors: Census::default(),
             growths: Growths::new(),
+            forecasts: Forecasts::new(),
             figures: Figures::default(),
             last_ms: now,
             history: History::default(),
@@ -199,6 +202,7 @@ impl Sampler {
             self.figures.headroom = tightest.headroom_bytes();
             self.figures.headroom_permyriad = u64::from(tightest.headroom_permyriad());
         }
+        self.forecasts.tick(self.region, &self.figures, now);
         self.region.published.publish(&self.figures.to_words());
         let used = |s: &Standing| permyriad(s.used, s.total);
         self.history.push(Point {

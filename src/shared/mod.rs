@@ -18,6 +18,8 @@
 pub mod events;
 pub mod figures;
 pub mod fingerprints;
+pub mod forecasts;
+pub mod history;
 pub mod mapping;
 pub mod marks;
 pub mod pending;

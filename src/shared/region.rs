@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::events::Events;
 use super::figures::{Figures, Published};
+use super::forecasts::Forecasts;
+use super::history::History;
 use super::mapping::{self, SharedZeroable};
 use super::refusals::Refusals;
 use super::rows::{MAX_PROCESSES, Row};
@@ -173,6 +175,10 @@ pub struct Region {
     pub control: Control,
     /// The sampler's figures.
     pub published: Published,
+    /// What each pool's future is.
+    pub forecasts: Forecasts,
+    /// The last hour and day.
+    pub history: History,
     /// Level changes.
     pub events: Events,
     /// Refusals.

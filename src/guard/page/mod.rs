@@ -152,7 +152,7 @@ impl Page<'_> {
             who,
             ..
         } = &self.outlook;
-        write!(out, "</dd>\n<dt>Why</dt> <dd>{}", Text(why(cause)))?;
+        write!(out, "</dd>\n<dt>Why</dt> <dd>{}", Cut(why(cause), 200))?;
         if !confidence.is_empty() {
             write!(out, " <small>confidence: {}</small>", Text(confidence))?;
         }

@@ -1,0 +1,118 @@
+//! `./dev bench forecast`: how right the forecast is on simulated servers whose truth is known.
+//! Forbidden here: choosing worlds by their outcome; every seed that runs is counted.
+
+#[path = "../tests/simulator/mod.rs"]
+mod simulator;
+
+use simulator::{Alarms, HEALTHY, HIDDEN, LEAKS, Random, World, health, leak, median};
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(default)
+}
+
+fn main() {
+    let runs = number("MEMGUARD_RUNS", 60);
+    let days = number("MEMGUARD_DAYS", 1000);
+    let verbose = std::env::var("MEMGUARD_VERBOSE").is_ok();
+    let mut all = Vec::new();
+    println!(
+        "time to exhaustion, from the moment one tenth of the pool has leaked (unknown counts as wrong):"
+    );
+    for (f, (name, make)) in LEAKS.iter().enumerate() {
+        let (mut errors, mut known, mut covered, mut announced) = (Vec::new(), 0, 0, Vec::new());
+        for i in 0..runs {
+            let seed = (f * 10_000 + i) as u64;
+            let world = make(&mut Random(seed));
+            let text = format!("{world:?}");
+            let Some(mut score) = leak(world, seed) else {
+                continue;
+            };
+            if verbose {
+                let (m, k, n) = (median(&mut score.errors), score.known, score.errors.len());
+                println!(
+                    "    {i}: median {m:.3} known {k}/{n} announced {:.3} {text}",
+                    score.announced_at
+                );
+            }
+            known += score.known;
+            covered += score.covered;
+            announced.push(score.announced_at);
+            errors.append(&mut score.errors);
+        }
+        let count = errors.len().max(1);
+        println!(
+            "  {name:<46} median error {:5.1} %   known {:3.0} %   truth within earliest..latest {:3.0} %   announced at {:4.1} % leaked",
+            100.0 * median(&mut errors),
+            100.0 * known as f64 / count as f64,
+            100.0 * covered as f64 / known.max(1) as f64,
+            100.0 * median(&mut announced)
+        );
+        all.append(&mut errors);
+    }
+    println!(
+        "  {:<46} median error {:5.1} %   (must be below 15 %)",
+        "all",
+        100.0 * median(&mut all)
+    );
+    println!("false alarms on healthy servers (any time to exhaustion at all; within a day):");
+    let mut sum = Alarms::default();
+    for (f, (name, make)) in HEALTHY.iter().enumerate() {
+        let alarms = healthy(name, *make, f, days / HEALTHY.len(), verbose);
+        sum.days += alarms.days;
+        sum.any += alarms.any;
+        sum.within_a_day += alarms.within_a_day;
+    }
+    println!(
+        "  {:<46} {} and {} in {:.0} days: {:.2} and {:.2} per 1000 days   (must be below 1)",
+        "all",
+        sum.any,
+        sum.within_a_day,
+        sum.days,
+        1000.0 * sum.any as f64 / sum.days,
+        1000.0 * sum.within_a_day as f64 / sum.days
+    );
+    healthy(HIDDEN.0, HIDDEN.1, 99, days / 2, verbose);
+}
+
+fn healthy(
+    name: &str,
+    make: fn(&mut Random) -> World,
+    f: usize,
+    days: usize,
+    verbose: bool,
+) -> Alarms {
+    const EACH: f64 = 20.0;
+    let mut sum = Alarms::default();
+    let mut unknown = 0.0;
+    let servers = (days as f64 / EACH).ceil() as usize;
+    for i in 0..servers {
+        let seed = (1_000_000 + f * 10_000 + i) as u64;
+        let mut world = make(&mut Random(seed));
+        world.step = if i % 2 == 0 { 1.0 } else { 10.0 };
+        let alarms = health(world, seed, EACH, |run, outlook| {
+            if verbose {
+                let (day, used) = (run.time / 86_400.0, run.used / run.world.size);
+                let o = outlook;
+                println!(
+                    "    {name} {i}: at day {day:.2} used {used:.2} {} growth {:.0} in {} n {} fit {:.2} load {} {:?}",
+                    o.method, o.growth, o.exhaustion_s, o.samples, o.fit, o.is_load, run.world
+                );
+            }
+        });
+        sum.days += alarms.days;
+        sum.any += alarms.any;
+        sum.within_a_day += alarms.within_a_day;
+        unknown += alarms.unknown / servers as f64;
+    }
+    println!(
+        "  {name:<46} {} and {} in {:.0} days, without an answer {:.1} % of the time",
+        sum.any,
+        sum.within_a_day,
+        sum.days,
+        100.0 * unknown
+    );
+    sum
+}

@@ -1,0 +1,285 @@
+//! Why memory grows, with how much confidence, in plain words.
+//! Forbidden here: measuring; the growths come as arguments.
+
+use super::text::Bytes;
+use super::words::words;
+
+words! {
+    /// Why memory runs out.
+    Cause {
+        /// It does not.
+        None = "none",
+        /// More registrations than before.
+        Registrations = "registrations",
+        /// Something allocates and does not free.
+        Leak = "leak",
+        /// The manager books shrinking blocks wrong (qm up to 5.8.7 and 6.0.5); nothing leaks.
+        Bookkeeping = "bookkeeping",
+        /// Free memory is there, but in small pieces.
+        Fragmentation = "fragmentation",
+        /// Memory outside Kamailio's pools.
+        Outside = "outside",
+        /// It grows, and nothing known explains it.
+        Unknown = "unknown",
+    }
+}
+
+words! {
+    /// How sure that is.
+    Confidence {
+        /// Nothing is known.
+        None = "none",
+        /// A guess.
+        Low = "low",
+        /// Likely.
+        Medium = "medium",
+        /// As good as certain.
+        High = "high",
+    }
+}
+
+/// What is known of one pool's growth. Growths are bytes per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Evidence {
+    /// Of the pool's low-water mark.
+    pub growth: f64,
+    /// A forecast stands on it (see `forecast::Outlook`): it is no passing rise.
+    pub is_foreseen: bool,
+    /// Too little has been seen, or it grows in a way that may be anything.
+    pub is_unsure: bool,
+    /// Growth of the known bindings times the learned cost of one.
+    pub registrations: f64,
+    /// That cost is known.
+    pub cost_known: bool,
+    /// Growth of what the manager's books hold and memguard's own count does not.
+    pub drift: f64,
+    /// Growth of what one place in the code holds, where that is counted.
+    pub site: Option<f64>,
+    /// Size of the pool in bytes; 0 when unknown.
+    pub size: u64,
+    /// Free bytes of it.
+    pub free: u64,
+    /// Its largest free block (a lower bound); `None` when unknown.
+    pub largest_free: Option<u64>,
+    /// Growth of the private memory of the process that grows most. For `os` only.
+    pub private: f64,
+    /// That process.
+    pub worker: Option<u16>,
+    /// app_python3 is loaded.
+    pub python: bool,
+    /// The pool is the machine's memory.
+    pub is_os: bool,
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Judgement {
+    /// Why.
+    pub cause: Cause,
+    /// How sure.
+    pub confidence: Confidence,
+}
+
+/// A part that explains this much of the growth is its cause.
+const MOST: f64 = 0.6;
+/// Growth below this share of the pool per day is none.
+const LEAST_PER_DAY: f64 = 0.01;
+
+/// Why the pool grows.
+pub fn judge(e: &Evidence) -> Judgement {
+    use Confidence::{High, Low, Medium};
+    let say = |cause, confidence| Judgement { cause, confidence };
+    let part = |of: f64| if e.growth > 0.0 { of / e.growth } else { 0.0 };
+    let grows = e.growth * 86_400.0 > LEAST_PER_DAY * e.size as f64;
+    if !grows {
+        let pieces = e
+            .largest_free
+            .is_some_and(|largest| e.free > e.size / 10 && largest.saturating_mul(50) < e.free);
+        return match pieces {
+            true => say(Cause::Fragmentation, Low),
+            false if e.is_unsure => say(Cause::None, Low),
+            false => say(Cause::None, High),
+        };
+    }
+    if !e.is_foreseen && e.is_unsure {
+        // It may pass: name the part that is measured, never a leak.
+        return if part(e.drift) >= MOST {
+            say(Cause::Bookkeeping, Medium)
+        } else if e.cost_known && part(e.registrations) >= MOST {
+            say(Cause::Registrations, Medium)
+        } else {
+            say(Cause::Unknown, Low)
+        };
+    }
+    if !e.is_foreseen {
+        return say(Cause::None, Medium);
+    }
+    if e.is_os {
+        return match part(e.private) >= MOST {
+            true => say(Cause::Outside, High),
+            false => say(Cause::Outside, Low),
+        };
+    }
+    if part(e.drift) >= MOST {
+        return say(Cause::Bookkeeping, High);
+    }
+    if e.cost_known && part(e.registrations) >= MOST {
+        let sure = (0.8..1.25).contains(&part(e.registrations));
+        return say(Cause::Registrations, if sure { High } else { Medium });
+    }
+    match e.site {
+        Some(site) if part(site) >= MOST => say(Cause::Leak, High),
+        _ if part(e.registrations.max(0.0) + e.drift.max(0.0)) < 1.0 - MOST => {
+            say(Cause::Leak, Medium)
+        }
+        _ => say(Cause::Unknown, Low),
+    }
+}
+
+/// One sentence for status and log.
+pub fn sentence(judgement: &Judgement, e: &Evidence) -> String {
+    let rate = format!("{} per hour", Bytes((e.growth.max(0.0) * 3_600.0) as u64));
+    let share = |of: f64| (100.0 * of / e.growth.max(f64::MIN_POSITIVE)).clamp(0.0, 100.0) as u32;
+    match judgement.cause {
+        Cause::None => "memory does not run out as far as can be seen".into(),
+        Cause::Registrations => format!(
+            "registrations: {} % of the growth of {rate} is what new bindings cost",
+            share(e.registrations)
+        ),
+        Cause::Leak => format!(
+            "a leak: {rate} are allocated and not freed, and neither registrations nor load explain it"
+        ),
+        Cause::Bookkeeping => format!(
+            "the memory manager's books: {} % of the growth of {rate} is in no block (qm does not book blocks that shrink)",
+            share(e.drift)
+        ),
+        Cause::Fragmentation => format!(
+            "fragmentation: {} are free, but the largest piece has {}",
+            Bytes(e.free),
+            Bytes(e.largest_free.unwrap_or(0))
+        ),
+        Cause::Outside => match (e.worker, e.python) {
+            (Some(worker), true) => format!(
+                "memory outside the pools, most of it in worker {worker} (Python is loaded): {rate}"
+            ),
+            (Some(worker), false) => {
+                format!("memory outside the pools, most of it in worker {worker}: {rate}")
+            }
+            (None, _) => format!("memory outside Kamailio: {rate}"),
+        },
+        Cause::Unknown => {
+            format!("memory grows by {rate}; whether that lasts, and why, is not known yet")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 64 << 20;
+
+    fn growing() -> Evidence {
+        Evidence {
+            growth: 10_000.0,
+            is_foreseen: true,
+            size: SIZE,
+            free: SIZE / 2,
+            ..Evidence::default()
+        }
+    }
+
+    #[test]
+    fn the_part_that_explains_most_of_the_growth_is_the_cause() {
+        let cases = [
+            (
+                Evidence {
+                    registrations: 9_500.0,
+                    cost_known: true,
+                    ..growing()
+                },
+                Cause::Registrations,
+                Confidence::High,
+            ),
+            (
+                Evidence {
+                    registrations: 9_500.0,
+                    ..growing()
+                },
+                Cause::Unknown,
+                Confidence::Low,
+            ),
+            (
+                Evidence {
+                    drift: 9_000.0,
+                    ..growing()
+                },
+                Cause::Bookkeeping,
+                Confidence::High,
+            ),
+            (
+                Evidence {
+                    site: Some(9_900.0),
+                    ..growing()
+                },
+                Cause::Leak,
+                Confidence::High,
+            ),
+            (growing(), Cause::Leak, Confidence::Medium),
+            (
+                Evidence {
+                    private: 9_000.0,
+                    is_os: true,
+                    ..growing()
+                },
+                Cause::Outside,
+                Confidence::High,
+            ),
+            (
+                Evidence {
+                    is_foreseen: false,
+                    is_unsure: true,
+                    ..growing()
+                },
+                Cause::Unknown,
+                Confidence::Low,
+            ),
+            (
+                Evidence {
+                    growth: 0.0,
+                    ..growing()
+                },
+                Cause::None,
+                Confidence::High,
+            ),
+            (
+                Evidence {
+                    growth: 0.0,
+                    largest_free: Some(4096),
+                    ..growing()
+                },
+                Cause::Fragmentation,
+                Confidence::Low,
+            ),
+        ];
+        for (evidence, cause, confidence) in cases {
+            let said = judge(&evidence);
+            assert_eq!(
+                (said.cause, said.confidence),
+                (cause, confidence),
+                "{evidence:?}"
+            );
+            assert!(!sentence(&said, &evidence).is_empty());
+        }
+    }
+
+    #[test]
+    fn half_and_half_is_not_called_a_leak() {
+        let said = judge(&Evidence {
+            registrations: 5_000.0,
+            cost_known: true,
+            ..growing()
+        });
+        assert_eq!(said.cause, Cause::Unknown);
+    }
+}

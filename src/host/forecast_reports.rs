@@ -1,0 +1,211 @@
+//! What memguard.forecast, memguard.history and memguard.check answer, and the forecast's part of other answers.
+//! Forbidden here: changing anything; shm locks; Kamailio's allocators. Process: RPC processes.
+
+use super::commands::region;
+use super::{hooks, reports, state};
+use crate::guard::cause::{self, Judgement};
+use crate::guard::cost;
+use crate::guard::filters;
+use crate::guard::level::{Thresholds, permyriad};
+use crate::guard::nagios::{self, Server, Standing};
+use crate::guard::params::Int;
+use crate::guard::report::{Answer, Fault, Fields, Node, int, real, word};
+use crate::guard::text::{NONE_FORESEEN_S, Until};
+use crate::guard::words::{Level, Pool};
+use crate::shared::forecasts::Forecast;
+use crate::shared::history::{MINUTES, SECONDS, Track};
+use crate::shared::region::Region;
+
+/// Values that fit into one answer (24 KB).
+const MOST_POINTS: usize = 1200;
+
+/// The pool that runs out first, and its future; of those that do not, the tightest.
+pub fn soonest(region: &Region) -> (Pool, Forecast) {
+    let tightest = Pool::from_index(region.figures().tightest).unwrap_or(Pool::Shm);
+    let mut pools = [tightest, Pool::Shm, Pool::Pkg, Pool::Os];
+    pools.sort_by_key(|pool| *pool != tightest);
+    let foreseen = |pool: &Pool| {
+        let outlook = region.forecasts.read(*pool).outlook;
+        if outlook.valid {
+            outlook.exhaustion_s
+        } else {
+            NONE_FORESEEN_S
+        }
+    };
+    let pool = pools.into_iter().min_by_key(foreseen).unwrap_or(tightest);
+    (pool, region.forecasts.read(pool))
+}
+
+/// When and why, for `memguard.status`.
+pub fn status_fields(region: &Region) -> Fields {
+    let (pool, forecast) = soonest(region);
+    let outlook = forecast.outlook;
+    let judgement = Judgement {
+        cause: forecast.cause,
+        confidence: forecast.confidence,
+    };
+    let mut fields = vec![
+        ("exhaustion_seconds", Node::Count(outlook.exhaustion_s)),
+        ("exhaustion", word(exhaustion(&forecast))),
+        ("exhaustion_pool", word(pool)),
+        ("cause", word(forecast.cause)),
+        ("confidence", word(forecast.confidence)),
+        (
+            "explanation",
+            word(cause::sentence(&judgement, &forecast.evidence)),
+        ),
+    ];
+    let cost = region.control.registration_cost.get();
+    if cost > 0 {
+        fields.push(("registration_cost", Node::Count(cost)));
+        fields.push((
+            "registrations_left",
+            Node::Count(registrations_left(region, cost)),
+        ));
+    }
+    fields
+}
+
+/// The time in words: "unknown" while it is not known.
+fn exhaustion(forecast: &Forecast) -> String {
+    match forecast.outlook.valid {
+        true => Until(forecast.outlook.exhaustion_s).to_string(),
+        false => "unknown".into(),
+    }
+}
+
+/// Registrations that fit below the point where every new one is refused.
+pub fn registrations_left(region: &Region, cost: u64) -> u64 {
+    let size = region.control.shm_size.get();
+    let full = size / 100 * region.settings.get_u64(Int::ShmFull);
+    let used = hooks::shm_now(size).map_or(0, |pool| pool.real_used);
+    cost::registrations_left(full, used, cost)
+}
+
+/// `memguard.forecast [POOL]`
+pub fn forecast(words: &[&str]) -> Result<Answer, Fault> {
+    let wanted = filters::forecast(words).map_err(Fault::bad)?;
+    let region = region()?;
+    let pools = Pool::ALL
+        .iter()
+        .filter(|pool| wanted.is_none_or(|w| w == **pool));
+    Ok(Answer::Many(
+        pools
+            .map(|pool| row(*pool, &region.forecasts.read(*pool)))
+            .collect(),
+    ))
+}
+
+fn row(pool: Pool, forecast: &Forecast) -> Fields {
+    let (outlook, evidence) = (&forecast.outlook, &forecast.evidence);
+    let explained = match evidence.growth > 0.0 {
+        true => (100.0 * evidence.registrations / evidence.growth).clamp(0.0, 100.0),
+        false => 0.0,
+    };
+    let mut fields = vec![
+        ("pool", word(pool)),
+        ("method", word(outlook.method)),
+        ("growth", real(outlook.growth)),
+        ("exhaustion_seconds", Node::Count(outlook.exhaustion_s)),
+        ("exhaustion", word(exhaustion(forecast))),
+        ("low_seconds", Node::Count(outlook.low_s)),
+        ("high_seconds", Node::Count(outlook.high_s)),
+        ("samples", int(u64::from(outlook.samples))),
+        ("fit", real(outlook.fit)),
+        ("explained_by_registrations_pct", real(explained)),
+        ("cause", word(forecast.cause)),
+        ("confidence", word(forecast.confidence)),
+        ("valid", int(u64::from(outlook.valid))),
+    ];
+    fields.extend(
+        forecast
+            .worker
+            .map(|worker| ("worker", int(u64::from(worker)))),
+    );
+    fields
+}
+
+/// `memguard.history NAME [points] [step]`
+pub fn history(words: &[&str]) -> Result<Answer, Fault> {
+    let asked = filters::history(words).map_err(Fault::bad)?;
+    let region = region()?;
+    let track = Track::parse(asked.name).ok_or_else(|| {
+        let names: Vec<_> = Track::ALL.iter().map(|track| track.word()).collect();
+        Fault::unknown(format!(
+            "there is no history of {}; there is of {}",
+            asked.name,
+            names.join(", ")
+        ))
+    })?;
+    let step = u64::from(asked.step_s.unwrap_or(1));
+    let most = if step < 60 { SECONDS } else { MINUTES }.min(MOST_POINTS);
+    let points = asked.points.map_or(60, |n| n as usize).min(most);
+    let past = region.history.last(track, points, step);
+    let span = past.step_s * (past.values.len() as u64).saturating_sub(1);
+    let text: Vec<String> = past.values.iter().map(u64::to_string).collect();
+    Ok(Answer::One(vec![
+        ("name", word(track)),
+        ("step", Node::Count(past.step_s)),
+        (
+            "start",
+            Node::Count((region.figures().time_ms / 1000).saturating_sub(span)),
+        ),
+        ("values", Node::Texts(text)),
+    ]))
+}
+
+/// `memguard.check [warn_pct crit_pct] [warn_s crit_s]`
+pub fn check(words: &[&str]) -> Result<Answer, Fault> {
+    let limits = filters::check(words).map_err(Fault::bad)?;
+    let region = region()?;
+    let figures = region.figures();
+    let control = &region.control;
+    let values = region.settings.all();
+    let shm = hooks::shm_now(control.shm_size.get()).map_or((0, 0), |p| (p.real_used, p.size));
+    let uses = [
+        (Pool::Shm, shm),
+        (
+            Pool::Pkg,
+            (figures.fullest_real_used, control.pkg_size.get()),
+        ),
+        (Pool::Os, (figures.os_used, figures.os_limit)),
+    ];
+    let pools: Vec<Standing> = uses
+        .into_iter()
+        .filter(|(_, (_, size))| *size > 0)
+        .map(|(pool, (used, size))| {
+            let thresholds = Thresholds::of(&values, pool);
+            let outlook = region.forecasts.read(pool).outlook;
+            Standing {
+                pool,
+                permyriad: permyriad(used, size),
+                thresholds: (thresholds.warning, thresholds.shed),
+                exhaustion_s: outlook.exhaustion_s,
+                is_known: outlook.valid,
+            }
+        })
+        .collect();
+    let interval = region.settings.get_u64(Int::SampleInterval);
+    let answer = nagios::check(
+        &Server {
+            level: reports::level_now(region),
+            pools: &pools,
+            cause: soonest(region).1.cause,
+            headroom: reports::tightest_now(region).map_or(0, |t| t.headroom_bytes()),
+            sample_age_ms: state::now_ms()
+                .saturating_sub(figures.time_ms.max(region.control.start_ms.get())),
+            stale_ms: 10 * interval.max(1000),
+        },
+        limits.pct,
+        limits.seconds,
+    );
+    let code = match reports::level_now(region) {
+        Level::Emergency => answer.code.max(2),
+        _ => answer.code,
+    };
+    Ok(Answer::One(vec![
+        ("code", int(u64::from(code))),
+        ("text", word(answer.text)),
+        ("perfdata", word(answer.perfdata)),
+    ]))
+}

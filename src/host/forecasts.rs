@@ -1,0 +1,286 @@
+//! The sampling process's forecasts: feeds each pool's, finds the cause, learns what a registration costs, keeps history.
+//! Forbidden here: Kamailio's allocators and locks; deciding (that is `guard::forecast`, `cause` and `cost`).
+
+use super::{hooks, owners};
+use crate::guard::cause::{self, Cause, Confidence, Evidence};
+use crate::guard::cost::CostLearner;
+use crate::guard::forecast::{Forecaster, Outlook};
+use crate::guard::growth::Trail;
+use crate::guard::text::NONE_FORESEEN_S;
+use crate::guard::words::Pool;
+use crate::shared::figures::Figures;
+use crate::shared::forecasts::Forecast;
+use crate::shared::history::Track;
+use crate::shared::region::Region;
+use crate::shared::sites::SitePool;
+
+use super::log::{Severity, log};
+
+/// Time constant of the rate of messages.
+const RATE_MS: f64 = 15_000.0;
+
+/// Growths of one pool that are compared with each other, so they are measured alike.
+#[derive(Default)]
+struct Parts {
+    used: Trail,
+    drift: Trail,
+}
+
+/// Everything that is remembered between two ticks.
+pub struct Forecasts {
+    shm: Box<Forecaster>,
+    os: Box<Forecaster>,
+    pkg: Vec<Box<Forecaster>>,
+    shm_parts: Parts,
+    os_trail: Trail,
+    pkg_parts: Vec<Parts>,
+    private: Vec<Trail>,
+    bindings: Trail,
+    cost: CostLearner,
+    messages: u64,
+    rate: f64,
+    last_ms: u64,
+    second: u64,
+    announced: [Cause; Pool::COUNT],
+}
+
+impl Forecasts {
+    /// Knows nothing yet.
+    pub fn new() -> Forecasts {
+        Forecasts {
+            shm: Box::default(),
+            os: Box::default(),
+            pkg: Vec::new(),
+            shm_parts: Parts::default(),
+            os_trail: Trail::default(),
+            pkg_parts: Vec::new(),
+            private: Vec::new(),
+            bindings: Trail::default(),
+            cost: CostLearner::default(),
+            messages: 0,
+            rate: 0.0,
+            last_ms: 0,
+            second: 0,
+            announced: [Cause::None; Pool::COUNT],
+        }
+    }
+
+    /// One tick, after the figures of this sample are complete.
+    pub fn tick(&mut self, region: &Region, figures: &Figures, now_ms: u64) {
+        let rows = region.used_rows(hooks::processes());
+        let messages = rows
+            .iter()
+            .map(|r| r.sip.messages.get())
+            .fold(0, u64::wrapping_add);
+        let passed = now_ms.saturating_sub(self.last_ms).clamp(1, 60_000) as f64;
+        if self.last_ms != 0 {
+            let rate = messages.saturating_sub(self.messages) as f64 * 1000.0 / passed;
+            self.rate += (rate - self.rate) * (passed / RATE_MS).min(1.0);
+        }
+        (self.messages, self.last_ms) = (messages, now_ms);
+        let load = [figures.known_bindings as f32, self.rate as f32];
+        self.bindings.feed(now_ms, figures.known_bindings as i64);
+        self.shm(region, figures, now_ms, load);
+        self.pkg(region, now_ms);
+        self.os(region, figures, now_ms, load);
+        self.remember(region, figures, now_ms);
+    }
+
+    fn shm(&mut self, region: &Region, figures: &Figures, now_ms: u64, load: [f32; 2]) {
+        let size = region.control.shm_size.get();
+        let Some(pool) = hooks::shm_now(size) else {
+            return;
+        };
+        let unbooked = region
+            .used_rows(hooks::processes())
+            .iter()
+            .map(|row| row.shm_sum().unbooked)
+            .fold(0, u64::wrapping_add);
+        let booked = pool.real_used.saturating_sub(unbooked);
+        let cost = self.cost.push(now_ms, figures.known_bindings, booked);
+        region.control.registration_cost.set(cost);
+        self.shm.push(now_ms, pool.real_used, size, load);
+        self.shm_parts.used.feed(now_ms, pool.real_used as i64);
+        self.shm_parts.drift.feed(now_ms, unbooked as i64);
+        let outlook = self.shm.outlook(size);
+        let evidence = Evidence {
+            registrations: self.bindings.growth().now * cost as f64,
+            cost_known: cost > 0,
+            site: largest_site(),
+            largest_free: Some(hooks::shm_largest_free()).filter(|bytes| *bytes > 0),
+            ..self.shm_parts.evidence(&outlook, size, pool.real_used)
+        };
+        self.publish(region, Pool::Shm, outlook, evidence, None);
+    }
+
+    /// Each process has its own; what is shown is the one that runs out first, else the fullest.
+    fn pkg(&mut self, region: &Region, now_ms: u64) {
+        let size = region.control.pkg_size.get();
+        let rows = region.used_rows(hooks::processes());
+        self.pkg.resize_with(rows.len(), Box::default);
+        self.pkg_parts.resize_with(rows.len(), Parts::default);
+        self.private.resize_with(rows.len(), Trail::default);
+        let mut first: Option<(usize, Outlook, u64)> = None;
+        for (index, row) in rows.iter().enumerate() {
+            let used = row.pkg.real_used.get();
+            let private = row.private_bytes.get() as i64;
+            let (Some(forecaster), Some(parts)) =
+                (self.pkg.get_mut(index), self.pkg_parts.get_mut(index))
+            else {
+                continue;
+            };
+            forecaster.push(now_ms, used, size, [0.0; 2]);
+            parts.used.feed(now_ms, used as i64);
+            parts.drift.feed(now_ms, row.pkg.unbooked.get() as i64);
+            if let Some(trail) = self.private.get_mut(index) {
+                trail.feed(now_ms, private);
+            }
+            let outlook = forecaster.outlook(size);
+            let rank = |outlook: &Outlook, used: u64| (outlook.exhaustion_s, u64::MAX - used);
+            if first.is_none_or(|(_, other, most)| rank(&outlook, used) < rank(&other, most)) {
+                first = Some((index, outlook, used));
+            }
+        }
+        let Some((index, outlook, used)) = first else {
+            return;
+        };
+        let evidence = match self.pkg_parts.get(index) {
+            Some(parts) => parts.evidence(&outlook, size, used),
+            None => return,
+        };
+        self.publish(
+            region,
+            Pool::Pkg,
+            outlook,
+            evidence,
+            u16::try_from(index).ok(),
+        );
+    }
+
+    fn os(&mut self, region: &Region, figures: &Figures, now_ms: u64, load: [f32; 2]) {
+        let (size, used) = (figures.os_limit, figures.os_used);
+        if size == 0 {
+            return;
+        }
+        self.os.push(now_ms, used, size, load);
+        self.os_trail.feed(now_ms, used as i64);
+        let outlook = self.os.outlook(size);
+        let grown = self
+            .private
+            .iter()
+            .map(|trail| trail.growth().now)
+            .enumerate();
+        let most = grown.max_by(|a, b| a.1.total_cmp(&b.1));
+        let evidence = Evidence {
+            growth: self.os_trail.growth().now,
+            is_foreseen: is_foreseen(&outlook),
+            is_unsure: !outlook.valid,
+            size,
+            free: size.saturating_sub(used),
+            private: most.map_or(0.0, |(_, growth)| growth.max(0.0)),
+            worker: most
+                .filter(|(_, growth)| *growth > 0.0)
+                .and_then(|(index, _)| u16::try_from(index).ok()),
+            is_os: true,
+            ..Evidence::default()
+        };
+        self.publish(region, Pool::Os, outlook, evidence, None);
+    }
+
+    fn publish(
+        &mut self,
+        region: &Region,
+        pool: Pool,
+        outlook: Outlook,
+        evidence: Evidence,
+        worker: Option<u16>,
+    ) {
+        let judgement = cause::judge(&evidence);
+        region.forecasts.publish(
+            pool,
+            &Forecast {
+                outlook,
+                cause: judgement.cause,
+                confidence: judgement.confidence,
+                evidence,
+                worker,
+            },
+        );
+        // Once per cause that is sure enough to act on: never a line per tick.
+        let Some(said) = self.announced.get_mut(pool.index()) else {
+            return;
+        };
+        if !is_foreseen(&outlook) {
+            if judgement.cause == Cause::None {
+                *said = Cause::None;
+            }
+        } else if *said != judgement.cause && judgement.confidence >= Confidence::Medium {
+            *said = judgement.cause;
+            let when = crate::guard::text::Until(outlook.exhaustion_s);
+            let why = cause::sentence(&judgement, &evidence);
+            log!(Severity::Warn, "{pool} will be full in {when}: {why}");
+        }
+    }
+
+    /// One value per second of the clock, however long the sample interval is.
+    fn remember(&mut self, region: &Region, figures: &Figures, now_ms: u64) {
+        let second = now_ms / 1000;
+        let count = match second.checked_sub(self.second) {
+            Some(passed) if self.second != 0 => passed.min(60),
+            _ => 1,
+        };
+        let rows = region.used_rows(hooks::processes());
+        let rejected = rows
+            .iter()
+            .map(|r| r.sip.rejected.sum())
+            .fold(0, u64::wrapping_add);
+        let shm_used = hooks::shm_now(region.control.shm_size.get()).map_or(0, |p| p.real_used);
+        let values: [u64; Track::COUNT] = std::array::from_fn(|i| match Track::ALL.get(i) {
+            Some(Track::ShmUsed) => shm_used,
+            Some(Track::PkgUsed) => figures.fullest_real_used,
+            Some(Track::OsUsed) => figures.os_used,
+            Some(Track::Headroom) => figures.headroom,
+            Some(Track::NewRate) => figures.new_rate_1s,
+            Some(Track::RefreshRate) => figures.refresh_rate_1s,
+            Some(Track::RejectedRate) => figures.rejected_rate_1s,
+            Some(Track::Rejected) => rejected,
+            Some(Track::Bindings) => figures.known_bindings,
+            Some(Track::Level) => figures.level,
+            None => 0,
+        });
+        for back in (0..count).rev() {
+            region
+                .history
+                .push(&values, second.wrapping_sub(back) % 60 == 0);
+        }
+        self.second = second;
+    }
+}
+
+/// Whether a time is foreseen.
+fn is_foreseen(outlook: &Outlook) -> bool {
+    outlook.valid && outlook.exhaustion_s < NONE_FORESEEN_S
+}
+
+impl Parts {
+    fn evidence(&self, outlook: &Outlook, size: u64, used: u64) -> Evidence {
+        Evidence {
+            growth: self.used.growth().now,
+            is_foreseen: is_foreseen(outlook),
+            is_unsure: !outlook.valid,
+            drift: self.drift.growth().now,
+            size,
+            free: size.saturating_sub(used),
+            ..Evidence::default()
+        }
+    }
+}
+
+/// Growth of the shm site that grows most steadily, where sites are counted.
+fn largest_site() -> Option<f64> {
+    let sites = owners::sites()?;
+    (0..sites.count())
+        .filter(|index| sites.pool(*index) == Some(SitePool::Shm))
+        .map(|index| sites.growth(index).steady)
+        .max_by(f64::total_cmp)
+}
