@@ -273,7 +273,7 @@ fn sites_call_no_healthy_worker_a_leak_and_suspect_those_that_leak() {
         // Ten samples per second: the rule's ten minutes take one.
         let server = Server::registrar(pair)
             .shm_mb(32)
-            .pkg_mb(8)
+            .pkg_mb(32) // a full pool would stop the leak
             .with_mgtest()
             .workers(3)
             .param("sample_interval", 100)
