@@ -3,7 +3,7 @@
 //!
 //! Five rings of low-water marks (1 s to 1 h) see leaks of minutes and of weeks. Below a day a trend counts only when
 //! the load does not explain it, when it is straight, when no rise like it was ever given back, and when it does not
-//! reach further than twelve times its own length. From two days on the low-water marks of whole days are compared,
+//! reach further than twelve times its own length. From three days on the low-water marks of whole days are compared,
 //! in which a daily curve is level whatever its shape.
 
 use super::text::{NONE_FORESEEN_S, seconds};
@@ -301,7 +301,7 @@ impl Forecaster {
     /// The most that the load can have added to the window: what all use would grow by, were all of it the load's; and
     /// once a whole day has been seen, no more than what the day's range of load brought, with a margin.
     fn load_at_most(&self, window: &Window, from: usize) -> f64 {
-        const MARGIN: f64 = 1.5;
+        const MARGIN: f64 = 2.0;
         let used = window.low[from].max(0.0);
         let day = (self.hours.len() >= 24).then(|| Window::of(&self.ten_minutes, 144, f64::MAX));
         let mut most = 0.0f64;
@@ -334,7 +334,7 @@ impl Forecaster {
     fn days(&self, size: f64) -> Finding {
         const DAY: usize = 24;
         let len = self.hours.len();
-        if len < 2 * DAY {
+        if len < 3 * DAY {
             return Finding::Nothing;
         }
         let window = Window::of(&self.hours, len, f64::MAX);
@@ -363,44 +363,30 @@ impl Forecaster {
                 / INTERVAL;
         }
         let mut finding = Finding::Nothing;
-        for hours in [720, 504, 336, 240, 168, 120, 96, 72, 48] {
+        for hours in [720, 504, 336, 240, 168, 120, 96, 72] {
             if hours > len && hours != 720 {
                 continue;
             }
             let hours = hours.min(len);
-            let (slope, error, late) = if hours < 72 {
-                let n = differences(&window.low[len - hours..len], DAY, &mut scratch);
-                let late = deviation(&mut scratch[n / 2..n]).0;
-                let (slope, error) = deviation(&mut scratch[..n]);
-                (slope, error, late)
-            } else {
-                let marks = &days[count - (hours - DAY + 1)..count];
-                let whole = marks.len() / DAY; // 2 or more
-                let lag = DAY * whole.div_ceil(2);
-                let per_day = DAY as f64 / lag as f64;
-                let n = differences(marks, lag, &mut scratch);
-                let slope = per_day * deviation(&mut scratch[..n]).0;
-                let n = differences(&marks[marks.len() / 2..], DAY, &mut scratch);
-                let late = if n > 0 {
-                    deviation(&mut scratch[..n]).0
-                } else {
-                    slope
-                };
-                let n = differences(marks, DAY, &mut scratch);
-                let error = deviation(&mut scratch[..n]).1;
-                (slope, error / whole as f64, late)
+            let marks = &days[count - (hours - DAY + 1)..count];
+            let whole = marks.len() / DAY; // 2 or more
+            let lag = DAY * whole.div_ceil(2);
+            let n = differences(marks, lag, &mut scratch);
+            let slope = DAY as f64 / lag as f64 * deviation(&mut scratch[..n]).0;
+            let n = differences(&marks[marks.len() / 2..], DAY, &mut scratch);
+            let late = match n {
+                0 => slope,
+                _ => deviation(&mut scratch[..n]).0,
             };
+            let n = differences(marks, DAY, &mut scratch);
+            let error = deviation(&mut scratch[..n]).1 / whole as f64;
             let whole_days = hours as f64 / DAY as f64;
-            let mut rise = slope * whole_days;
-            if hours >= 72 {
-                let marks = &days[count - (hours - DAY + 1)..count];
-                let grown = marks[marks.len() - 1] - marks[0];
-                let largest = marks.windows(2).map(|m| m[1] - m[0]).fold(0.0, f64::max);
-                if largest > 0.45 * grown {
-                    continue; // one step
-                }
-                rise = rise.min(grown * whole_days / (whole_days - 1.0));
+            let grown = marks[marks.len() - 1] - marks[0];
+            let largest = marks.windows(2).map(|m| m[1] - m[0]).fold(0.0, f64::max);
+            if largest > 0.45 * grown {
+                continue; // one step
             }
+            let rise = (slope * whole_days).min(grown * whole_days / (whole_days - 1.0));
             let least = if hours < 96 {
                 2.0 * LEAST_RISE
             } else {

@@ -1,0 +1,152 @@
+//! The forecast against simulated servers with known truth; the long run is `./dev bench forecast`.
+//! Facts: from one tenth leaked on the median error is below 15 %; healthy servers are not said to run full; a reload
+//! is no trend; what is not known is not claimed.
+
+mod simulator;
+
+use memguard::guard::forecast::{Forecaster, Method};
+use memguard::guard::text::NONE_FORESEEN_S;
+use simulator::{HEALTHY, HIDDEN, LEAKS, Random, Run, World, health, leak, median};
+
+/// Coarse samples: a debug build must be quick. Fast leaks need their seconds.
+fn coarse(mut world: World) -> World {
+    world.step = if world.leak * 21_600.0 > 1.0 {
+        1.0
+    } else {
+        20.0
+    };
+    world
+}
+
+#[test]
+fn the_median_error_is_below_15_percent_in_every_family_together() {
+    let mut errors = Vec::new();
+    for (family, (name, make)) in LEAKS.iter().enumerate() {
+        let mut own = Vec::new();
+        for i in 0..5 {
+            let seed = (family * 10_000 + i) as u64;
+            if let Some(mut score) = leak(coarse(make(&mut Random(seed))), seed) {
+                assert!(
+                    score.covered <= score.known && score.announced_at > 0.01,
+                    "{name}: {score:?}"
+                );
+                own.append(&mut score.errors);
+            }
+        }
+        assert!(own.len() > 100, "{name}");
+        errors.append(&mut own);
+    }
+    let middle = median(&mut errors);
+    assert!(middle < 0.15, "median error {middle}");
+}
+
+#[test]
+fn healthy_servers_are_not_said_to_run_full() {
+    let (_, hidden) = HIDDEN;
+    let mut known = 0;
+    for (family, (name, make)) in HEALTHY.iter().enumerate() {
+        for i in 0..2 {
+            let seed = (2_000_000 + family * 10_000 + i) as u64;
+            let mut world = make(&mut Random(seed));
+            world.step = 20.0;
+            let alarms = health(world, seed, 7.0, |run, outlook| {
+                panic!(
+                    "{name}: at day {} {outlook:?}: {:?}",
+                    run.time / 86_400.0,
+                    run.world
+                );
+            });
+            assert_eq!((alarms.days, alarms.any, alarms.within_a_day), (7.0, 0, 0));
+            known += usize::from(alarms.unknown < 0.9);
+        }
+    }
+    assert!(known > 5, "most of them are known to be healthy: {known}");
+    assert!(hidden(&mut Random(1)).hidden > 0.0);
+}
+
+#[test]
+fn a_reload_is_a_step_and_no_trend() {
+    let mut forecaster = Forecaster::new();
+    let size = 100_000_000;
+    for second in 0..7_200u64 {
+        let used = if second < 3_600 {
+            20_000_000
+        } else {
+            45_000_000
+        };
+        forecaster.push(
+            1_700_000_000_000 + second * 1000,
+            used,
+            size,
+            [1000.0, 50.0],
+        );
+        let outlook = forecaster.outlook(size);
+        assert_eq!(
+            outlook.exhaustion_s, NONE_FORESEEN_S,
+            "at {second}: {outlook:?}"
+        );
+    }
+}
+
+#[test]
+fn a_steady_leak_is_foreseen_within_its_interval_and_nothing_before_there_is_enough_to_see() {
+    let mut forecaster = Forecaster::new();
+    let size = 100_000_000;
+    for second in 0..600u64 {
+        forecaster.push(
+            1_700_000_000_000 + second * 1000,
+            20_000_000 + second * 100_000,
+            size,
+            [0.0; 2],
+        );
+        let outlook = forecaster.outlook(size);
+        if second < 60 {
+            assert!(
+                !outlook.valid && outlook.method == Method::None,
+                "at {second}: {outlook:?}"
+            );
+        }
+        if (120..590).contains(&second) {
+            let left = (80_000_000 - second * 100_000) / 100_000;
+            assert!(outlook.valid, "at {second}: {outlook:?}");
+            assert!(
+                outlook.low_s <= left && left <= outlook.high_s,
+                "at {second}, {left} left: {outlook:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn growth_that_the_load_explains_is_not_foretold_as_a_leak() {
+    let mut forecaster = Forecaster::new();
+    let size = 100_000_000;
+    for second in 0..1_800u64 {
+        let bindings = 10_000 + second * 10;
+        forecaster.push(
+            1_700_000_000_000 + second * 1000,
+            10_000_000 + bindings * 1000,
+            size,
+            [bindings as f32, 50.0],
+        );
+        let outlook = forecaster.outlook(size);
+        assert!(
+            outlook.exhaustion_s == NONE_FORESEEN_S,
+            "at {second}: {outlook:?}"
+        );
+    }
+    assert!(
+        !forecaster.outlook(size).valid,
+        "that it may go on is not denied either"
+    );
+}
+
+#[test]
+fn the_same_seed_is_the_same_server() {
+    let run = || {
+        let mut run = Run::new(World::healthy(&mut Random(5)), 5);
+        (0..10_000).for_each(|_| assert!(run.step()));
+        run.used
+    };
+    assert_eq!(run(), run());
+}

@@ -1,0 +1,196 @@
+//! When and why, in real Kamailio: a leak is announced with its cause and a time that comes true.
+//! Forbidden here: simulated memory (tests/forecast_truth.rs).
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::guard::{number, rows, word};
+use super::harness::sip::Request;
+use super::harness::{Pair, Server, for_each_pair};
+
+/// Requests make their worker leak or shrink as much shared memory as they say.
+const SCRIPT: &str = "if ($hdr(X-Leak) != $null) { mgtest_leak_shm(\"$(hdr(X-Leak){s.int})\"); }
+    if ($hdr(X-Shrink) != $null) { mgtest_shrink_shm(\"$(hdr(X-Shrink){s.int})\", \"100\"); }";
+/// A minute is the shortest window that a forecast stands on; three looks must agree; machines are slow.
+const LONGEST: Duration = Duration::from_secs(240);
+
+fn server(pair: &Pair) -> Server {
+    Server::registrar(pair)
+        .with_mgtest()
+        .config(|c| c.before = SCRIPT.into())
+        .start()
+}
+
+/// Sends requests at a steady rate and looks about once a second, until the look finds something.
+#[track_caller]
+fn traffic<T>(
+    server: &Server,
+    per_second: u32,
+    mut request: impl FnMut(u64) -> Request,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
+    let client = server.udp();
+    let begin = Instant::now();
+    let every = Duration::from_secs(1) / per_second;
+    for n in 0u64.. {
+        let due = begin + every * u32::try_from(n).expect("a test ends before that");
+        std::thread::sleep(due.saturating_duration_since(Instant::now())); // the rate is what is tested
+        client.try_request(&request(n), Duration::from_secs(2));
+        if n % u64::from(per_second) == 0 {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(
+                begin.elapsed() < LONGEST,
+                "not within {LONGEST:?}: {}",
+                server.rpc("memguard.forecast", json!([]))
+            );
+        }
+    }
+    unreachable!("the loop has no end")
+}
+
+fn status(server: &Server) -> Value {
+    server.rpc("memguard.status", json!([]))
+}
+
+fn shm(server: &Server) -> Value {
+    rows(&server.rpc("memguard.forecast", json!(["shm"])))[0].clone()
+}
+
+fn used_pct(server: &Server) -> f64 {
+    rows(&server.rpc("memguard.pools", json!([])))[0]["used_pct"]
+        .as_f64()
+        .expect("a number")
+}
+
+#[test]
+fn forecast_a_leak_is_announced_and_its_time_comes_true() {
+    for_each_pair(|pair| {
+        let server = server(pair);
+        let fresh = status(&server);
+        assert_eq!(
+            word(&fresh, "exhaustion"),
+            "unknown",
+            "nothing is known at the start"
+        );
+        let leaking = |_| Request::options().header("X-Leak: 3600");
+        let foretold = traffic(&server, 20, leaking, || {
+            let forecast = shm(&server);
+            (number(&forecast, "valid") == 1 && number(&forecast, "exhaustion_seconds") < 2_592_000)
+                .then_some(forecast)
+        });
+        let said = Instant::now();
+        let at = status(&server);
+        assert!(["leak", "unknown"].contains(&word(&at, "cause")), "{at}");
+        assert!(
+            word(&at, "explanation").len() > 10 && word(&at, "exhaustion") != "none foreseen",
+            "{at}"
+        );
+        assert!(
+            server.log().contains("shm will be full in"),
+            "{}",
+            server.log()
+        );
+
+        traffic(&server, 20, leaking, || {
+            (used_pct(&server) > 99.0).then_some(())
+        });
+        let truth = said.elapsed().as_secs_f64();
+        let told = number(&foretold, "exhaustion_seconds") as f64;
+        assert!(
+            (told - truth).abs() < 0.25 * truth,
+            "said {told} s, was {truth} s: {foretold}"
+        );
+    });
+}
+
+#[test]
+fn forecast_registrations_are_named_and_what_one_costs_is_learned() {
+    for_each_pair(|pair| {
+        let server = server(pair);
+        let phone = |n: u64| Request::register(&format!("phone{n}"));
+        let named = traffic(&server, 60, phone, || {
+            let status = status(&server);
+            (word(&status, "cause") == "registrations").then_some(status)
+        });
+        let cost = number(&named, "registration_cost");
+        assert!((500..5_000).contains(&cost), "{named}");
+        let left = number(&named, "registrations_left");
+        assert!(left > 0 && left * cost < 16 * 1_048_576, "{named}");
+        assert!(
+            shm(&server)["explained_by_registrations_pct"].as_f64() > Some(50.0),
+            "{}",
+            shm(&server)
+        );
+    });
+}
+
+#[test]
+fn forecast_the_managers_books_are_not_called_a_leak() {
+    for_each_pair(|pair| {
+        if pair.manager != "qm" {
+            return; // the others book what shrinks
+        }
+        let server = server(pair);
+        let named = traffic(
+            &server,
+            20,
+            |_| Request::options().header("X-Shrink: 4000"),
+            || {
+                let status = status(&server);
+                assert_ne!(word(&status, "cause"), "leak", "{status}");
+                (word(&status, "cause") == "bookkeeping").then_some(status)
+            },
+        );
+        assert!(
+            ["medium", "high"].contains(&word(&named, "confidence")),
+            "{named}"
+        );
+    });
+}
+
+#[test]
+fn forecast_history_and_check_answer_what_they_promise() {
+    for_each_pair(|pair| {
+        let server = server(pair);
+        let used = |points: u32| server.rpc("memguard.history", json!(["shm_used", points]));
+        traffic(
+            &server,
+            5,
+            |_| Request::options(),
+            || {
+                let past = used(3);
+                (past["values"].as_array().map(Vec::len) == Some(3)).then_some(())
+            },
+        );
+        let past = used(3);
+        assert_eq!(number(&past, "step"), 1);
+        for value in past["values"].as_array().expect("values") {
+            let bytes: u64 = value
+                .as_str()
+                .and_then(|v| v.parse().ok())
+                .unwrap_or_else(|| panic!("{past}"));
+            assert!((1_000_000..16 * 1_048_576).contains(&bytes), "{past}");
+        }
+        let fault = server
+            .try_rpc("memguard.history", json!(["weather"]))
+            .expect_err("no such history");
+        assert_eq!(fault.code, 404, "{fault:?}");
+        assert!(fault.text.contains("shm_used"), "{fault:?}");
+
+        let fine = server.rpc("memguard.check", json!([]));
+        assert_eq!(number(&fine, "code"), 0, "{fine}");
+        assert!(
+            word(&fine, "text").starts_with("OK") && word(&fine, "perfdata").contains("shm_used="),
+            "{fine}"
+        );
+        let strict = server.rpc("memguard.check", json!([1, 2]));
+        assert_eq!(number(&strict, "code"), 2, "{strict}");
+        let fault = server
+            .try_rpc("memguard.check", json!([90]))
+            .expect_err("two numbers or none");
+        assert_eq!(fault.code, 400, "{fault:?}");
+    });
+}
