@@ -192,7 +192,7 @@ mod host {
             .allowlist_type("script_cb_flag|counter_handle_t|mg_.*|module_exports_t|cmd_export_t|param_export_t|rpc_export_t|pv_export_t")
             .allowlist_type("sr_pkg_api_t|sr_shm_api_t|cfg_def_t|sr_kemi_t|process_table|mem_info|mem_counter")
             .allowlist_var("mg_.*|_pkg_root|_shm_root|process_no|process_count|pt|pkg_mem_size|shm_mem_size|PROC_.*|SREV_NET_.*")
-            .allowlist_var("SR_KEMIP_.*|REQUEST_ROUTE|PARAM_.*|CFG_VAR_.*|CFG_ATOMIC|CNT_F_NO_RESET|L_.*|PRE_SCRIPT_CB")
+            .allowlist_var("SR_KEMIP_.*|REQUEST_ROUTE|PARAM_.*|CFG_VAR_.*|CFG_ATOMIC|CNT_F_NO_RESET|L_.*|PRE_SCRIPT_CB|POST_SCRIPT_CB")
             .opaque_type("sip_msg|receive_info|socket_info|dest_info|action|cell|_pv_.*|pv_spec|_IO_FILE")
             .blocklist_type("max_align_t")
             .derive_debug(false)

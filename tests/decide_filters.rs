@@ -45,7 +45,15 @@ fn sites_are_narrowed_in_any_order() {
     };
     assert_eq!(found, Ok(expected));
     assert_eq!(sites(&[]), Ok(Sites::default()));
-    assert_eq!(sites(&["by", "live"]), Ok(Sites::default()));
+    let by_live = Sites {
+        by: Some(By::Live),
+        ..Sites::default()
+    };
+    assert_eq!(
+        sites(&["by", "live"]),
+        Ok(by_live),
+        "not the order without a word"
+    );
     assert_eq!(
         sites(&["module", "pkg"]).unwrap().module,
         Some("pkg"),

@@ -380,12 +380,12 @@ mod tests {
         let warm_up = |s: u64| (1_000_000.0 * (1.0 - (-(s as f64) / 200.0).exp())) as i64;
         assert!(watched(4000, warm_up).iter().all(|s| *s == Leak::None));
         assert!(
-            watched(4000, |s| (s as i64).min(600) * 1000)
+            watched(4000, |s| (s as i64).min(540) * 1000)
                 .iter()
                 .all(|s| *s == Leak::None),
-            "fills in 10 minutes"
+            "fills in 9 minutes"
         );
-        let tide = |s: u64| (1_000_000.0 * (1.0 + (s as f64 / 500.0).sin())) as i64;
+        let tide = |s: u64| (1_000_000.0 * (1.0 + (s as f64 / 150.0).sin())) as i64;
         assert!(watched(8000, tide).iter().all(|s| *s == Leak::None));
     }
 

@@ -92,6 +92,11 @@ pub fn check(server: &Server<'_>, pct: Option<(u32, u32)>, seconds: Option<(u32,
             perfdata: perfdata.join(" "),
         };
     }
+    if pct.is_none() {
+        // An operator's shed and a worker's own level raise it as well, whatever the use of the fullest pool.
+        let level = server.level;
+        code = code.max(grade(level >= Level::Warning, level >= Level::Shedding));
+    }
     let word = ["OK", "WARNING", "CRITICAL"][usize::from(code.min(2))];
     let text = match code {
         0 => format!(
@@ -100,8 +105,9 @@ pub fn check(server: &Server<'_>, pct: Option<(u32, u32)>, seconds: Option<(u32,
             Bytes(server.headroom)
         ),
         _ => format!(
-            "{word} - {}; level {}, cause {}",
+            "{word} - {}{}level {}, cause {}",
             said.join(", "),
+            if said.is_empty() { "" } else { "; " },
             server.level,
             server.cause
         ),
@@ -160,6 +166,33 @@ mod tests {
             "what is not known raises nothing"
         );
         assert_eq!(said(9_900, 600, true, 11_000).code, 3);
+    }
+
+    #[test]
+    fn the_level_counts_unless_percents_are_given() {
+        let pool = Standing {
+            pool: Pool::Shm,
+            permyriad: 1_000,
+            thresholds: (70, 80),
+            exhaustion_s: NONE_FORESEEN_S,
+            is_known: true,
+        };
+        let mut server = Server {
+            level: Level::Shedding,
+            pools: &[pool],
+            cause: Cause::None,
+            headroom: 1,
+            sample_age_ms: 0,
+            stale_ms: 1,
+        };
+        let answer = check(&server, None, None);
+        assert_eq!(
+            (answer.code, answer.text.as_str()),
+            (2, "CRITICAL - level shedding, cause none")
+        );
+        assert_eq!(check(&server, Some((70, 80)), None).code, 0);
+        server.level = Level::Warning;
+        assert_eq!(check(&server, None, None).code, 1);
     }
 
     #[test]

@@ -30,6 +30,15 @@ pub enum Source {
 }
 
 impl Source {
+    /// Every source in the order of its number.
+    pub const ALL: [Source; 5] = [
+        Source::Host,
+        Source::CgroupMax,
+        Source::CgroupHigh,
+        Source::CgroupV1,
+        Source::Configured,
+    ];
+
     /// The spelling in reports.
     pub const fn word(self) -> &'static str {
         match self {

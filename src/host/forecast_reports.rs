@@ -192,7 +192,8 @@ pub fn check(words: &[&str]) -> Result<Answer, Fault> {
             pools: &pools,
             cause: soonest(region).1.cause,
             headroom: reports::tightest_now(region).map_or(0, |t| t.headroom_bytes()),
-            sample_age_ms: state::now_ms().saturating_sub(figures.time_ms),
+            sample_age_ms: state::now_ms()
+                .saturating_sub(figures.time_ms.max(region.control.start_ms.get())),
             stale_ms: 10 * interval.max(1000),
         },
         limits.pct,

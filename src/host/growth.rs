@@ -1,7 +1,7 @@
 //! The sampling process's short history of every site and worker: growth of low-water marks, and what is called a leak.
 //! Forbidden here: Kamailio's allocators and locks; decisions (the rule is `guard::growth`'s).
 
-use super::owners;
+use super::{hooks, owners};
 use crate::guard::growth::{Growth, Leak, LeakWatch, Trail};
 use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row};
@@ -95,8 +95,8 @@ impl Growths {
             pkg: LeakWatch::pkg(),
             private: LeakWatch::slow(),
         });
-        for (worker, row) in self.workers.iter_mut().zip(&region.rows) {
-            let live = row.pkg_live() as i64;
+        for (index, (worker, row)) in self.workers.iter_mut().zip(&region.rows).enumerate() {
+            let live = hooks::pkg_sum(index, row).live() as i64;
             worker.trail.feed(now_ms, live);
             worker.messages.feed(now_ms, row.sip.messages.get() as i64);
             worker.pkg.feed(self.sample, live);

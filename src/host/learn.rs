@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_long, c_uint, c_void};
+use std::ptr;
 
 use super::arrived::bytes;
 use super::entry::{GoOn, guarded};
@@ -12,7 +13,7 @@ use crate::guard::aor::{self, Aor};
 use crate::guard::params::Int;
 use crate::guard::sip::{Contact, Expires, Reply, Scanned, scan};
 use crate::guard::words::Class;
-use crate::shared::pending::{Kind, Pending};
+use crate::shared::pending::{Kind, MAX_BINDINGS, Pending, State};
 use crate::shared::region::Region;
 
 /// A registration whose final reply takes longer than this (seconds) is forgotten (RFC 3261 Timer F is 32 s).
@@ -29,16 +30,58 @@ struct InHand {
     message: u64,
     /// The end of its AoR on arrival; 0 when unknown, [`NOT_COMPARABLE`].
     aor_end: u64,
+    /// Where the contacts of its bindings lie in the message, to know them again in usrloc's callback.
+    contacts: [Uri; MAX_BINDINGS],
     /// Bit per binding of `pending` that the local usrloc has stored since.
     stored: u8,
     /// The latest end of those.
     latest: u64,
 }
 
+/// A contact's URI within the message in hand: compared, never kept beyond it.
+#[derive(Clone, Copy)]
+struct Uri {
+    start: *const u8,
+    length: usize,
+}
+
+impl Uri {
+    const NONE: Uri = Uri {
+        start: ptr::null(),
+        length: 0,
+    };
+
+    fn of(text: &[u8]) -> Uri {
+        Uri {
+            start: text.as_ptr(),
+            length: text.len(),
+        }
+    }
+
+    /// # Safety
+    /// The message that it points into is still in hand.
+    unsafe fn is(&self, text: &[u8]) -> bool {
+        // SAFETY: the caller's promise; `start` is null only with length 0, which equals no URI.
+        self.length == text.len()
+            && self.length > 0
+            && unsafe { std::slice::from_raw_parts(self.start, self.length) } == text
+    }
+}
+
 /// Stands for an AoR's end that is later than all others: its reply must be read.
 pub const NOT_COMPARABLE: u64 = u64::MAX;
 
 impl InHand {
+    /// The number of a binding whose contact the request names with the same bytes.
+    fn number_of(&self, uri: &[u8]) -> Option<u64> {
+        // SAFETY: while it is in hand its message is being worked on (core/receive.c), so its buffer is alive.
+        let place = self
+            .contacts
+            .iter()
+            .position(|contact| unsafe { contact.is(uri) })?;
+        self.pending.bindings().get(place).map(|binding| binding.fp)
+    }
+
     /// The local usrloc has stored a binding while this REGISTER was in hand.
     fn note_stored(&mut self, fp: u64, until: u64) {
         for (place, binding) in self.pending.bindings().iter().enumerate() {
@@ -70,8 +113,13 @@ static LOCAL_IN_HAND: Hand = Hand(Cell::new(None));
 
 /// A REGISTER was admitted and goes to the script; `aor_end` is the end of its AoR until now, 0 when it is unknown and
 /// [`NOT_COMPARABLE`] when `pending` does not name all its bindings.
-pub fn begin(pending: Pending, class: Class, message: u64, aor_end: u64) {
+pub fn begin(pending: Pending, class: Class, message: u64, aor_end: u64, contacts: &[Contact<'_>]) {
+    let mut uris = [Uri::NONE; MAX_BINDINGS];
+    for (uri, contact) in uris.iter_mut().zip(contacts) {
+        *uri = Uri::of(contact.uri);
+    }
     LOCAL_IN_HAND.0.set(Some(InHand {
+        contacts: uris,
         pending,
         class,
         message,
@@ -86,9 +134,28 @@ pub fn class_in_hand() -> Option<Class> {
     LOCAL_IN_HAND.0.get().map(|hand| hand.class)
 }
 
-/// Another message is in hand.
+/// The script is through with the message in hand, or another one has come. A REGISTER that got no final reply here was
+/// passed on, or waits: it is remembered until its reply passes.
 pub fn end() {
-    LOCAL_IN_HAND.0.set(None);
+    let Some(hand) = LOCAL_IN_HAND.0.take() else {
+        return;
+    };
+    if let Some(tables) = state::tables() {
+        tables.in_flight.note(&hand.pending);
+    }
+}
+
+/// Post-script callback for requests. Process: SIP workers.
+pub unsafe extern "C" fn on_script_end(
+    _msg: *mut sys::sip_msg,
+    _flags: c_uint,
+    _param: *mut c_void,
+) -> c_int {
+    guarded("the end of the script", || {
+        end();
+        GoOn(1)
+    })
+    .0
 }
 
 /// Seconds that an Expires grants.
@@ -99,8 +166,8 @@ fn granted(contact: Expires, header: Expires) -> u32 {
         .unwrap_or(USUAL_EXPIRES)
 }
 
-/// One message that may be a reply to a REGISTER; `is_ours`: this server made it.
-fn reply_seen(text: &[u8]) {
+/// One message that may be a reply to a REGISTER; `in_hand`: to this one.
+fn reply_seen(text: &[u8], in_hand: Option<Pending>) {
     let (Some(region), Some(tables), Some(row)) =
         (state::region(), state::tables(), hooks::own_row())
     else {
@@ -114,7 +181,7 @@ fn reply_seen(text: &[u8]) {
         ..200 => (),
         200..300 => {
             row.sip.accepted.add(1);
-            accepted(region, tables, &reply, call_id_fp);
+            accepted(region, tables, &reply, call_id_fp, in_hand);
         }
         401 | 407 => {
             row.sip.challenged.add(1);
@@ -127,11 +194,16 @@ fn reply_seen(text: &[u8]) {
 }
 
 /// A 2xx: what it grants is known from now on, what its request removed is not.
-fn accepted(region: &Region, tables: &Tables, reply: &Reply<'_>, call_id_fp: u64) {
+fn accepted(
+    region: &Region,
+    tables: &Tables,
+    reply: &Reply<'_>,
+    call_id_fp: u64,
+    in_hand: Option<Pending>,
+) {
     let now = state::coarse_ms() / 1000;
-    let pending = tables
-        .in_flight
-        .find(call_id_fp, now, IN_FLIGHT_AGE)
+    let pending = in_hand
+        .or_else(|| tables.in_flight.find(call_id_fp, now, IN_FLIGHT_AGE))
         .filter(|p| p.cseq == reply.cseq_number);
     let aor_fp = match pending
         .map(|p| p.aor_fp)
@@ -192,13 +264,16 @@ fn answered_here(hand: &InHand, status: c_int) -> bool {
                 return false;
             }
             row.sip.accepted.add(1);
-            tables.in_flight.forget(pending.call_id_fp);
+            if hand.class == Class::Followup {
+                tables.in_flight.forget(pending.call_id_fp); // the challenge is used up
+            }
         }
         401 | 407 => {
             row.sip.challenged.add(1);
-            tables
-                .in_flight
-                .mark_challenged(pending.call_id_fp, pending.cseq);
+            tables.in_flight.note(&Pending {
+                state: State::Challenged,
+                ..*pending
+            });
         }
         _ => row.sip.failed.add(1),
     }
@@ -215,8 +290,11 @@ pub unsafe extern "C" fn on_local_reply(
     guarded("a local reply", || {
         let hand = LOCAL_IN_HAND.0.get().filter(|h| h.message == message);
         if hand.is_none_or(|hand| !answered_here(&hand, status)) {
-            // SAFETY: sl's reply buffer, alive during the callback (sl_funcs.c).
-            reply_seen(unsafe { bytes(text, length) });
+            // SAFETY: sl's or tm's reply buffer, alive during the callback (sl_funcs.c, t_reply.c).
+            reply_seen(unsafe { bytes(text, length) }, hand.map(|h| h.pending));
+        }
+        if hand.is_some() && status >= 200 {
+            LOCAL_IN_HAND.0.set(None); // it is answered: nothing to remember
         }
     });
 }
@@ -237,7 +315,7 @@ pub unsafe extern "C" fn on_reply(
         // SAFETY: a live message for the duration of the call.
         unsafe {
             sys::mg_message_view(msg, &mut view);
-            reply_seen(bytes(view.text, view.length));
+            reply_seen(bytes(view.text, view.length), None);
         }
         GoOn(1)
     })
@@ -285,12 +363,16 @@ pub unsafe extern "C" fn on_binding(
         else {
             return;
         };
-        let stored = Contact {
-            instance: (!instance.is_empty()).then_some(instance),
-            ..Contact::of_uri(uri)
-        };
-        let fp = aor::binding_by_instance(&tables.key, aor_fp, &stored)
-            .unwrap_or_else(|| aor::binding_by_uri(&tables.key, aor_fp, &stored));
+        let fp = in_hand
+            .and_then(|hand| hand.number_of(uri))
+            .unwrap_or_else(|| {
+                let stored = Contact {
+                    instance: (!instance.is_empty()).then_some(instance),
+                    ..Contact::of_uri(uri)
+                };
+                aor::binding_by_instance(&tables.key, aor_fp, &stored)
+                    .unwrap_or_else(|| aor::binding_by_uri(&tables.key, aor_fp, &stored))
+            });
         let now = state::coarse_ms() / 1000;
         match event {
             INSERTED | UPDATED => {

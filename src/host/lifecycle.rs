@@ -8,10 +8,11 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, gate, learn, owners, pv, routes, rpc, sampler, script, settings, state, stats, sys,
+    ballast, gate, learn, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys,
 };
 use crate::guard::aor::Key;
-use crate::guard::params::{self, Int};
+use crate::guard::http;
+use crate::guard::params::{self, Int, Text};
 use crate::guard::warnings::{self, Warning};
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
@@ -105,10 +106,15 @@ fn try_init() -> Result<(), String> {
     region.control.pkg_size.set(pkg);
     region.control.longest_expires.set(FIRST_EXPIRES);
     if region.settings.get(Int::Attribution) == 0 {
-        owners::stop();
+        hooks::stop_places();
     }
     region.warn(Warning::NoPlaces, !hooks::knows_places());
     make_tables(region)?;
+    if let Some(tables) = state::tables()
+        && let Some(address) = http::parse_listen(tables.texts.get(Text::Listen))?
+    {
+        serve::open(address)?;
+    }
     settings::declare_cfg()?;
     stats::register()?;
     routes::prepare();
@@ -152,6 +158,10 @@ fn random_key() -> Result<Key, String> {
 pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
     guarded("child_init", || {
         hooks::publish_process();
+        if rank != sys::PROC_INIT && rank != PROC_MAIN {
+            // Only the sampling process serves, which main forks in PROC_MAIN.
+            drop(serve::take());
+        }
         match rank {
             sys::PROC_INIT => bind_all(),
             PROC_MAIN => return sampler::start(),
@@ -192,6 +202,8 @@ fn bind_all() {
                 sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
             }
         }
+        let script_end = sys::POST_SCRIPT_CB | sys::script_cb_flag_REQUEST_CB;
+        sys::register_script_cb(Some(learn::on_script_end), script_end, ptr::null_mut());
         let replies = sys::PRE_SCRIPT_CB | sys::script_cb_flag_ONREPLY_CB;
         sys::register_script_cb(Some(learn::on_reply), replies, ptr::null_mut());
     }

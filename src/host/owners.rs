@@ -16,10 +16,11 @@ use std::cell::Cell;
 use std::ffi::c_char;
 use std::ptr;
 
-use super::sys;
+use super::{hooks, sys};
+use crate::shared::rows::Row;
 use crate::shared::sites::{
-    Counts, FILE_BYTES, FUNC_BYTES, Key, MODULE_BYTES, SITES, SitePool, Sites, Table, Texts,
-    Writer, before_row,
+    Counts, FILE_BYTES, FUNC_BYTES, Key, MODULE_BYTES, SITES, SitePool, Sites, Table, Tally, Texts,
+    Writer, before_row, overflow_row,
 };
 
 /// The place arguments of an allocation call (core/mem/memapi.h, DBG_SR_MEMORY).
@@ -42,6 +43,8 @@ struct Local {
     /// This process's table and the process number that it belongs to.
     table: Cell<*const Table>,
     process: Cell<i32>,
+    /// This process's row of totals, which comes and goes with the table.
+    row: Cell<*const Row>,
     /// Thread pointer of the main thread.
     main_thread: Cell<usize>,
 }
@@ -53,6 +56,7 @@ static LOCAL: Local = Local {
     sites: Cell::new(ptr::null()),
     table: Cell::new(ptr::null()),
     process: Cell::new(-1),
+    row: Cell::new(ptr::null()),
     main_thread: Cell::new(0),
 };
 
@@ -68,6 +72,11 @@ pub fn start(sites: &'static Sites, main_thread: usize) {
 /// Stops counting by place: for good, and before the first fork only.
 pub fn stop() {
     LOCAL.sites.set(ptr::null());
+}
+
+/// The main thread's totals of a process in a pool, summed over the places; `None` while places are not counted.
+pub fn total(process: usize, pool: SitePool) -> Option<Tally> {
+    sites().map(|sites| sites.total(process, pool))
 }
 
 /// The dictionary; `None` while only totals are counted.
@@ -90,6 +99,13 @@ fn own_table(sites: &'static Sites) -> Option<&'static Table> {
     }
 }
 
+/// This process's row of totals; only after an operation of the main thread was counted by place.
+#[inline(always)]
+pub fn row() -> Option<&'static Row> {
+    // SAFETY: null, or a row of the mapping, of this process since the last call of own_table.
+    unsafe { LOCAL.row.get().as_ref() }
+}
+
 /// The first operation of a new process: what it inherited becomes its own.
 #[cold]
 #[inline(never)]
@@ -99,6 +115,9 @@ fn adopt(sites: &'static Sites, process: i32) -> Option<&'static Table> {
         .and_then(|process| sites.table(process));
     LOCAL.process.set(process);
     LOCAL.table.set(table.map_or(ptr::null(), ptr::from_ref));
+    LOCAL
+        .row
+        .set(hooks::own_row().map_or(ptr::null(), ptr::from_ref));
     if let Some(table) = table {
         for (shared, own) in table.iter().zip(&PKG).take(sites.count()) {
             if !own.is_unused() {
@@ -159,7 +178,7 @@ fn insert(sites: &'static Sites, key: Key, caller: &Caller) -> usize {
     sites.insert(key, Texts { file, func, module })
 }
 
-#[inline(always)]
+/// Index of a place whose texts are at hand.
 fn index_of(sites: &'static Sites, pool: SitePool, caller: &Caller) -> usize {
     let key = Key {
         pool,
@@ -179,11 +198,39 @@ fn index_of_block(sites: &'static Sites, pool: SitePool, file: usize, line: u32)
         .unwrap_or_else(|| sites.unknown(pool))
 }
 
-/// A block of the private pool was allocated.
-#[inline(always)]
-pub fn pkg_allocated(size: u64, caller: &Caller) {
+/// What became of an operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// It is counted by place.
+    Yes,
+    /// The place was never seen: [`learn`] it and count again.
+    Unseen,
+    /// Places are not counted.
+    Off,
+}
+
+/// Makes a place known.
+#[cold]
+#[inline(never)]
+pub fn learn(pool: SitePool, caller: &Caller) {
+    if let Some(sites) = sites() {
+        index_of(sites, pool, caller);
+    }
+}
+
+/// What an allocation at a place that could not be learned counts as.
+#[cold]
+#[inline(never)]
+pub fn overflowed(pool: SitePool, size: u64, thread: usize) {
     let Some(sites) = sites() else { return };
-    let index = index_of(sites, SitePool::Pkg, caller);
+    match pool {
+        SitePool::Pkg => pkg_allocated_at(sites, overflow_row(pool), size),
+        SitePool::Shm => shm_allocated_at(sites, overflow_row(pool), size, thread),
+    }
+}
+
+#[inline(always)]
+fn pkg_allocated_at(sites: &'static Sites, index: usize, size: u64) {
     let Some(own) = PKG.get(index) else { return };
     let totals = own.allocated(size);
     if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
@@ -191,16 +238,48 @@ pub fn pkg_allocated(size: u64, caller: &Caller) {
     }
 }
 
+#[inline(always)]
+fn shm_allocated_at(sites: &'static Sites, index: usize, size: u64, thread: usize) {
+    match shm_row(sites, index, thread) {
+        Some((row, Writer::Only)) => {
+            row.allocated(size);
+        }
+        Some((row, writer)) => row.add(writer, (1, size), (0, 0), 0),
+        None => (),
+    }
+}
+
+/// A block of the private pool was allocated.
+#[inline(always)]
+pub fn pkg_allocated(size: u64, file: usize, line: u32) -> Counted {
+    let Some(sites) = sites() else {
+        return Counted::Off;
+    };
+    let Some(index) = sites.find(Key {
+        pool: SitePool::Pkg,
+        file,
+        line,
+    }) else {
+        return Counted::Unseen;
+    };
+    pkg_allocated_at(sites, index, size);
+    Counted::Yes
+}
+
 /// A block of the private pool that was allocated at `file`, `line` was freed.
 #[inline(always)]
-pub fn pkg_freed(size: u64, file: usize, line: u32) {
-    let Some(sites) = sites() else { return };
+pub fn pkg_freed(size: u64, file: usize, line: u32) -> Counted {
+    let Some(sites) = sites() else {
+        return Counted::Off;
+    };
     let index = index_of_block(sites, SitePool::Pkg, file, line);
-    let Some(own) = PKG.get(index) else { return };
-    let totals = own.freed(size);
-    if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-        shared.set_freed(totals);
+    if let Some(own) = PKG.get(index) {
+        let totals = own.freed(size);
+        if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
+            shared.set_freed(totals);
+        }
     }
+    Counted::Yes
 }
 
 /// A block of the private pool changed its size in place.
@@ -242,22 +321,27 @@ fn shm_row(
 
 /// A block of the shared pool was allocated by this thread.
 #[inline(always)]
-pub fn shm_allocated(size: u64, caller: &Caller, thread: usize) {
-    let Some(sites) = sites() else { return };
-    let index = index_of(sites, SitePool::Shm, caller);
-    match shm_row(sites, index, thread) {
-        Some((row, Writer::Only)) => {
-            row.allocated(size);
-        }
-        Some((row, writer)) => row.add(writer, (1, size), (0, 0), 0),
-        None => (),
-    }
+pub fn shm_allocated(size: u64, file: usize, line: u32, thread: usize) -> Counted {
+    let Some(sites) = sites() else {
+        return Counted::Off;
+    };
+    let Some(index) = sites.find(Key {
+        pool: SitePool::Shm,
+        file,
+        line,
+    }) else {
+        return Counted::Unseen;
+    };
+    shm_allocated_at(sites, index, size, thread);
+    Counted::Yes
 }
 
 /// A block of the shared pool that was allocated at `file`, `line` was freed by this thread.
 #[inline(always)]
-pub fn shm_freed(size: u64, file: usize, line: u32, thread: usize) {
-    let Some(sites) = sites() else { return };
+pub fn shm_freed(size: u64, file: usize, line: u32, thread: usize) -> Counted {
+    let Some(sites) = sites() else {
+        return Counted::Off;
+    };
     let index = index_of_block(sites, SitePool::Shm, file, line);
     match shm_row(sites, index, thread) {
         Some((row, Writer::Only)) => {
@@ -266,6 +350,7 @@ pub fn shm_freed(size: u64, file: usize, line: u32, thread: usize) {
         Some((row, writer)) => row.add(writer, (0, 0), (1, size), 0),
         None => (),
     }
+    Counted::Yes
 }
 
 /// A block of the shared pool changed its size in place.

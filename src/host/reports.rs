@@ -3,19 +3,19 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{answer, forecast_reports, growth, hooks, owners, sampler, state, visit};
+use super::{answer, forecast_reports, growth, hooks, measures, owners, sampler, state, visit};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::growth::Leak;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
 use crate::guard::queue;
-use crate::guard::report::{Answer, Fault, Fields, Node, int, real, to_json, word};
+use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
 use crate::guard::warnings;
 use crate::guard::words::{Class, Level, Mode, Pool};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
-use crate::shared::rows::{Row, ShmSum};
+use crate::shared::rows::Row;
 
 /// Refuses arguments where there are none.
 pub fn no_arguments(words: &[&str], command: &str) -> Result<(), Fault> {
@@ -39,16 +39,9 @@ fn percent(permyriad: u32) -> Node {
 }
 
 /// Sums over all rows.
-fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
+pub fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
     let rows = region.used_rows(hooks::processes());
     rows.iter().map(f).fold(0, u64::wrapping_add)
-}
-
-fn shm_sum(region: &Region) -> ShmSum {
-    let rows = region.used_rows(hooks::processes());
-    rows.iter()
-        .map(Row::shm_sum)
-        .fold(ShmSum::default(), ShmSum::plus)
 }
 
 /// Largest use of shm since the start or `reset peaks`: sampled, and now.
@@ -60,7 +53,7 @@ pub fn shm_peak(region: &Region) -> u64 {
 /// Failed allocations of shm and pkg since the start.
 pub fn failures_since_start(region: &Region) -> (u64, u64) {
     (
-        shm_sum(region).failures,
+        total(region, |r| r.shm_sum().failures),
         total(region, |r| r.pkg_failures.get()),
     )
 }
@@ -168,7 +161,7 @@ fn status_fields(region: &Region) -> Fields {
         ("workers_leaking", int(leaking(region))),
         (
             "sample_age_ms",
-            Node::Count(now.saturating_sub(figures.time_ms)),
+            Node::Count(now.saturating_sub(figures.time_ms.max(region.control.start_ms.get()))),
         ),
         ("warnings", Node::Texts(warnings_now(region))),
         (
@@ -206,7 +199,7 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
     let (shm_failures, pkg_failures) = failures_since_start(region);
     let mut rows = Vec::new();
     if let Some(shm) = hooks::shm_now(control.shm_size.get()) {
-        let sum = shm_sum(region);
+        let sum = hooks::shm_sum_of_all(region);
         let live = u64::try_from(sum.live()).unwrap_or(0);
         let mut row = pool_head(Pool::Shm, shm.size, shm.real_used, Some(live));
         row.extend([
@@ -229,13 +222,14 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
     let fullest = usize::try_from(figures.fullest_worker).unwrap_or(0);
     if let (Some(worker), size @ 1..) = (region.rows.get(fullest), control.pkg_size.get()) {
         let used = worker.pkg.real_used.get();
-        let mut row = pool_head(Pool::Pkg, size, used, Some(worker.pkg_live()));
+        let live = hooks::pkg_sum(fullest, worker).live();
+        let mut row = pool_head(Pool::Pkg, size, used, Some(live));
         row.extend([
             ("peak", bytes(worker.pkg.peak.get())),
             ("growth", real(worker.growth().0)),
             (
                 "drift",
-                Node::Signed(worker.pkg.used.get().wrapping_sub(worker.pkg_live()) as i64),
+                Node::Signed(worker.pkg.used.get().wrapping_sub(live) as i64),
             ),
             ("unbooked", bytes(worker.pkg.unbooked.get())),
             (
@@ -324,7 +318,8 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
 }
 
 fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &Row) -> Fields {
-    let shm = row.shm_sum();
+    let shm = hooks::shm_sum(index, row);
+    let pkg = hooks::pkg_sum(index, row);
     let (growth, growth_per_message) = row.growth();
     vec![
         ("index", int(index as u64)),
@@ -333,17 +328,17 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("desc", word(&process.description)),
         ("pkg_size", bytes(region.control.pkg_size.get())),
         ("pkg_real_used", bytes(row.pkg.real_used.get())),
-        ("pkg_live", bytes(row.pkg_live())),
+        ("pkg_live", bytes(pkg.live())),
         ("pkg_peak", bytes(row.pkg.peak.get())),
         (
             "pkg_drift",
-            Node::Signed(row.pkg.used.get().wrapping_sub(row.pkg_live()) as i64),
+            Node::Signed(row.pkg.used.get().wrapping_sub(pkg.live()) as i64),
         ),
         ("pkg_unbooked", bytes(row.pkg.unbooked.get())),
-        ("pkg_allocs", Node::Count(row.pkg.allocs.get())),
-        ("pkg_frees", Node::Count(row.pkg.frees.get())),
-        ("pkg_bytes_allocated", bytes(row.pkg.bytes_allocated.get())),
-        ("pkg_bytes_freed", bytes(row.pkg.bytes_freed.get())),
+        ("pkg_allocs", Node::Count(pkg.allocs)),
+        ("pkg_frees", Node::Count(pkg.frees)),
+        ("pkg_bytes_allocated", bytes(pkg.bytes_allocated)),
+        ("pkg_bytes_freed", bytes(pkg.bytes_freed)),
         ("shm_allocs", Node::Count(shm.allocs)),
         ("shm_frees", Node::Count(shm.frees)),
         ("shm_bytes_allocated", bytes(shm.bytes_allocated)),
@@ -561,12 +556,28 @@ fn config_rows(region: &Region) -> Vec<Fields> {
         .collect()
 }
 
+/// `memguard.metrics`: what `/metrics` serves, cut at a line's end where it would not fit into an answer.
+pub fn metrics(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.metrics")?;
+    region()?;
+    let mut text = measures::text();
+    if text.len() > MAX_ANSWER {
+        let end = text.get(..MAX_ANSWER).and_then(|t| t.rfind('\n'));
+        text.truncate(end.map_or(0, |end| end + 1));
+        text.push_str("# truncated: /metrics serves all of it\n");
+    }
+    Ok(Answer::Text(text))
+}
+
 /// `memguard.json`: every read-only command's answer under its name.
 pub fn json(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.json")?;
     let mut document = serde_json::Map::new();
     for command in COMMANDS.iter().filter(|c| IN_JSON.contains(&c.name)) {
-        let answer = (command.run)(&[])?;
+        // Places may not be counted; the rest is answered all the same.
+        let Ok(answer) = (command.run)(&[]) else {
+            continue;
+        };
         let name = command
             .name
             .strip_prefix("memguard.")
@@ -579,13 +590,17 @@ pub fn json(words: &[&str]) -> Result<Answer, Fault> {
 }
 
 /// What `memguard.json` holds: the read-only commands but itself.
-const IN_JSON: [&str; 8] = [
+const IN_JSON: [&str; 12] = [
     "memguard.status",
     "memguard.pools",
     "memguard.workers",
     "memguard.registrations",
+    "memguard.sites",
+    "memguard.modules",
+    "memguard.failures",
     "memguard.events",
     "memguard.refusals",
     "memguard.config",
+    "memguard.check",
     "memguard.forecast",
 ];

@@ -22,7 +22,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 20] = [
+pub const COMMANDS: [Command; 21] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -113,6 +113,12 @@ pub const COMMANDS: [Command; 20] = [
         help: "Every parameter with the value in force. No arguments.",
         is_list: true,
         run: reports::config,
+    },
+    Command {
+        name: "memguard.metrics",
+        help: "The Prometheus text in one string, as /metrics serves it. No arguments.",
+        is_list: false,
+        run: reports::metrics,
     },
     Command {
         name: "memguard.json",
@@ -291,7 +297,7 @@ macro_rules! handlers {
     ($($i:literal)*) => { [$(run::<$i> as Handler),*] };
 }
 const HANDLERS: [Handler; COMMANDS.len()] =
-    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19);
+    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20);
 
 /// The table for `exports`. Lives for ever; the core reads it in place.
 pub fn table() -> *mut sys::rpc_export_t {

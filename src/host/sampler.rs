@@ -9,10 +9,13 @@ use super::forecasts::Forecasts;
 use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
-use super::{hooks, state, sys};
+use super::serve::{self, Server};
+use super::textfile::TextFile;
+use super::{hooks, measures, state, sys};
 use crate::guard::level::{self, LevelTracker, Standing, Thresholds, permyriad};
 use crate::guard::osmem::{self, Missing};
-use crate::guard::params::Int;
+use crate::guard::page::history::{History, Point};
+use crate::guard::params::{Int, Text};
 use crate::guard::rates::{Baseline, RateMeter, Rates};
 use crate::guard::warnings::Warning;
 use crate::guard::words::{Class, Level, Pool};
@@ -36,7 +39,10 @@ pub fn start() -> Init {
     };
     match pid {
         0 => run(),
-        1.. => Init(0),
+        1.. => {
+            drop(serve::take()); // the sampler serves, nobody else
+            Init(0)
+        }
         _ => Init(-1),
     }
 }
@@ -53,7 +59,8 @@ fn run() -> ! {
         // SAFETY: a plain call.
         while unsafe { libc::getppid() } == parent {
             guarded("the sampler", || sampler.tick());
-            sampler.sleep();
+            guarded("the text file", || sampler.write_textfile());
+            sampler.sleep(parent);
         }
     }
     // SAFETY: ends this process without running the server's exit handlers.
@@ -111,6 +118,9 @@ struct Sampler {
     forecasts: Forecasts,
     figures: Figures,
     last_ms: u64,
+    history: History,
+    http: Server,
+    textfile: TextFile,
 }
 
 impl Sampler {
@@ -136,11 +146,14 @@ impl Sampler {
             forecasts: Forecasts::new(),
             figures: Figures::default(),
             last_ms: now,
+            history: History::default(),
+            http: Server::new(),
+            textfile: TextFile::of(state::tables().map(|t| t.texts.get(Text::TextFile))),
         }
     }
 
-    /// Waits for the next tick in short steps, so that a changed interval counts at once.
-    fn sleep(&self) {
+    /// Serves until the next tick in short steps, so that a changed interval and the main process's end count at once.
+    fn sleep(&mut self, parent: c_int) {
         const STEP: u64 = 100;
         loop {
             let interval = self.region.settings.get_u64(Int::SampleInterval).max(STEP);
@@ -149,7 +162,14 @@ impl Sampler {
             if passed >= interval || passed > 60_000 || state::now_ms() < self.last_ms {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(STEP.min(interval - passed)));
+            // SAFETY: a plain call.
+            if unsafe { libc::getppid() } != parent {
+                return;
+            }
+            let step = Duration::from_millis(STEP.min(interval - passed));
+            guarded("the monitoring server", || {
+                self.http.wait(step, &mut self.history)
+            });
         }
     }
 
@@ -184,6 +204,24 @@ impl Sampler {
         }
         self.forecasts.tick(self.region, &self.figures, now);
         self.region.published.publish(&self.figures.to_words());
+        let used = |s: &Standing| permyriad(s.used, s.total);
+        self.history.push(Point {
+            time_s: now / 1000,
+            shm: shm.as_ref().map(used),
+            pkg: Some(used(&pkg.0)),
+            os: os.as_ref().map(used),
+            new_rate: self.figures.new_rate_10s,
+            refresh_rate: self.figures.refresh_rate_10s,
+            rejected_rate: self.figures.rejected_rate_10s,
+        });
+    }
+
+    /// Writes the metrics for node_exporter; a failure is counted and becomes a warning.
+    fn write_textfile(&mut self) {
+        if let Some(is_written) = self.textfile.write(measures::text) {
+            self.region.warn(Warning::TextFile, !is_written);
+            self.figures.sample_errors += u64::from(!is_written);
+        }
     }
 
     fn thresholds(&self, pool: Pool) -> Thresholds {
@@ -295,7 +333,7 @@ impl Sampler {
             let mut used = row.pkg.real_used.get();
             if size > 0 && used > size {
                 impossible = true;
-                used = row.pkg_live().min(size);
+                used = hooks::pkg_sum(index, row).live().min(size);
             }
             let level = self.track(Pool::Pkg, Some(index), permyriad(used, size), now);
             row.set_level(level);

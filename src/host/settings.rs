@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use super::entry::{Init, guarded};
 use super::log::{Severity, log};
 use super::{lifecycle, state, sys};
+use crate::guard::http;
 use crate::guard::params::{self, INT_PARAMS, Int, Kind, Text};
 use crate::guard::priority;
 
@@ -125,6 +126,7 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
         Text::PriorityAor => priority::parse_aor(&value).map(|_| ())?,
         Text::PriorityDomain => priority::parse_domain(&value).map(|_| ())?,
         Text::PrioritySource => priority::parse_source(&value).map(|_| ())?,
+        Text::Listen => http::parse_listen(&value).map(|_| ())?,
         _ => (),
     }
     let mut gathered = GATHERED

@@ -145,6 +145,19 @@ pub fn sites(words: &[&str]) -> Result<Answer, Fault> {
     Ok(Answer::Many(rows.collect()))
 }
 
+/// The sites that hold most, for the page; none while places are not counted.
+pub fn largest(count: usize) -> Vec<Site> {
+    let Ok(filter) = filters::sites(&[]) else {
+        return Vec::new();
+    };
+    let mut all = tables()
+        .and_then(|sites| found(sites, &filter))
+        .unwrap_or_default();
+    listed::rank(&mut all, filter.by);
+    all.truncate(count);
+    all
+}
+
 /// `memguard.modules [pool P] [worker INDEX]`
 pub fn modules(words: &[&str]) -> Result<Answer, Fault> {
     let filter = filters::modules(words).map_err(Fault::bad)?;

@@ -267,13 +267,12 @@ impl<'a> Visit<'a> {
             };
             pending.count += 1;
         }
-        self.tables.in_flight.note(&pending);
         let names_all = register.contacts.total == u32::from(pending.count);
         let aor_end = match names_all {
             true => self.aor_end().unwrap_or(0),
             false => learn::NOT_COMPARABLE,
         };
-        learn::begin(pending, class, message, aor_end);
+        learn::begin(pending, class, message, aor_end, contacts);
     }
 }
 

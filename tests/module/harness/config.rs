@@ -24,6 +24,8 @@ pub struct Config {
     pub register: String,
     /// Script for every request that is not REGISTER, OPTIONS or ACK.
     pub other: String,
+    /// What an HTTP request to Kamailio's own xhttp runs.
+    pub http: String,
     /// A whole `request_route` in place of all the script above.
     pub script: Option<String>,
     /// Whole routes, appended (`event_route[…] {…}`, `route[X] {…}`).
@@ -66,6 +68,7 @@ impl Config {
             before: String::new(),
             register: "if (!save(\"location\")) { sl_reply_error(); }".into(),
             other: "if (!lookup(\"location\")) { sl_send_reply(\"404\", \"Not Found\"); exit; }\n    t_relay();".into(),
+            http: "jsonrpc_dispatch();".into(),
             script: None,
             routes: String::new(),
         }
@@ -170,13 +173,14 @@ request_route {{
     {other}
 }}
 event_route[xhttp:request] {{
-    jsonrpc_dispatch();
+    {http}
 }}
 {routes}
 ",
             before = self.before,
             register = self.register,
             other = self.other,
+            http = self.http,
             routes = self.routes
         )
     }

@@ -4,7 +4,9 @@
 
 pub mod builder;
 pub mod config;
+pub mod http;
 pub mod pairs;
+pub mod prometheus;
 pub mod rpc;
 pub mod server;
 pub mod sip;

@@ -1,0 +1,190 @@
+//! The HTTP reader: what is a request, what is refused and how, that no input panics, and that how the bytes arrive does not matter.
+//! Forbidden here: sockets.
+
+use memguard::guard::http::{
+    self, MAX_REQUEST, Method, Parsed, Status, Target, parse, parse_listen,
+};
+use proptest::prelude::*;
+
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes()
+}
+
+#[test]
+fn the_four_paths_are_found_with_and_without_a_query_and_in_absolute_form() {
+    for (path, target) in [
+        ("/", Target::Page),
+        ("/metrics", Target::Metrics),
+        ("/status.json?pretty=1", Target::Status),
+        ("/ready", Target::Ready),
+        ("http://server:9494/metrics", Target::Metrics),
+        ("http://server:9494", Target::Page),
+    ] {
+        assert_eq!(
+            parse(&get(path)),
+            Parsed::Request(Method::Get, target),
+            "{path}"
+        );
+    }
+    assert_eq!(
+        parse(b"HEAD /metrics HTTP/1.0\n\n"),
+        Parsed::Request(Method::Head, Target::Metrics)
+    );
+}
+
+#[test]
+fn everything_else_gets_its_own_status() {
+    for (request, status) in [
+        ("GET /secret HTTP/1.1\r\nHost: a\r\n\r\n", Status::NotFound),
+        (
+            "GET /metrics/../etc/passwd HTTP/1.0\r\n\r\n",
+            Status::NotFound,
+        ),
+        ("GET /%6Detrics HTTP/1.0\r\n\r\n", Status::NotFound),
+        (
+            "POST /metrics HTTP/1.0\r\nContent-Length: 9\r\n\r\n",
+            Status::MethodNotAllowed,
+        ),
+        (
+            "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+            Status::MethodNotAllowed,
+        ),
+        ("GET /metrics HTTP/1.1\r\n\r\n", Status::BadRequest),
+        (
+            "GET /metrics HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            Status::BadRequest,
+        ),
+        ("GET /metrics HTTP/2.0\r\n\r\n", Status::VersionNotSupported),
+        ("GET /metrics\r\n\r\n", Status::BadRequest),
+        ("GET  /metrics HTTP/1.1\r\n\r\n", Status::BadRequest),
+        (
+            "GET /metrics HTTP/1.0\r\nNo colon\r\n\r\n",
+            Status::BadRequest,
+        ),
+        (
+            "GET /metrics HTTP/1.0\r\nA: b\r\n folded\r\n\r\n",
+            Status::BadRequest,
+        ),
+        (
+            "GET /metrics HTTP/1.0\r\nA: b\0c\r\n\r\n",
+            Status::BadRequest,
+        ),
+        ("\x16\x03\x01\x02", Status::BadRequest),
+        (
+            "REGISTER sip:a SIP/2.0\r\nVia: x\r\n\r\n",
+            Status::BadRequest,
+        ),
+    ] {
+        assert_eq!(
+            parse(request.as_bytes()),
+            Parsed::Refused(status),
+            "{request:?}"
+        );
+    }
+}
+
+#[test]
+fn a_head_that_does_not_end_within_its_bound_is_refused() {
+    let mut request = b"GET / HTTP/1.0\r\nA: ".to_vec();
+    request.resize(MAX_REQUEST - 1, b'a');
+    assert_eq!(parse(&request), Parsed::Incomplete);
+    request.push(b'a');
+    assert_eq!(
+        parse(&request),
+        Parsed::Refused(Status::HeaderFieldsTooLarge)
+    );
+    request.extend(b"\r\n\r\n");
+    assert_eq!(
+        parse(&request),
+        Parsed::Refused(Status::HeaderFieldsTooLarge)
+    );
+    let line = vec![b'A'; MAX_REQUEST];
+    assert_eq!(parse(&line), Parsed::Refused(Status::HeaderFieldsTooLarge));
+}
+
+#[test]
+fn a_pipelined_request_or_a_body_changes_nothing_for_the_first() {
+    let mut bytes = get("/ready");
+    bytes.extend(b"GET /secret HTTP/9.9\r\n\0\0");
+    assert_eq!(parse(&bytes), Parsed::Request(Method::Get, Target::Ready));
+}
+
+#[test]
+fn an_answers_head_ends_says_its_length_and_closes() {
+    for (status, kind) in [
+        (Status::Ok, "text/html; charset=utf-8"),
+        (Status::MethodNotAllowed, "text/plain"),
+    ] {
+        let head = http::head(status, kind, 1234);
+        assert!(head.starts_with(&format!(
+            "HTTP/1.1 {} {}\r\n",
+            status as u16,
+            status.reason()
+        )));
+        assert!(head.ends_with("\r\n\r\n") && head.matches("\r\n\r\n").count() == 1);
+        assert!(
+            head.contains("\r\nContent-Length: 1234\r\n")
+                && head.contains("\r\nConnection: close\r\n")
+        );
+        assert_eq!(head.matches('\n').count(), head.matches("\r\n").count());
+        assert_eq!(
+            head.contains("Allow: GET, HEAD"),
+            status == Status::MethodNotAllowed
+        );
+    }
+}
+
+#[test]
+fn listen_takes_addresses_with_ports_and_says_what_it_takes() {
+    assert_eq!(parse_listen(""), Ok(None));
+    assert_eq!(
+        parse_listen("127.0.0.1:9494"),
+        Ok("127.0.0.1:9494".parse().ok())
+    );
+    assert_eq!(parse_listen("[::1]:9494"), Ok("[::1]:9494".parse().ok()));
+    for bad in [
+        "9494",
+        "127.0.0.1",
+        "127.0.0.1:0",
+        "localhost:9494",
+        "::1:9494",
+        "127.0.0.1:99999",
+        " 127.0.0.1:1",
+    ] {
+        let sentence = parse_listen(bad).expect_err(bad);
+        assert!(
+            sentence.contains(bad) && sentence.contains("[::1]:9494"),
+            "{sentence}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic_and_a_verdict_stands_whatever_follows(
+        bytes in proptest::collection::vec(any::<u8>(), 0..600),
+        more in proptest::collection::vec(any::<u8>(), 0..50),
+    ) {
+        let verdict = parse(&bytes);
+        let longer = [bytes, more].concat();
+        if verdict != Parsed::Incomplete {
+            prop_assert_eq!(parse(&longer), verdict);
+        }
+    }
+
+    #[test]
+    fn something_like_a_request_does_not_depend_on_where_it_was_cut(
+        method in "(GET|HEAD|PUT|G T|get)", path in "(/|/metrics|/ready|/x|\\*)(\\?[a-z]{0,3})?",
+        version in "HTTP/(1\\.0|1\\.1|3)", fields in proptest::collection::vec("(Host|X-[a-z]{1,4}|B d)(: ?|)[ -~]{0,8}", 0..4),
+        end in "(\r\n|\n)", cut in any::<prop::sample::Index>(),
+    ) {
+        let text = format!("{method} {path} {version}{end}{}{end}", fields.iter().map(|f| f.clone() + &end).collect::<String>());
+        let whole = parse(text.as_bytes());
+        prop_assert!(whole != Parsed::Incomplete, "{text:?}");
+        let part = parse(&text.as_bytes()[..cut.index(text.len())]);
+        prop_assert!(part == Parsed::Incomplete || part == whole, "{part:?} and then {whole:?}: {text:?}");
+        if let Parsed::Request(..) = whole {
+            prop_assert!(method == "GET" || method == "HEAD");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The page: small whatever it shows, nothing foreign is markup, nothing is loaded, well-formed, and says what matters first.
+//! Forbidden here: a browser; how it looks is looked at in the pictures of ./dev screenshot.
+
+use memguard::guard::level::Thresholds;
+use memguard::guard::page::history::Point;
+use memguard::guard::page::{
+    EventRow, Outlook, Page, PoolRow, Registrations, SiteRow, WorkerRow, chart,
+};
+use memguard::guard::text::NONE_FORESEEN_S;
+use memguard::guard::words::{Level, Mode, Pool};
+
+const NOW: u64 = 1_795_226_700;
+
+fn thresholds(pool: Pool) -> Thresholds {
+    let [warning, shed, full, emergency] = match pool {
+        Pool::Os => [80, 90, 95, 98],
+        _ => [70, 80, 92, 97],
+    };
+    Thresholds {
+        warning,
+        shed,
+        full,
+        emergency,
+    }
+}
+
+fn pool(
+    pool: Pool,
+    used_permyriad: u32,
+    level: Level,
+    whose: &str,
+    growth: Option<f64>,
+) -> PoolRow {
+    let size: u64 = match pool {
+        Pool::Shm => 64 << 20,
+        Pool::Pkg => 8 << 20,
+        Pool::Os => 4 << 30,
+    };
+    PoolRow {
+        pool,
+        size,
+        used: size / 10_000 * u64::from(used_permyriad),
+        used_permyriad,
+        level,
+        thresholds: thresholds(pool),
+        whose: whose.into(),
+        growth,
+    }
+}
+
+/// An hour in which a worker leaks pkg and phones come and go.
+fn history() -> Vec<Point> {
+    (1..=3600u64)
+        .map(|s| {
+            let noise = (s * 2_654_435_761 % 97) as u32;
+            Point {
+                time_s: NOW - 3600 + s,
+                shm: Some(3300 + (s / 12) as u32 % 400 + noise),
+                pkg: Some(5200 + (s * 3100 / 3600) as u32 + noise / 4),
+                os: (s > 300).then_some(4100 + noise / 8),
+                new_rate: 2000 + u64::from(noise) * 30,
+                refresh_rate: 21_000 + u64::from(noise) * 90,
+                rejected_rate: if s > 3100 { 900 } else { 0 },
+            }
+        })
+        .collect()
+}
+
+fn page(history: &[Point]) -> Page<'_> {
+    Page {
+        version: "0.1.0",
+        kamailio: "5.6.3",
+        now_s: NOW,
+        uptime_s: 265_000,
+        level: Level::Shedding,
+        mode: Mode::Enforce,
+        is_shed: false,
+        shed_pct: 25,
+        tightest: Pool::Pkg,
+        outlook: Outlook {
+            exhaustion_s: 1140,
+            between_s: Some((960, 1500)),
+            is_valid: true,
+            pool: Some(Pool::Pkg),
+            cause: "leak".into(),
+            confidence: "high".into(),
+            who: "process 5 (udp receiver child=1): siputils checks.c:212 ki_is_uri_user_e164"
+                .into(),
+        },
+        pools: vec![
+            pool(
+                Pool::Shm,
+                3710,
+                Level::Normal,
+                "shared memory of all processes",
+                Some(0.02),
+            ),
+            pool(
+                Pool::Pkg,
+                8310,
+                Level::Shedding,
+                "process 5, udp receiver child=1",
+                Some(0.86),
+            ),
+            pool(
+                Pool::Os,
+                4110,
+                Level::Normal,
+                "limit of the container (cgroup v2)",
+                None,
+            ),
+        ],
+        registrations: Registrations {
+            known: 18_432,
+            new_rate: 3400,
+            refresh_rate: 24_100,
+            rejected_rate: 900,
+            rejected: 451,
+            left: Some(21_900),
+            storm: false,
+        },
+        workers: (0..16)
+            .map(|index| WorkerRow {
+                index,
+                description: format!("udp receiver child={index} sock=192.0.2.10:5060"),
+                pkg_used: 1_400_000 + 60_000 * (16 - index),
+                pkg_permyriad: 1700 + 70 * (16 - index as u32),
+                private: 4 << 20,
+                messages: 1_200_000 / (index + 1),
+                level: if index == 0 {
+                    Level::Shedding
+                } else {
+                    Level::Normal
+                },
+                leak: if index == 0 { "confirmed" } else { "none" }.into(),
+            })
+            .collect(),
+        sites: vec![
+            SiteRow {
+                pool: Pool::Pkg,
+                place: "siputils checks.c:212 ki_is_uri_user_e164".into(),
+                live: 5_400_000,
+                growth: 702,
+            },
+            SiteRow {
+                pool: Pool::Shm,
+                place: "usrloc ucontact.c:88 new_ucontact".into(),
+                live: 14_700_000,
+                growth: -40,
+            },
+        ],
+        events: vec![
+            EventRow {
+                time_s: NOW - 600,
+                from: Level::Warning,
+                to: Level::Shedding,
+                pool: Pool::Pkg,
+                worker: Some(5),
+                percent: 80,
+            },
+            EventRow {
+                time_s: NOW - 90_000,
+                from: Level::Normal,
+                to: Level::Warning,
+                pool: Pool::Pkg,
+                worker: Some(5),
+                percent: 70,
+            },
+        ],
+        warnings: vec![
+            "no cgroup memory limit could be read: the machine's memory is held against /proc/meminfo only",
+        ],
+        history,
+    }
+}
+
+/// Everything as long, as many and as hostile as it can be.
+fn worst(history: &[Point]) -> Page<'_> {
+    let evil = "<script>alert('&\"')</script>\u{202e}\0".repeat(40);
+    let mut page = page(history);
+    page.outlook.cause = evil.clone();
+    page.outlook.confidence = evil.clone();
+    page.outlook.who = evil.clone();
+    page.pools.iter_mut().for_each(|p| p.whose = evil.clone());
+    page.workers = (0..512)
+        .map(|index| WorkerRow {
+            index,
+            description: evil.clone(),
+            leak: evil.clone(),
+            messages: u64::MAX,
+            private: u64::MAX,
+            ..page.workers[0].clone()
+        })
+        .collect();
+    page.sites = vec![
+        SiteRow {
+            pool: Pool::Shm,
+            place: evil.clone(),
+            live: u64::MAX,
+            growth: i64::MIN,
+        };
+        500
+    ];
+    page.events = vec![page.events[1]; 256];
+    page.warnings = vec![page.warnings[0]; 17];
+    page
+}
+
+/// Opened and closed in order; what HTML closes by itself is not opened.
+fn is_well_formed(html: &str) -> Result<(), String> {
+    let mut open: Vec<&str> = Vec::new();
+    let body = html.replace("<!DOCTYPE html>", "");
+    for part in body.split('<').skip(1) {
+        let (tag, _) = part
+            .split_once('>')
+            .ok_or_else(|| format!("unended <{part}"))?;
+        let name = tag.split([' ', '/']).find(|n| !n.is_empty()).unwrap_or("");
+        if tag.starts_with('/') {
+            let last = open.pop();
+            if last != Some(name) {
+                return Err(format!("</{name}> after {last:?}"));
+            }
+        } else if !tag.ends_with('/') && !["meta", "br"].contains(&name) {
+            open.push(name);
+        }
+    }
+    if open.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("not closed: {open:?}"))
+    }
+}
+
+#[test]
+fn the_page_stays_below_sixty_kilobytes_whatever_it_shows() {
+    let history = history();
+    let (usual, most) = (page(&history).html().len(), worst(&history).html().len());
+    assert!(usual < 30_000 && most < 60 * 1024, "{usual}, {most}");
+}
+
+#[test]
+fn foreign_text_never_becomes_markup_and_the_page_is_well_formed() {
+    let history = history();
+    for html in [
+        page(&history).html(),
+        worst(&history).html(),
+        page(&[]).html(),
+    ] {
+        assert_eq!(is_well_formed(&html), Ok(()));
+        assert!(!html.contains("<script") && !html.contains("alert('"));
+        assert!(!html.contains('\0') && !html.contains('\u{202e}'));
+        assert!(!html.contains("NaN") && !html.replace("meminfo", "").contains("inf"));
+    }
+}
+
+#[test]
+fn nothing_is_loaded_and_nothing_is_run() {
+    let html = worst(&history()).html();
+    for word in [
+        "http://",
+        "https://",
+        " src=",
+        "url(",
+        "@import",
+        "<link",
+        "<img",
+        "<iframe",
+        "javascript:",
+        "<form",
+    ] {
+        assert!(!html.contains(word), "{word}");
+    }
+    let targets: Vec<&str> = html
+        .split("href=\"")
+        .skip(1)
+        .filter_map(|p| p.split('"').next())
+        .collect();
+    assert!(targets.iter().all(|t| t.starts_with('/')), "{targets:?}");
+}
+
+#[test]
+fn the_first_screen_says_level_what_when_why_and_who() {
+    let history = history();
+    let html = page(&history).html();
+    let start = html.split("</header>").next().expect("a header");
+    let mut at = 0;
+    for words in [
+        "■ shedding</h1>",
+        "pkg will be full in 19m 0s. 25 % of new registrations are refused.",
+        "<dt>What</dt> <dd>pkg is tightest: 83.1 % of 8.0 MiB used <small>1.4 MiB left",
+        "<dt>When</dt> <dd>full in 19m 0s <small>about 2026-11-21 02:24 UTC, at the earliest in 16m 0s, at the latest in 25m 0s",
+        "<dt>Why</dt> <dd>a leak",
+        "confidence: high",
+        "<dt>Who</dt> <dd>process 5 (udp receiver child=1)",
+        "18,432 bindings known",
+        "room for 21,900 more",
+    ] {
+        at += start[at..]
+            .find(words)
+            .unwrap_or_else(|| panic!("{words} (in this order): {start}"));
+    }
+}
+
+#[test]
+fn a_healthy_server_says_that_nothing_is_running_out() {
+    let mut page = page(&[]);
+    (page.level, page.shed_pct) = (Level::Normal, 0);
+    page.outlook = Outlook {
+        exhaustion_s: NONE_FORESEEN_S,
+        cause: "none".into(),
+        ..Outlook::default()
+    };
+    assert_eq!(
+        page.headline(),
+        "Nothing is running out. Nobody is refused."
+    );
+    assert!(page.html().contains("too little was seen for a forecast"));
+    page.outlook.is_valid = true;
+    assert!(page.html().contains("no end foreseen</dd>"));
+    (page.mode, page.shed_pct, page.is_shed) = (Mode::Observe, 100, true);
+    assert!(
+        page.headline()
+            .contains("100 % of new registrations would be refused (mode observe). An operator's")
+    );
+}
+
+#[test]
+fn the_hour_is_told_in_words_too() {
+    let words = chart::in_words(&history(), NOW, |p| p.pkg);
+    assert_eq!(words, "now 83.0 %, 59 min ago 52.0 %, highest 83.2 %");
+    assert_eq!(chart::in_words(&[], NOW, |p| p.pkg), "not known");
+}
+
+#[test]
+fn points_outside_of_the_hour_or_all_zero_are_drawn_without_harm() {
+    for time_s in [0, NOW - 4000, NOW, NOW + 100, u64::MAX] {
+        let points = [Point {
+            time_s,
+            shm: Some(u32::MAX),
+            ..Point::default()
+        }];
+        let html = page(&points).html();
+        assert_eq!(is_well_formed(&html), Ok(()));
+        assert!(!html.contains("NaN") && !html.replace("meminfo", "").contains("inf"));
+    }
+}
+
+/// Not a check: writes the pages for a look with a browser (`MEMGUARD_PAGES=FOLDER`).
+#[test]
+fn pages_can_be_written_for_a_look() {
+    let Ok(folder) = std::env::var("MEMGUARD_PAGES") else {
+        return;
+    };
+    let history = history();
+    let mut healthy = page(&history);
+    (healthy.level, healthy.shed_pct, healthy.tightest) = (Level::Normal, 0, Pool::Shm);
+    healthy.outlook = Outlook {
+        exhaustion_s: NONE_FORESEEN_S,
+        is_valid: true,
+        cause: "none".into(),
+        confidence: "high".into(),
+        ..Outlook::default()
+    };
+    for (name, page) in [
+        ("leak", page(&history)),
+        ("healthy", healthy),
+        ("worst", worst(&history)),
+    ] {
+        std::fs::write(format!("{folder}/{name}.html"), page.html())
+            .expect("the folder is writable");
+    }
+}
