@@ -30,6 +30,8 @@ struct InHand {
     message: u64,
     /// The end of its AoR on arrival; 0 when unknown, [`NOT_COMPARABLE`].
     aor_end: u64,
+    /// It stands in the table of registrations in flight already.
+    is_noted: bool,
     /// Where the contacts of its bindings lie in the message, to know them again in usrloc's callback.
     contacts: [Uri; MAX_BINDINGS],
     /// Bit per binding of `pending` that the local usrloc has stored since.
@@ -118,7 +120,13 @@ pub fn begin(pending: Pending, class: Class, message: u64, aor_end: u64, contact
     for (uri, contact) in uris.iter_mut().zip(contacts) {
         *uri = Uri::of(contact.uri);
     }
+    // Without a local usrloc it is passed on, and the reply may come to another process before the script ends here.
+    let is_noted = state::region().is_some_and(|r| r.control.usrloc_in_memory.get() == 0);
+    if let (true, Some(tables)) = (is_noted, state::tables()) {
+        tables.in_flight.note(&pending);
+    }
     LOCAL_IN_HAND.0.set(Some(InHand {
+        is_noted,
         contacts: uris,
         pending,
         class,
@@ -140,7 +148,7 @@ pub fn end() {
     let Some(hand) = LOCAL_IN_HAND.0.take() else {
         return;
     };
-    if let Some(tables) = state::tables() {
+    if let (false, Some(tables)) = (hand.is_noted, state::tables()) {
         tables.in_flight.note(&hand.pending);
     }
 }
