@@ -102,8 +102,11 @@ fn settled(server: &Server, pid: i64) -> Value {
     };
     let mut last = look();
     found(SOON, "the process rests", || {
+        // Asleep first, then the figures: the other way round, what is read may be of a
+        // message that was still being freed.
+        let asleep = sleeps();
         let next = look();
-        let rests = sleeps()
+        let rests = asleep
             && ["pkg_allocs", "pkg_frees", "shm_allocs", "shm_frees"]
                 .iter()
                 .all(|field| next[field] == last[field]);
