@@ -21,4 +21,5 @@ mod sites;
 mod smoke;
 mod soak;
 mod torture;
+mod transports;
 mod zero;

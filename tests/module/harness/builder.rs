@@ -279,6 +279,7 @@ impl Builder {
             folder: new_folder(),
             sip: self.sip.unwrap_or_else(free_port),
             http: free_port(),
+            tls: free_port(),
         }
     }
 }
@@ -307,7 +308,7 @@ fn example_arguments(places: &Places, modules: &Path, first: &[PathBuf]) -> Vec<
 }
 
 /// A folder of its own; short, as it holds Unix sockets.
-fn new_folder() -> PathBuf {
+pub(super) fn new_folder() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     static OLD: Once = Once::new();
     OLD.call_once(remove_folders_of_killed_runs);
