@@ -4,6 +4,7 @@
 mod accounting;
 mod classes;
 mod examples;
+mod faults;
 mod forecast;
 mod guard;
 mod harness;
