@@ -84,7 +84,7 @@ unsafe fn admit(msg: *mut sys::sip_msg, class: Option<Class>) -> c_int {
                 Decision::Admit
             };
             if !is_auto {
-                visit.row.sip.received.count(class);
+                visit.count_received(class);
             }
             match decision {
                 Decision::Refuse => {

@@ -21,6 +21,7 @@ mod script;
 mod sites;
 mod smoke;
 mod soak;
+mod stopped;
 mod torture;
 mod transports;
 mod zero;
