@@ -11,6 +11,7 @@ mod harness;
 mod http;
 mod levels;
 mod monitoring;
+mod order;
 mod parameters;
 mod pressure;
 mod proxy;
