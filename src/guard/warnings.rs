@@ -60,6 +60,8 @@ warnings! {
     DatagramSlotTaken = "another module (sipcapture?) holds the datagram hook: UDP registrations are refused after parsing instead of before",
     /// The text file cannot be written.
     TextFile = "the metrics cannot be written to the file of the parameter textfile: see that its directory exists and Kamailio's user may write there",
+    /// The folder of profiles cannot be written to.
+    ProfileDir = "memguard.profile cannot write into the directory of the parameter profile_dir: give Kamailio's user the right to",
 }
 
 /// The warnings of a mask, as sentences.

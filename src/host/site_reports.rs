@@ -16,7 +16,11 @@ const USUAL_ROWS: usize = 20;
 /// Name of a mark that was given none.
 const UNNAMED: &str = "default";
 
-fn tables() -> Result<&'static Sites, Fault> {
+/// The counters by place.
+///
+/// # Errors
+/// A fault that says why memory is not counted by place.
+pub fn tables() -> Result<&'static Sites, Fault> {
     owners::sites().ok_or_else(|| {
         Fault::cannot("memory is not counted by place: attribution is 0, or memguard.status warns that it cannot be")
     })
@@ -48,19 +52,22 @@ fn site(sites: &Sites, index: usize, tally: &Tally, growth: Option<Growth>) -> O
     })
 }
 
+/// The fault for a worker that does not exist.
+pub fn no_worker(index: u32) -> Fault {
+    Fault::unknown(format!(
+        "there is no worker with index {index}; see core.psx"
+    ))
+}
+
 /// What one worker counted, or all processes together.
-fn tallies(sites: &Sites, worker: Option<u32>) -> Result<Vec<Tally>, Fault> {
+pub fn tallies(sites: &Sites, worker: Option<u32>) -> Result<Vec<Tally>, Fault> {
     let Some(index) = worker else {
         return Ok(sites.sums(hooks::processes()));
     };
     let table = sites
         .table(index as usize)
         .filter(|_| (index as usize) < hooks::processes());
-    let table = table.ok_or_else(|| {
-        Fault::unknown(format!(
-            "there is no worker with index {index}; see core.psx"
-        ))
-    })?;
+    let table = table.ok_or_else(|| no_worker(index))?;
     Ok(table
         .iter()
         .take(sites.count())

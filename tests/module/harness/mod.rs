@@ -6,6 +6,7 @@ pub mod builder;
 pub mod config;
 pub mod http;
 pub mod pairs;
+pub mod pprof;
 pub mod prometheus;
 pub mod rpc;
 pub mod server;
