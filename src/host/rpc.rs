@@ -50,7 +50,7 @@ pub const COMMANDS: [Command; 22] = [
     Command {
         name: "memguard.sites",
         help: "The places that hold memory: what rises all the time first, then what is large. \
-               [pool P] [worker INDEX] [module M] [by live, growth or failures] [top N]",
+               [pool P] [worker INDEX] [module M] [by live, growth, failures or drift] [top N]",
         is_list: true,
         run: site_reports::sites,
     },

@@ -81,9 +81,12 @@ fn found(sites: &Sites, filter: &Filter) -> Result<Vec<Site>, Fault> {
     let all = tallies.iter().enumerate().filter_map(|(index, tally)| {
         let is_active =
             tally.allocs != 0 || tally.frees != 0 || tally.failures != 0 || tally.unbooked != 0;
-        let growth = filter.worker.is_none().then(|| sites.growth(index));
+        let growth = || match filter.worker {
+            None => sites.growth(index),
+            Some(worker) => Growth::of_minute(sites.worker_growth(worker as usize, index)),
+        };
         is_active
-            .then(|| site(sites, index, tally, growth))
+            .then(|| site(sites, index, tally, Some(growth())))
             .flatten()
     });
     let mut all = listed::merged(all);
@@ -110,13 +113,14 @@ fn place(site: &Site) -> Fields {
     ]
 }
 
-/// `memguard.sites [pool P] [worker INDEX] [module M] [by live|growth|failures] [top N]`
+/// `memguard.sites [pool P] [worker INDEX] [module M] [by live|growth|failures|drift] [top N]`
 pub fn sites(words: &[&str]) -> Result<Answer, Fault> {
     let filter = filters::sites(words).map_err(Fault::bad)?;
     let sites = tables()?;
     let mut all = found(sites, &filter)?;
     listed::rank(&mut all, filter.by);
-    let (messages, _) = sites.rates();
+    let [messages, registers] = sites.rates(filter.worker.map(|index| index as usize));
+    let per = |growth: f64, rate: f64| real(if rate > 0.0 { growth / rate } else { 0.0 });
     let rows = all
         .iter()
         .take(filter.top.map_or(USUAL_ROWS, |n| n as usize))
@@ -130,19 +134,16 @@ pub fn sites(words: &[&str]) -> Result<Answer, Fault> {
                 ("allocations", Node::Count(site.allocations)),
             ]);
             if let Some(growth) = site.growth {
+                row.extend([("growth", real(growth.now)), ("growth_1m", real(growth.m1))]);
+                if !is_one {
+                    row.extend([
+                        ("growth_10m", real(growth.m10)),
+                        ("growth_60m", real(growth.m60)),
+                    ]);
+                }
                 row.extend([
-                    ("growth", real(growth.now)),
-                    ("growth_1m", real(growth.m1)),
-                    ("growth_10m", real(growth.m10)),
-                    ("growth_60m", real(growth.m60)),
-                    (
-                        "growth_per_message",
-                        real(if messages > 0.0 {
-                            growth.now / messages
-                        } else {
-                            0.0
-                        }),
-                    ),
+                    ("growth_per_message", per(growth.now, messages)),
+                    ("growth_per_register", per(growth.now, registers)),
                 ]);
             }
             row.push(("unbooked", Node::Count(site.unbooked)));

@@ -8,6 +8,7 @@ mod forecast;
 mod guard;
 mod harness;
 mod http;
+mod leaks;
 mod levels;
 mod monitoring;
 mod parameters;

@@ -14,6 +14,6 @@ pub mod sip;
 pub mod sipp;
 pub mod wait;
 
-pub use pairs::{Pair, for_each_pair};
+pub use pairs::{Pair, for_each_pair, for_each_pair_at_once};
 pub use server::Server;
 pub use wait::until;
