@@ -93,6 +93,7 @@ pub unsafe extern "C" fn mod_init() -> c_int {
 
 fn try_init() -> Result<(), String> {
     let region = state::region().ok_or("memguard was not registered")?;
+    hooks::publish_process(); // the server may have become a daemon: another process with the same number
     hook_shm();
     let found = params::contradictions(&region.settings.all());
     if !found.is_empty() {

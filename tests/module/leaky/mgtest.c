@@ -6,6 +6,7 @@
 #include "core/sr_module.h"
 
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/mem/pkg.h"
@@ -104,6 +105,25 @@ static int w_leak_shm(sip_msg_t *msg, char *p, char *unused)
 	return w_int(msg, p, &bytes) == 0 && shm_malloc((size_t)bytes) ? 1 : -1;
 }
 
+/* Forks as a script does that runs a command: the child has no process number of its own. It allocates in both pools,
+ * as much as `bytes`, and ends without giving shm back. */
+static int w_fork(sip_msg_t *msg, char *p, char *unused)
+{
+	int bytes, status, i;
+	pid_t child;
+	if(w_int(msg, p, &bytes) < 0 || (child = fork()) < 0)
+		return -1;
+	if(child == 0) {
+		for(i = 0; i < 10; i++) {
+			void *block = pkg_malloc((size_t)bytes);
+			if(block && i % 2)
+				pkg_free(block);
+		}
+		_exit(shm_malloc((size_t)bytes) ? 0 : 1);
+	}
+	return waitpid(child, &status, 0) == child && status == 0 ? 1 : -1;
+}
+
 static int w_hold_pkg(sip_msg_t *msg, char *p, char *unused)
 {
 	int bytes;
@@ -164,6 +184,7 @@ static int w_shrink_shm(sip_msg_t *msg, char *p, char *q)
 
 static cmd_export_t cmds[] = {
 		{"mgtest_leak_pkg", (cmd_function)w_leak_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_fork", (cmd_function)w_fork, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_leak_shm", (cmd_function)w_leak_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_hold_pkg", (cmd_function)w_hold_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_hold_shm", (cmd_function)w_hold_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
