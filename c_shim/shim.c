@@ -275,12 +275,6 @@ int mg_has_module(const char *name)
 	return module_loaded((char *)name);
 }
 
-/* get_max_procs() aborts before PROC_INIT (core/pt.c) */
-int mg_max_processes(void)
-{
-	return get_max_procs();
-}
-
 /* the callback's argument order is counters.h's */
 static void (*each_counter)(void *closure, str *name);
 

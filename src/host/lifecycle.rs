@@ -212,21 +212,19 @@ fn bind_all() {
 }
 
 /// Whether tls turns connections away before memguard turns registrations away: it does so below `low_mem_threshold1`
-/// KiB of free shm, by default 512 KiB per process (modules/tls/tls_init.c).
+/// of free shm. Its start, which comes before ours (core/main.c init_tls), has turned the parameter's KiB, or its default
+/// of 512 KiB per process, into bytes (modules/tls/tls_init.c); -1 stands there while tls is not enabled.
 fn tls_refuses_first(region: &Region) -> bool {
     // SAFETY: PROC_INIT: configuration and process count are final.
     let threshold = unsafe {
         if sys::mg_has_module(c"tls".as_ptr()) == 0 {
             return false;
         }
-        match sys::mg_cfg_int(c"tls".as_ptr(), c"low_mem_threshold1".as_ptr(), -1) {
-            kib @ 0.. => kib as u64 * 1024,
-            _ => 512 * 1024 * sys::mg_max_processes().max(0) as u64,
-        }
+        sys::mg_cfg_int(c"tls".as_ptr(), c"low_mem_threshold1".as_ptr(), -1)
     };
     let free_at_shed = region.control.shm_size.get() / 100
         * (100 - region.settings.get_u64(Int::ShmShed).min(100));
-    threshold > free_at_shed
+    u64::try_from(threshold).is_ok_and(|bytes| bytes > free_at_shed)
 }
 
 /// What does not work as it could, in the log of the start.

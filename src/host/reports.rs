@@ -3,7 +3,9 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{answer, forecast_reports, growth, hooks, measures, owners, sampler, state, visit};
+use super::{
+    answer, forecast_reports, growth, hooks, measures, owners, pressure, sampler, state, visit,
+};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::growth::Leak;
@@ -11,7 +13,7 @@ use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
 use crate::guard::queue;
 use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
-use crate::guard::warnings;
+use crate::guard::warnings::{self, Warning};
 use crate::guard::words::{Class, Level, Mode, Pool};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
@@ -163,7 +165,15 @@ fn status_fields(region: &Region) -> Fields {
             "sample_age_ms",
             Node::Count(now.saturating_sub(figures.time_ms.max(region.control.start_ms.get()))),
         ),
-        ("warnings", Node::Texts(warnings_now(region))),
+        (
+            "warnings",
+            Node::Texts(
+                warnings_now(region)
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect(),
+            ),
+        ),
         (
             "uptime",
             Node::Count(now.saturating_sub(region.control.start_ms.get()) / 1000),
@@ -174,11 +184,14 @@ fn status_fields(region: &Region) -> Fields {
     fields
 }
 
-fn warnings_now(region: &Region) -> Vec<String> {
-    warnings::sentences(region.control.warnings.get())
-        .into_iter()
-        .map(str::to_owned)
-        .collect()
+/// What there is to warn of at this moment: what was found, and that nobody looks any more.
+pub fn warnings_now(region: &Region) -> Vec<&'static str> {
+    let sampled = region.figures().time_ms.max(region.control.start_ms.get());
+    let mut mask = region.control.warnings.get();
+    if pressure::is_stale(region, sampled, state::now_ms()) {
+        mask |= 1 << Warning::StaleSample as u8;
+    }
+    warnings::sentences(mask)
 }
 
 /// `memguard.pools`
@@ -404,6 +417,10 @@ fn registration_fields(region: &Region) -> Fields {
     }
     fields.extend([
         ("not_understood", Node::Count(not_understood)),
+        (
+            "stale_decisions",
+            Node::Count(region.control.stale_decisions.get()),
+        ),
         (
             "challenged",
             Node::Count(total(region, |r| r.sip.challenged.get())),

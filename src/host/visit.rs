@@ -233,6 +233,19 @@ impl<'a> Visit<'a> {
         decision
     }
 
+    /// Counts it as received, and where the machine's memory had no say because its sample is stale, that too.
+    pub fn count_received(&self, class: Class) {
+        self.row.sip.received.count(class);
+        let control = &self.region.control;
+        let sampled = control.os_time_ms.get();
+        if !admission::is_never_refused(class)
+            && sampled != 0
+            && pressure::is_stale(self.region, sampled, self.now_ms)
+        {
+            control.stale_decisions.add(1);
+        }
+    }
+
     /// When this AoR's slot in the queue begins or began, Unix seconds.
     pub fn slot(&self) -> Option<u64> {
         self.tables

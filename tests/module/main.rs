@@ -4,6 +4,7 @@
 mod accounting;
 mod classes;
 mod examples;
+mod faults;
 mod forecast;
 mod guard;
 mod harness;
@@ -20,5 +21,7 @@ mod script;
 mod sites;
 mod smoke;
 mod soak;
+mod stopped;
 mod torture;
+mod transports;
 mod zero;

@@ -11,6 +11,7 @@ pub mod rpc;
 pub mod server;
 pub mod sip;
 pub mod sipp;
+pub mod tls;
 pub mod wait;
 
 pub use pairs::{Pair, for_each_pair};

@@ -1,8 +1,9 @@
 /*
- * mgtest: a Kamailio module for memguard's tests. It leaks, holds and shrinks pool memory on request, and reads
- * the memory managers' own figures in the process that is asked.
+ * mgtest: a Kamailio module for memguard's tests. It leaks, holds and shrinks pool memory on request, lets allocations
+ * fail (faults.h), and reads the memory managers' own figures in the process that is asked.
  * Forbidden here: any header before sr_module.h, or the flag string is not Kamailio's.
  */
+#define _GNU_SOURCE /* memmem() */
 #include "core/sr_module.h"
 
 #include <string.h>
@@ -18,6 +19,8 @@
 #include "core/rpc_lookup.h"
 
 MODULE_VERSION
+
+#include "faults.h"
 
 /* Blocks that are held, linked through their first word; of each process, also for shm. */
 struct held {
@@ -317,10 +320,13 @@ static rpc_export_t rpcs[] = {{"mgtest.pkg_info", rpc_pkg_info, doc, 0},
 		{"mgtest.hold_shm", rpc_hold_shm, doc, 0},
 		{"mgtest.leak_pkg", rpc_leak_pkg, doc, 0},
 		{"mgtest.fill_shm", rpc_fill_shm, doc, 0},
-		{"mgtest.release", rpc_release, doc, 0}, {0, 0, 0, 0}};
+		{"mgtest.release", rpc_release, doc, 0},
+		{"mgtest.fail", rpc_fail, doc, 0},
+		{"mgtest.faults", rpc_faults, doc, 0}, {0, 0, 0, 0}};
 
 struct module_exports exports = {.name = "mgtest",
 		.dlflags = DEFAULT_DLFLAGS,
 		.cmds = cmds,
 		.rpc_methods = rpcs,
-		.pv_items = pvs};
+		.pv_items = pvs,
+		.init_mod_f = mod_init};
