@@ -136,9 +136,11 @@ fn make_tables(region: &Region) -> Result<(), String> {
         slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         in_flight: InFlight::map(IN_FLIGHT).map_err(mapped)?,
         key: random_key()?,
-        priority: settings::priority_entries(&texts),
         texts,
     };
+    for entry in settings::priority_entries(&tables.texts) {
+        region.priorities.add(&entry, 0); // there is room for all that a configuration can hold
+    }
     state::set_tables(tables);
     Ok(())
 }

@@ -12,6 +12,7 @@ mod levels;
 mod monitoring;
 mod parameters;
 mod pressure;
+mod priority;
 mod proxy;
 mod queue;
 mod robust;
