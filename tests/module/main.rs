@@ -10,6 +10,7 @@ mod harness;
 mod http;
 mod levels;
 mod monitoring;
+mod observe;
 mod parameters;
 mod pressure;
 mod priority;
