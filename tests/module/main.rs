@@ -8,6 +8,7 @@ mod forecast;
 mod guard;
 mod harness;
 mod http;
+mod kemi;
 mod levels;
 mod monitoring;
 mod observe;

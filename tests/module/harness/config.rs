@@ -28,6 +28,8 @@ pub struct Config {
     pub http: String,
     /// A whole `request_route` in place of all the script above.
     pub script: Option<String>,
+    /// The KEMI engine (`python`, `lua`, `jsdt`) in place of all script above; its module and script are to be loaded.
+    pub engine: Option<String>,
     /// Whole routes, appended (`event_route[…] {…}`, `route[X] {…}`).
     pub routes: String,
 }
@@ -70,6 +72,7 @@ impl Config {
             other: "if (!lookup(\"location\")) { sl_send_reply(\"404\", \"Not Found\"); exit; }\n    t_relay();".into(),
             http: "jsonrpc_dispatch();".into(),
             script: None,
+            engine: None,
             routes: String::new(),
         }
     }
@@ -156,6 +159,10 @@ impl Config {
     }
 
     fn routing(&self) -> String {
+        if let Some(engine) = &self.engine {
+            let http = "event_route[xhttp:request] { jsonrpc_dispatch(); }";
+            return format!("\ncfgengine \"{engine}\"\n{http}\n{}", self.routes);
+        }
         if let Some(script) = &self.script {
             return format!("\nrequest_route {{\n{script}\n}}\n{}", self.routes);
         }
