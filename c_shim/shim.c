@@ -275,6 +275,19 @@ int mg_has_module(const char *name)
 	return module_loaded((char *)name);
 }
 
+/* a parameter that has no setter function is a plain int of its module; the list of modules is the core's */
+long mg_module_int(const char *module, const char *name, long fallback)
+{
+	struct sr_module *found = find_module_by_name((char *)module);
+	modparam_t type = 0;
+	int *value;
+
+	if(found == NULL)
+		return fallback;
+	value = (int *)find_param_export(found, (char *)name, PARAM_INT, &type);
+	return value != NULL && !(type & PARAM_USE_FUNC) ? *value : fallback;
+}
+
 /* the callback's argument order is counters.h's */
 static void (*each_counter)(void *closure, str *name);
 

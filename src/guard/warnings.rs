@@ -51,7 +51,7 @@ warnings! {
     /// tls refuses first.
     TlsThreshold = "tls refuses new connections below its low_mem_threshold1, before memguard starts to refuse registrations: lower shm_shed_pct or low_mem_threshold1",
     /// tm rewrites 503.
-    Remap503 = "tm turns relayed 503 into 500 (remap_503_500): refusals of a memguard behind this server lose their meaning; set remap_503_500 to 0",
+    Remap503 = "tm turns a relayed 503 into a 500 without Retry-After: phones that a server behind this one refuses with 503 are not told when to come back; set modparam(\"tm\", \"remap_503_500\", 0)",
     /// Too many processes.
     TooManyProcesses = "more processes run than memguard has rows for: the last ones are not counted",
     /// A process has panicked.

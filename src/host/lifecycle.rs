@@ -137,9 +137,11 @@ fn make_tables(region: &Region) -> Result<(), String> {
         slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         in_flight: InFlight::map(IN_FLIGHT).map_err(mapped)?,
         key: random_key()?,
-        priority: settings::priority_entries(&texts),
         texts,
     };
+    for entry in settings::priority_entries(&tables.texts) {
+        region.priorities.add(&entry, 0); // there is room for all that a configuration can hold
+    }
     state::set_tables(tables);
     Ok(())
 }
@@ -185,6 +187,7 @@ fn bind_all() {
     };
     bind_usrloc(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
+    region.warn(Warning::Remap503, tm_remaps_refusals());
     // SAFETY: function pointers that live as long as the module (linked with nodelete); before any fork.
     unsafe {
         region.warn(
@@ -225,6 +228,16 @@ fn tls_refuses_first(region: &Region) -> bool {
     let free_at_shed = region.control.shm_size.get() / 100
         * (100 - region.settings.get_u64(Int::ShmShed).min(100));
     u64::try_from(threshold).is_ok_and(|bytes| bytes > free_at_shed)
+}
+
+/// Whether this server relays REGISTERs (it has tm and no registrar) and tm answers a relayed 503 with a 500 of its
+/// own, which has no Retry-After. `remap_503_500` is 1 unless it is set (modules/tm/tm.c).
+fn tm_remaps_refusals() -> bool {
+    // SAFETY: PROC_INIT: all modules are loaded, parameters are final.
+    unsafe {
+        sys::mg_has_module(c"registrar".as_ptr()) == 0
+            && sys::mg_module_int(c"tm".as_ptr(), c"remap_503_500".as_ptr(), 0) != 0
+    }
 }
 
 /// What does not work as it could, in the log of the start.

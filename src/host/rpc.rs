@@ -22,7 +22,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 21] = [
+pub const COMMANDS: [Command; 22] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -131,6 +131,13 @@ pub const COMMANDS: [Command; 21] = [
         help: "Shows or changes the mode, in force at once in every process. [enforce, observe or off]",
         is_list: false,
         run: commands::mode,
+    },
+    Command {
+        name: "memguard.priority",
+        help: "Shows or changes who is let in to the last, in force at once in every process, until the restart. \
+               [list, add or remove] [aor, domain or source] [VALUE; kamcmd takes digits as a number: sip:0301234]",
+        is_list: true,
+        run: commands::priority,
     },
     Command {
         name: "memguard.shed",
@@ -297,7 +304,7 @@ macro_rules! handlers {
     ($($i:literal)*) => { [$(run::<$i> as Handler),*] };
 }
 const HANDLERS: [Handler; COMMANDS.len()] =
-    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20);
+    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21);
 
 /// The table for `exports`. Lives for ever; the core reads it in place.
 pub fn table() -> *mut sys::rpc_export_t {

@@ -210,7 +210,8 @@ impl<'a> Visit<'a> {
         let mut user = [0u8; priority::MAX_TEXT];
         let length = priority::canonical_user(self.aor.user(), &mut user).unwrap_or(0);
         let user = user.get(..length).unwrap_or_default();
-        priority::is_priority(&self.tables.priority, user, self.aor.host(), Some(source))
+        let lists = &self.region.priorities;
+        lists.is_priority(user, self.aor.host(), Some(source))
     }
 
     /// What becomes of it at this moment. Who holds a slot of the queue that has come is let in while memory allows.

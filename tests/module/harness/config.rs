@@ -32,6 +32,8 @@ pub struct Config {
     pub script: Option<String>,
     /// Listen for TLS.
     pub tls: bool,
+    /// The KEMI engine (`python`, `lua`, `jsdt`) in place of all script above; its module and script are to be loaded.
+    pub engine: Option<String>,
     /// Whole routes, appended (`event_route[…] {…}`, `route[X] {…}`).
     pub routes: String,
 }
@@ -77,6 +79,7 @@ impl Config {
             http: "jsonrpc_dispatch();".into(),
             script: None,
             tls: false,
+            engine: None,
             routes: String::new(),
         }
     }
@@ -188,6 +191,10 @@ impl Config {
     }
 
     fn routing(&self) -> String {
+        if let Some(engine) = &self.engine {
+            let http = "event_route[xhttp:request] { jsonrpc_dispatch(); }";
+            return format!("\ncfgengine \"{engine}\"\n{http}\n{}", self.routes);
+        }
         if let Some(script) = &self.script {
             return format!("\nrequest_route {{\n{script}\n}}\n{}", self.routes);
         }
