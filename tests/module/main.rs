@@ -13,6 +13,7 @@ mod kemi;
 mod levels;
 mod monitoring;
 mod observe;
+mod package;
 mod parameters;
 mod pressure;
 mod priority;
