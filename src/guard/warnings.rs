@@ -62,6 +62,8 @@ warnings! {
     StaleSample = "no sample for several intervals (is the sampling process stopped, or starved?): levels, history and forecasts stand still; refusing goes on by live shm and pkg, without the machine's memory",
     /// The text file cannot be written.
     TextFile = "the metrics cannot be written to the file of the parameter textfile: see that its directory exists and Kamailio's user may write there",
+    /// The folder of profiles cannot be written to.
+    ProfileDir = "memguard.profile cannot write into the directory of the parameter profile_dir: give Kamailio's user the right to",
 }
 
 /// The warnings of a mask, as sentences.

@@ -8,7 +8,8 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, gate, learn, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys,
+    ballast, gate, learn, profile, pv, routes, rpc, sampler, script, serve, settings, state, stats,
+    sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -188,6 +189,7 @@ fn bind_all() {
     bind_usrloc(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
     region.warn(Warning::Remap503, tm_remaps_refusals());
+    region.warn(Warning::ProfileDir, !profile::is_writable());
     // SAFETY: function pointers that live as long as the module (linked with nodelete); before any fork.
     unsafe {
         region.warn(

@@ -20,6 +20,7 @@ pub mod os;
 pub mod overview;
 pub mod owners;
 pub mod pressure;
+pub mod profile;
 pub mod pv;
 pub mod reports;
 pub mod routes;

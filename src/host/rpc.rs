@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
 
 use super::entry::guarded;
-use super::{commands, forecast_reports, reports, settings, site_reports, sys};
+use super::{commands, forecast_reports, profile, reports, settings, site_reports, sys};
 use crate::guard::report::{self, Answer, Fault, Fields, Node};
 
 /// One command.
@@ -50,7 +50,7 @@ pub const COMMANDS: [Command; 22] = [
     Command {
         name: "memguard.sites",
         help: "The places that hold memory: what rises all the time first, then what is large. \
-               [pool P] [worker INDEX] [module M] [by live, growth or failures] [top N]",
+               [pool P] [worker INDEX] [module M] [by live, growth, failures or drift] [top N]",
         is_list: true,
         run: site_reports::sites,
     },
@@ -77,6 +77,12 @@ pub const COMMANDS: [Command; 22] = [
         help: "What every place gained since a mark. [NAME] [top N]",
         is_list: false,
         run: site_reports::diff,
+    },
+    Command {
+        name: "memguard.profile",
+        help: "Writes the live heap by place into profile_dir, for pprof and as folded stacks. [shm or pkg] [worker INDEX]",
+        is_list: false,
+        run: profile::profile,
     },
     Command {
         name: "memguard.forecast",
