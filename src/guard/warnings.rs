@@ -60,6 +60,8 @@ warnings! {
     DatagramSlotTaken = "another module (sipcapture?) holds the datagram hook: UDP registrations are refused after parsing instead of before",
     /// The text file cannot be written.
     TextFile = "the metrics cannot be written to the file of the parameter textfile: see that its directory exists and Kamailio's user may write there",
+    /// The black box is not written.
+    BlackBox = "the black box (parameter blackbox) is not written, the log says why: an end of this run will leave no trace in it",
 }
 
 /// The warnings of a mask, as sentences.

@@ -8,7 +8,8 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, gate, learn, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys,
+    ballast, blackbox, ending, gate, learn, pv, routes, rpc, sampler, script, serve, settings,
+    state, stats, sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -115,6 +116,7 @@ fn try_init() -> Result<(), String> {
     {
         serve::open(address)?;
     }
+    blackbox::open(region)?;
     settings::declare_cfg()?;
     stats::register()?;
     routes::prepare();
@@ -159,8 +161,8 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
     guarded("child_init", || {
         hooks::publish_process();
         if rank != sys::PROC_INIT && rank != PROC_MAIN {
-            // Only the sampling process serves, which main forks in PROC_MAIN.
-            drop(serve::take());
+            // Only the sampling process serves and records, which main forks in PROC_MAIN.
+            drop((serve::take(), blackbox::take()));
         }
         match rank {
             sys::PROC_INIT => bind_all(),
@@ -182,6 +184,7 @@ fn bind_all() {
     let Some(region) = state::region() else {
         return;
     };
+    ending::watch();
     bind_usrloc(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
     // SAFETY: function pointers that live as long as the module (linked with nodelete); before any fork.
@@ -298,5 +301,8 @@ fn usrloc_tables() -> Vec<CString> {
 
 /// At shutdown, in the main process only.
 pub unsafe extern "C" fn mod_destroy() {
-    guarded("mod_destroy", hooks::restore);
+    guarded("mod_destroy", || {
+        blackbox::close();
+        hooks::restore();
+    });
 }

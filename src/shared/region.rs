@@ -164,6 +164,10 @@ pub struct Control {
     pub baseline_resets: Word,
     /// Level events that the event route has been run for.
     pub events_routed: Word,
+    /// What main said about the end of the server (`host::ending`); 0: nothing yet.
+    pub ending: Word,
+    /// 1: the end stands in the black box.
+    pub end_written: Word,
 }
 
 /// Everything of fixed size.
