@@ -60,6 +60,8 @@ warnings! {
     DatagramSlotTaken = "another module (sipcapture?) holds the datagram hook: UDP registrations are refused after parsing instead of before",
     /// The text file cannot be written.
     TextFile = "the metrics cannot be written to the file of the parameter textfile: see that its directory exists and Kamailio's user may write there",
+    /// The table of known bindings cannot be saved.
+    BindingsFile = "the known bindings cannot be written to the file of the parameter bindings_file, the log says why: after a restart they have to be learned again",
     /// The black box is not written.
     BlackBox = "the black box (parameter blackbox) is not written, the log says why: an end of this run will leave no trace in it",
 }

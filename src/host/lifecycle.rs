@@ -8,8 +8,8 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, blackbox, ending, gate, learn, pv, routes, rpc, sampler, script, serve, settings,
-    state, stats, sys,
+    ballast, bindings_file, blackbox, ending, gate, learn, pv, routes, rpc, sampler, script, serve,
+    settings, state, stats, sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -132,12 +132,18 @@ fn make_tables(region: &Region) -> Result<(), String> {
     let capacity = region.settings.get_u64(Int::Bindings) as usize;
     let mapped = |e: std::io::Error| format!("cannot map the table of known bindings: {e}");
     let texts = settings::take_texts();
+    let bindings = Fingerprints::map(capacity, base).map_err(mapped)?;
+    let aors = Fingerprints::map(capacity, base).map_err(mapped)?;
+    let key = match bindings_file::restore(region, &texts, [&bindings, &aors])? {
+        Some(key) => key,
+        None => random_key()?,
+    };
     let tables = state::Tables {
-        bindings: Fingerprints::map(capacity, base).map_err(mapped)?,
-        aors: Fingerprints::map(capacity, base).map_err(mapped)?,
+        bindings,
+        aors,
         slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         in_flight: InFlight::map(IN_FLIGHT).map_err(mapped)?,
-        key: random_key()?,
+        key,
         priority: settings::priority_entries(&texts),
         texts,
     };
@@ -303,6 +309,7 @@ fn usrloc_tables() -> Vec<CString> {
 pub unsafe extern "C" fn mod_destroy() {
     guarded("mod_destroy", || {
         blackbox::close();
+        bindings_file::close();
         hooks::restore();
     });
 }

@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod arrived;
 pub mod ballast;
+pub mod bindings_file;
 pub mod blackbox;
 pub mod commands;
 pub mod ending;

@@ -4,6 +4,7 @@
 use std::ffi::c_int;
 use std::time::Duration;
 
+use super::bindings_file::Saver;
 use super::blackbox::Recorder;
 use super::entry::{Init, guarded};
 use super::forecasts::Forecasts;
@@ -63,6 +64,9 @@ fn run() -> ! {
         while !is_main_gone() && !ending::is_asked() {
             guarded("the sampler", || sampler.tick());
             guarded("the text file", || sampler.write_textfile());
+            guarded("the known bindings", || {
+                sampler.saver.tick(region, state::now_ms())
+            });
             sampler.sleep(parent);
         }
         guarded("the end of the sampler", || sampler.end(is_main_gone()));
@@ -124,6 +128,7 @@ struct Sampler {
     last_ms: u64,
     past: Past,
     recorder: Recorder,
+    saver: Saver,
     http: Server,
     textfile: TextFile,
 }
@@ -153,6 +158,7 @@ impl Sampler {
             last_ms: now,
             past: Past::default(),
             recorder: Recorder::new(),
+            saver: Saver::default(),
             http: Server::new(),
             textfile: TextFile::of(state::tables().map(|t| t.texts.get(Text::TextFile))),
         }

@@ -184,8 +184,8 @@ fn read_ours(file: &mut File, length: u64) -> io::Result<Result<Vec<Run>, String
     })
 }
 
-/// FILE.aside-TIME, or with a number behind it where that exists.
-fn beside(path: &Path, now_s: u64) -> PathBuf {
+/// Where a file goes that is not what it should be: FILE.aside-TIME, or with a number behind it where that exists.
+pub fn beside(path: &Path, now_s: u64) -> PathBuf {
     let name = |more: String| {
         let mut name = OsString::from(path);
         name.push(format!(".aside-{now_s}{more}"));

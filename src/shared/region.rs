@@ -148,6 +148,9 @@ pub struct Control {
     pub registration_cost: Word,
     /// Longest Expires that was granted, seconds.
     pub longest_expires: Word,
+    /// Every binding that was granted since then (Unix seconds) passed here: the start, or an earlier one where
+    /// the table was carried over.
+    pub knows_since_s: Word,
     /// Bits of [`Warning`].
     pub warnings: Word,
     /// Decisions that had to leave os out because the sample was stale.
