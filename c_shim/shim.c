@@ -476,6 +476,11 @@ int mg_rpc_list_count(rpc_t *rpc, void *list, unsigned long long value)
 	return rpc->array_add(list, "J", value);
 }
 
+int mg_rpc_list_float(rpc_t *rpc, void *list, double value)
+{
+	return rpc->array_add(list, "f", value);
+}
+
 /* the flag's name changed from RET_ARRAY in 5.8 (core/rpc.h) */
 unsigned mg_rpc_returns_list(void)
 {

@@ -107,6 +107,7 @@ int mg_rpc_put_float(rpc_t *rpc, void *at, const char *name, double value);
 int mg_rpc_list_struct(rpc_t *rpc, void *list, void **out);
 int mg_rpc_list_text(rpc_t *rpc, void *list, const char *value);
 int mg_rpc_list_count(rpc_t *rpc, void *list, unsigned long long value);
+int mg_rpc_list_float(rpc_t *rpc, void *list, double value);
 
 pv_export_t *mg_pv_table(mg_pv_key_f key, mg_pv_value_f value);
 

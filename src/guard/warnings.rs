@@ -64,6 +64,10 @@ warnings! {
     TextFile = "the metrics cannot be written to the file of the parameter textfile: see that its directory exists and Kamailio's user may write there",
     /// The folder of profiles cannot be written to.
     ProfileDir = "memguard.profile cannot write into the directory of the parameter profile_dir: give Kamailio's user the right to",
+    /// The table of known bindings cannot be saved.
+    BindingsFile = "the known bindings cannot be written to the file of the parameter bindings_file, the log says why: after a restart they have to be learned again",
+    /// The black box is not written.
+    BlackBox = "the black box (parameter blackbox) is not written, the log says why: an end of this run will leave no trace in it",
 }
 
 /// The warnings of a mask, as sentences.

@@ -8,8 +8,8 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, gate, learn, profile, pv, routes, rpc, sampler, script, serve, settings, state, stats,
-    sys,
+    ballast, bindings_file, blackbox, ending, gate, learn, profile, pv, routes, rpc, sampler,
+    script, serve, settings, state, stats, sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -117,6 +117,7 @@ fn try_init() -> Result<(), String> {
     {
         serve::open(address)?;
     }
+    blackbox::open(region)?;
     settings::declare_cfg()?;
     stats::register()?;
     routes::prepare();
@@ -132,12 +133,18 @@ fn make_tables(region: &Region) -> Result<(), String> {
     let capacity = region.settings.get_u64(Int::Bindings) as usize;
     let mapped = |e: std::io::Error| format!("cannot map the table of known bindings: {e}");
     let texts = settings::take_texts();
+    let bindings = Fingerprints::map(capacity, base).map_err(mapped)?;
+    let aors = Fingerprints::map(capacity, base).map_err(mapped)?;
+    let key = match bindings_file::restore(region, &texts, [&bindings, &aors])? {
+        Some(key) => key,
+        None => random_key()?,
+    };
     let tables = state::Tables {
-        bindings: Fingerprints::map(capacity, base).map_err(mapped)?,
-        aors: Fingerprints::map(capacity, base).map_err(mapped)?,
+        bindings,
+        aors,
         slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         in_flight: InFlight::map(IN_FLIGHT).map_err(mapped)?,
-        key: random_key()?,
+        key,
         texts,
     };
     for entry in settings::priority_entries(&tables.texts) {
@@ -163,8 +170,8 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
     guarded("child_init", || {
         hooks::publish_process();
         if rank != sys::PROC_INIT && rank != PROC_MAIN {
-            // Only the sampling process serves, which main forks in PROC_MAIN.
-            drop(serve::take());
+            // Only the sampling process serves and records, which main forks in PROC_MAIN.
+            drop((serve::take(), blackbox::take()));
         }
         match rank {
             sys::PROC_INIT => bind_all(),
@@ -186,6 +193,7 @@ fn bind_all() {
     let Some(region) = state::region() else {
         return;
     };
+    ending::watch();
     bind_usrloc(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
     region.warn(Warning::Remap503, tm_remaps_refusals());
@@ -312,5 +320,9 @@ fn usrloc_tables() -> Vec<CString> {
 
 /// At shutdown, in the main process only.
 pub unsafe extern "C" fn mod_destroy() {
-    guarded("mod_destroy", hooks::restore);
+    guarded("mod_destroy", || {
+        blackbox::close();
+        bindings_file::close();
+        hooks::restore();
+    });
 }

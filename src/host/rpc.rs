@@ -287,6 +287,22 @@ unsafe fn fill(rpc: *mut sys::rpc_t, at: *mut c_void, fields: &Fields) {
                         }
                     }
                 }
+                Node::Counts(numbers) => {
+                    let mut list: *mut c_void = ptr::null_mut();
+                    if sys::mg_rpc_put_list(rpc, at, name, &mut list) >= 0 && !list.is_null() {
+                        for number in numbers {
+                            sys::mg_rpc_list_count(rpc, list, *number);
+                        }
+                    }
+                }
+                Node::Reals(numbers) => {
+                    let mut list: *mut c_void = ptr::null_mut();
+                    if sys::mg_rpc_put_list(rpc, at, name, &mut list) >= 0 && !list.is_null() {
+                        for number in numbers {
+                            sys::mg_rpc_list_float(rpc, list, *number);
+                        }
+                    }
+                }
                 Node::List(rows) => {
                     let mut list: *mut c_void = ptr::null_mut();
                     if sys::mg_rpc_put_list(rpc, at, name, &mut list) < 0 || list.is_null() {

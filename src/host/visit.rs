@@ -290,10 +290,15 @@ impl<'a> Visit<'a> {
     }
 }
 
-/// While the table may have forgotten: entries were pushed out, or the start is less than one longest Expires ago.
+/// While the table may have forgotten: entries were pushed out, or bindings may be alive that were granted before it
+/// knew of all (the start, where no earlier table was carried over): one longest Expires from then.
 pub fn is_unsure(region: &Region, tables: &Tables, now_s: u64) -> bool {
-    let start = region.control.start_ms.get() / 1000;
-    now_s < start.saturating_add(region.control.longest_expires.get())
+    let control = &region.control;
+    now_s
+        < control
+            .knows_since_s
+            .get()
+            .saturating_add(control.longest_expires.get())
         || tables.bindings.forgotten_until() > now_s
         || tables.aors.forgotten_until() > now_s
 }

@@ -3,6 +3,8 @@
 //!
 //! | module | holds | writers | after a kill at any instruction |
 //! |---|---|---|---|
+//! | [`bindings_file`] | known bindings over a restart | one | the file before stays (it is renamed into place) |
+//! | [`blackbox`] | the file that outlives the server | one | one record is missing |
 //! | [`record`] | words and their check | any | the record reads as absent until the next store |
 //! | [`ring`] | the last events or refusals | any | one hole |
 //! | [`fingerprints`] | known bindings, known AoRs | any | nothing: an entry is one word |
@@ -16,6 +18,8 @@
 //!
 //! All-zero bytes are the initial state of all of them ([`mapping::SharedZeroable`]).
 
+pub mod bindings_file;
+pub mod blackbox;
 pub mod events;
 pub mod figures;
 pub mod fingerprints;

@@ -2,6 +2,8 @@
 //! Forbidden here: linking Kamailio, traffic beyond loopback, processes, ports or files that outlive a test.
 
 mod accounting;
+mod bindings_file;
+mod blackbox;
 mod classes;
 mod examples;
 mod faults;
