@@ -4,7 +4,10 @@
 pub mod answer;
 pub mod arrived;
 pub mod ballast;
+pub mod bindings_file;
+pub mod blackbox;
 pub mod commands;
+pub mod ending;
 pub mod entry;
 pub mod exports;
 pub mod forecast_reports;
@@ -19,6 +22,7 @@ pub mod measures;
 pub mod os;
 pub mod overview;
 pub mod owners;
+pub mod past;
 pub mod pressure;
 pub mod profile;
 pub mod pv;

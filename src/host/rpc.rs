@@ -139,6 +139,13 @@ pub const COMMANDS: [Command; 22] = [
         run: commands::mode,
     },
     Command {
+        name: "memguard.priority",
+        help: "Shows or changes who is let in to the last, in force at once in every process, until the restart. \
+               [list, add or remove] [aor, domain or source] [VALUE; kamcmd takes digits as a number: sip:0301234]",
+        is_list: true,
+        run: commands::priority,
+    },
+    Command {
         name: "memguard.shed",
         help: "Refuses new and returning registrations for a time, whatever the memory. SECONDS",
         is_list: false,
@@ -277,6 +284,22 @@ unsafe fn fill(rpc: *mut sys::rpc_t, at: *mut c_void, fields: &Fields) {
                     if sys::mg_rpc_put_list(rpc, at, name, &mut list) >= 0 && !list.is_null() {
                         for text in texts {
                             sys::mg_rpc_list_text(rpc, list, c_text(text).as_ptr());
+                        }
+                    }
+                }
+                Node::Counts(numbers) => {
+                    let mut list: *mut c_void = ptr::null_mut();
+                    if sys::mg_rpc_put_list(rpc, at, name, &mut list) >= 0 && !list.is_null() {
+                        for number in numbers {
+                            sys::mg_rpc_list_count(rpc, list, *number);
+                        }
+                    }
+                }
+                Node::Reals(numbers) => {
+                    let mut list: *mut c_void = ptr::null_mut();
+                    if sys::mg_rpc_put_list(rpc, at, name, &mut list) >= 0 && !list.is_null() {
+                        for number in numbers {
+                            sys::mg_rpc_list_float(rpc, list, *number);
                         }
                     }
                 }

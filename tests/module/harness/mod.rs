@@ -12,6 +12,7 @@ pub mod rpc;
 pub mod server;
 pub mod sip;
 pub mod sipp;
+pub mod tls;
 pub mod wait;
 
 pub use pairs::{Pair, for_each_pair, for_each_pair_at_once};

@@ -19,6 +19,11 @@ pub struct Kamailio {
 }
 
 impl Kamailio {
+    /// Another program of the folder in which kamailio's wrapper is.
+    pub fn sibling(&self, name: &str) -> PathBuf {
+        self.program.with_file_name(name)
+    }
+
     fn from_line(line: &str) -> Option<Kamailio> {
         let mut fields = line.split('\t').map(str::to_owned);
         let kamailio = Kamailio {
