@@ -8,7 +8,8 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, gate, learn, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys,
+    ballast, gate, learn, outside, pv, routes, rpc, sampler, script, serve, settings, state, stats,
+    sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -162,6 +163,9 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
             // Only the sampling process serves, which main forks in PROC_MAIN.
             drop(serve::take());
         }
+        if rank != sys::PROC_INIT {
+            outside::child_started();
+        }
         match rank {
             sys::PROC_INIT => bind_all(),
             PROC_MAIN => return sampler::start(),
@@ -183,6 +187,7 @@ fn bind_all() {
         return;
     };
     bind_usrloc(region);
+    outside::prepare(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
     // SAFETY: function pointers that live as long as the module (linked with nodelete); before any fork.
     unsafe {

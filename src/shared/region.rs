@@ -9,6 +9,7 @@ use super::figures::{Figures, Published};
 use super::forecasts::Forecasts;
 use super::history::History;
 use super::mapping::{self, SharedZeroable};
+use super::outside::Outside;
 use super::refusals::Refusals;
 use super::rows::{MAX_PROCESSES, Row};
 use crate::guard::params::{Int, int_defaults};
@@ -164,6 +165,8 @@ pub struct Control {
     pub baseline_resets: Word,
     /// Level events that the event route has been run for.
     pub events_routed: Word,
+    /// 1: a Python interpreter is in the processes and is asked.
+    pub python: Word,
 }
 
 /// Everything of fixed size.
@@ -185,6 +188,8 @@ pub struct Region {
     pub refusals: Refusals,
     /// One row per process.
     pub rows: [Row; MAX_PROCESSES],
+    /// One row per process: memory outside the pools.
+    pub outside: [Outside; MAX_PROCESSES],
 }
 
 // SAFETY: atomics only.
@@ -214,6 +219,13 @@ impl Region {
     /// The rows of the processes there are; beyond them lies untouched memory.
     pub fn used_rows(&self, processes: usize) -> &[Row] {
         self.rows.get(..processes.max(1)).unwrap_or(&self.rows)
+    }
+
+    /// The same of memory outside the pools.
+    pub fn used_outside(&self, processes: usize) -> &[Outside] {
+        self.outside
+            .get(..processes.max(1))
+            .unwrap_or(&self.outside)
     }
 
     /// Sets or clears a warning.

@@ -10,6 +10,7 @@ mod harness;
 mod http;
 mod levels;
 mod monitoring;
+mod outside;
 mod parameters;
 mod pressure;
 mod proxy;
