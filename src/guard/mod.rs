@@ -21,6 +21,7 @@ pub mod level;
 pub mod metrics;
 pub mod nagios;
 pub mod osmem;
+pub mod outside;
 pub mod page;
 pub mod params;
 pub mod priority;

@@ -3,9 +3,10 @@
 
 use super::commands::region;
 use super::{hooks, reports, state};
-use crate::guard::cause::{self, Judgement};
+use crate::guard::cause::{self, Cause, Judgement};
 use crate::guard::cost;
 use crate::guard::filters;
+use crate::guard::growth::Leak;
 use crate::guard::level::{Thresholds, permyriad};
 use crate::guard::nagios::{self, Server, Standing};
 use crate::guard::params::Int;
@@ -33,6 +34,11 @@ pub fn soonest(region: &Region) -> (Pool, Forecast) {
         }
     };
     let pool = pools.into_iter().min_by_key(foreseen).unwrap_or(tightest);
+    let os = region.forecasts.read(Pool::Os);
+    // Nothing ends as far as can be seen, but a process leaks outside the pools: that is what is to be known.
+    if foreseen(&pool) == NONE_FORESEEN_S && os.evidence.leak != Leak::None {
+        return (Pool::Os, os);
+    }
     (pool, region.forecasts.read(pool))
 }
 
@@ -55,6 +61,7 @@ pub fn status_fields(region: &Region) -> Fields {
             word(cause::sentence(&judgement, &forecast.evidence)),
         ),
     ];
+    fields.extend(culprit_fields(&forecast));
     let cost = region.control.registration_cost.get();
     if cost > 0 {
         fields.push(("registration_cost", Node::Count(cost)));
@@ -62,6 +69,17 @@ pub fn status_fields(region: &Region) -> Fields {
             "registrations_left",
             Node::Count(registrations_left(region, cost)),
         ));
+    }
+    fields
+}
+
+/// Whose the cause is, where that is one process, and who in it.
+fn culprit_fields(forecast: &Forecast) -> Fields {
+    let mut fields = Fields::new();
+    let worker = forecast.worker.filter(|_| forecast.cause != Cause::None);
+    fields.extend(worker.map(|worker| ("cause_worker", int(u64::from(worker)))));
+    if worker.is_some() && forecast.cause == Cause::Outside {
+        fields.push(("cause_part", word(forecast.evidence.part)));
     }
     fields
 }
@@ -122,6 +140,9 @@ fn row(pool: Pool, forecast: &Forecast) -> Fields {
             .worker
             .map(|worker| ("worker", int(u64::from(worker)))),
     );
+    if forecast.worker.is_some() && forecast.cause == Cause::Outside {
+        fields.push(("part", word(evidence.part)));
+    }
     fields
 }
 

@@ -8,8 +8,8 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, bindings_file, blackbox, ending, gate, learn, profile, pv, routes, rpc, sampler,
-    script, serve, settings, state, stats, sys,
+    ballast, bindings_file, blackbox, ending, gate, learn, outside, profile, pv, routes, rpc,
+    sampler, script, serve, settings, state, stats, sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -173,6 +173,9 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
             // Only the sampling process serves and records, which main forks in PROC_MAIN.
             drop((serve::take(), blackbox::take()));
         }
+        if rank != sys::PROC_INIT {
+            outside::child_started();
+        }
         match rank {
             sys::PROC_INIT => bind_all(),
             PROC_MAIN => return sampler::start(),
@@ -195,6 +198,7 @@ fn bind_all() {
     };
     ending::watch();
     bind_usrloc(region);
+    outside::prepare(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
     region.warn(Warning::Remap503, tm_remaps_refusals());
     region.warn(Warning::ProfileDir, !profile::is_writable());

@@ -335,7 +335,7 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
     let shm = hooks::shm_sum(index, row);
     let pkg = hooks::pkg_sum(index, row);
     let (growth, growth_per_message) = row.growth();
-    vec![
+    let mut fields = vec![
         ("index", int(index as u64)),
         ("pid", Node::Int(process.pid)),
         ("rank", Node::Int(process.rank)),
@@ -362,13 +362,44 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
             Node::Count(row.pkg_failures.get().wrapping_add(shm.failures)),
         ),
         ("private", bytes(row.private_bytes.get())),
+    ];
+    fields.extend(outside_fields(region, index));
+    fields.extend([
         ("messages", Node::Count(row.sip.messages.get())),
         ("registers", Node::Count(row.sip.received.sum())),
         ("growth", real(growth)),
         ("growth_per_message", real(growth_per_message)),
         ("leak", word(row.leak())),
         ("level", word(row.level())),
-    ]
+    ]);
+    if let Some(outside) = region.outside.get(index) {
+        if row.leak() != Leak::None {
+            fields.push(("leak_in", word(outside.leak_in())));
+        }
+        if let Some((pool, seconds)) = outside.exhaustion() {
+            fields.push(("exhaustion_seconds", Node::Count(seconds)));
+            fields.push(("exhaustion_pool", word(pool)));
+        }
+    }
+    fields
+}
+
+/// What the process told of its memory outside the pools; what it never told is left out.
+fn outside_fields(region: &Region, index: usize) -> Fields {
+    let outside = region.outside.get(index);
+    let Some((row, told)) = outside.and_then(|row| Some((row, row.told()?))) else {
+        return Fields::new();
+    };
+    let mut fields = vec![
+        ("private_growth", real(row.growth().0)),
+        ("heap", bytes(told.heap)),
+        ("heap_free", bytes(told.heap_free)),
+    ];
+    fields.extend(
+        told.python_blocks
+            .map(|blocks| ("python_blocks", Node::Count(blocks))),
+    );
+    fields
 }
 
 /// Field names of the classes: received, admitted, rejected, rejected_observed.

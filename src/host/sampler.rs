@@ -11,7 +11,9 @@ use super::forecasts::Forecasts;
 use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
+use super::outside::Questions;
 use super::past::Past;
+
 use super::serve::{self, Server};
 use super::textfile::TextFile;
 use super::{blackbox, ending, hooks, measures, state, sys};
@@ -123,6 +125,7 @@ struct Sampler {
     bindings: Census,
     aors: Census,
     growths: Growths,
+    questions: Questions,
     forecasts: Forecasts,
     figures: Figures,
     last_ms: u64,
@@ -153,6 +156,7 @@ impl Sampler {
             bindings: Census::default(),
             aors: Census::default(),
             growths: Growths::new(),
+            questions: Questions::default(),
             forecasts: Forecasts::new(),
             figures: Figures::default(),
             last_ms: now,
@@ -194,6 +198,9 @@ impl Sampler {
         let os = self.sample_os(now);
         self.sample_rates(now, elapsed);
         self.sample_tables(now);
+        let interval = self.region.settings.get_u64(Int::SampleInterval);
+        self.questions
+            .ask(self.region, hooks::processes(), now, interval);
         self.growths.tick(
             self.region,
             hooks::processes(),

@@ -9,6 +9,7 @@
 //! | [`ring`] | the last events or refusals | any | one hole |
 //! | [`fingerprints`] | known bindings, known AoRs | any | nothing: an entry is one word |
 //! | [`marks`] | an operator's snapshots of all places | any | the mark is absent |
+//! | [`outside`] | memory outside the pools, as told and as judged | its process, the sampler | some figures are older |
 //! | [`pending`] | registrations in flight | any | one registration is unknown |
 //! | [`places`] | the priority lists | any | one place is unused |
 //! | [`published`] | the sampler's figures | one | the last published figures stay readable |
@@ -27,6 +28,7 @@ pub mod forecasts;
 pub mod history;
 pub mod mapping;
 pub mod marks;
+pub mod outside;
 pub mod pending;
 pub mod places;
 pub mod priorities;

@@ -16,6 +16,7 @@ mod leaks;
 mod levels;
 mod monitoring;
 mod observe;
+mod outside;
 mod package;
 mod parameters;
 mod pressure;
