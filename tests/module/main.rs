@@ -2,6 +2,7 @@
 //! Forbidden here: linking Kamailio, traffic beyond loopback, processes, ports or files that outlive a test.
 
 mod accounting;
+mod agreement;
 mod bindings_file;
 mod blackbox;
 mod classes;
@@ -16,6 +17,7 @@ mod leaks;
 mod levels;
 mod monitoring;
 mod observe;
+mod order;
 mod outside;
 mod package;
 mod parameters;
