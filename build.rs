@@ -67,7 +67,9 @@ mod host {
         shim.include(&src)
             .include("c_shim")
             .warnings(false)
-            .flag("-fno-strict-aliasing");
+            .flag("-fno-strict-aliasing")
+            // Inline functions of Kamailio's headers log where they are: not where that was on this machine.
+            .flag(format!("-ffile-prefix-map={}=kamailio", src.display()));
         let mut clang = vec![
             format!("-I{}", src.display()),
             "-Ic_shim".into(),

@@ -24,6 +24,7 @@ pub mod osmem;
 pub mod page;
 pub mod params;
 pub mod priority;
+pub mod profile;
 pub mod queue;
 pub mod rates;
 pub mod reply;

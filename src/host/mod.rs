@@ -24,6 +24,7 @@ pub mod overview;
 pub mod owners;
 pub mod past;
 pub mod pressure;
+pub mod profile;
 pub mod pv;
 pub mod reports;
 pub mod routes;

@@ -8,7 +8,6 @@ use crate::guard::osmem::Source;
 use crate::guard::page::history::Point;
 use crate::guard::page::{EventRow, Outlook, Page, PoolRow, Registrations, SiteRow, WorkerRow};
 use crate::guard::text::NONE_FORESEEN_S;
-use crate::guard::warnings;
 use crate::guard::words::{Level, Pool};
 use crate::shared::figures::Figures;
 use crate::shared::history::{SECONDS, Track};
@@ -43,7 +42,7 @@ pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
         registrations: registrations(region, &figures),
         sites: sites(),
         events: region.events.last(EVENTS).map(event_row).collect(),
-        warnings: warnings::sentences(region.control.warnings.get()),
+        warnings: reports::warnings_now(region),
         before: blackbox::before(),
         history,
         workers,

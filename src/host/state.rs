@@ -7,7 +7,6 @@ use once_cell::sync::OnceCell;
 
 use super::settings::Texts;
 use crate::guard::aor::Key;
-use crate::guard::priority::Entry;
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
@@ -30,8 +29,6 @@ pub struct Tables {
     pub key: Key,
     /// The text parameters.
     pub texts: Texts,
-    /// The priority lists.
-    pub priority: Vec<Entry>,
 }
 
 /// The local registrar's rules, read once before the first fork (core/registrar cfg group, usrloc).

@@ -10,6 +10,7 @@
 //! | [`fingerprints`] | known bindings, known AoRs | any | nothing: an entry is one word |
 //! | [`marks`] | an operator's snapshots of all places | any | the mark is absent |
 //! | [`pending`] | registrations in flight | any | one registration is unknown |
+//! | [`places`] | the priority lists | any | one place is unused |
 //! | [`published`] | the sampler's figures | one | the last published figures stay readable |
 //! | [`rows`] | counters per process | its process | one operation is half counted |
 //! | [`series`] | one total per second | one | the newest point is missing |
@@ -27,6 +28,8 @@ pub mod history;
 pub mod mapping;
 pub mod marks;
 pub mod pending;
+pub mod places;
+pub mod priorities;
 pub mod published;
 pub mod record;
 pub mod refusals;

@@ -57,6 +57,14 @@ impl<const WORDS: usize> Record<WORDS> {
         self.check.store(0, Ordering::Release);
     }
 
+    /// The first word as it is now, whoever is writing; only to pass over what cannot be meant.
+    pub fn first(&self) -> u64 {
+        // ORDERING: Relaxed; nothing is believed by it.
+        self.words
+            .first()
+            .map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
     /// Stores the words under a name (a ticket, a number of publication) that only the check carries.
     pub fn store_as(&self, name: u64, words: &[u64; WORDS]) {
         for (shared, word) in self.words.iter().zip(words) {

@@ -9,6 +9,7 @@ use super::figures::{Figures, Published};
 use super::forecasts::Forecasts;
 use super::history::History;
 use super::mapping::{self, SharedZeroable};
+use super::priorities::Priorities;
 use super::refusals::Refusals;
 use super::rows::{MAX_PROCESSES, Row};
 use crate::guard::params::{Int, int_defaults};
@@ -186,6 +187,8 @@ pub struct Region {
     pub forecasts: Forecasts,
     /// The last hour and day.
     pub history: History,
+    /// The priority lists in force.
+    pub priorities: Priorities,
     /// Level changes.
     pub events: Events,
     /// Refusals.
