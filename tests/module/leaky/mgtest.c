@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/events.h"
 #include "core/mem/pkg.h"
 #include "core/mem/shm.h"
 #include "core/mod_fix.h"
@@ -324,9 +325,25 @@ static rpc_export_t rpcs[] = {{"mgtest.pkg_info", rpc_pkg_info, doc, 0},
 		{"mgtest.fail", rpc_fail, doc, 0},
 		{"mgtest.faults", rpc_faults, doc, 0}, {0, 0, 0, 0}};
 
+/* 1: holds the hook for datagrams, as sipcapture does, so that memguard cannot have it */
+static int take_datagrams = 0;
+static param_export_t params[] = {{"take_datagrams", PARAM_INT, &take_datagrams}, {0, 0, 0}};
+
+static int let_pass(sr_event_param_t *event)
+{
+	return 0;
+}
+
+static int mod_init(void)
+{
+	return take_datagrams ? sr_event_register_cb(SREV_NET_DGRAM_IN, let_pass) : 0;
+}
+
 struct module_exports exports = {.name = "mgtest",
 		.dlflags = DEFAULT_DLFLAGS,
 		.cmds = cmds,
+		.params = params,
+		.init_mod_f = mod_init,
 		.rpc_methods = rpcs,
 		.pv_items = pvs,
 		.init_mod_f = mod_init};
