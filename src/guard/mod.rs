@@ -12,6 +12,7 @@ pub mod class;
 pub mod cost;
 pub mod filters;
 pub mod forecast;
+pub mod fragments;
 pub mod growth;
 pub mod http;
 pub mod level;
