@@ -12,6 +12,8 @@
 #include "core/mod_fix.h"
 #include "core/msg_translator.h"
 #include "core/daemonize.h"
+#include "core/globals.h"
+#include "core/tcp_info.h"
 #include "core/data_lump_rpl.h"
 #include "modules/sl/sl.h"
 #include "modules/tm/tm_load.h"
@@ -279,6 +281,16 @@ int mg_has_module(const char *name)
 int mg_max_processes(void)
 {
 	return get_max_procs();
+}
+
+/* the counters are static in core/tcp_main.c and not there without TCP */
+int mg_tcp_connections(void)
+{
+	struct tcp_gen_info info;
+	if(tcp_disable)
+		return 0;
+	tcp_get_info(&info);
+	return info.tcp_connections_no;
 }
 
 /* the callback's argument order is counters.h's */

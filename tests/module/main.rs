@@ -3,6 +3,7 @@
 
 mod accounting;
 mod classes;
+mod cost;
 mod examples;
 mod forecast;
 mod guard;

@@ -13,6 +13,6 @@ pub mod sip;
 pub mod sipp;
 pub mod wait;
 
-pub use pairs::{Pair, for_each_pair};
+pub use pairs::{Pair, for_each_pair, on_all_pairs};
 pub use server::Server;
 pub use wait::until;

@@ -1,6 +1,7 @@
 //! On which Kamailio and which memory manager a test runs, and how it says that it cannot.
 //! Forbidden here: starting anything.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -65,6 +66,19 @@ pub fn for_each_pair(test: impl Fn(&Pair)) {
             None => skip(&format!("Kamailio {version} was not prepared")),
         }
     }
+}
+
+/// The same on all pairs at once, for a test that waits for most of its time.
+#[track_caller]
+pub fn on_all_pairs(test: impl Fn(&Pair) + Sync) {
+    let pairs = RefCell::new(Vec::new());
+    for_each_pair(|pair| pairs.borrow_mut().push(pair.clone()));
+    std::thread::scope(|scope| {
+        for pair in pairs.into_inner() {
+            let test = &test;
+            scope.spawn(move || test(&pair));
+        }
+    });
 }
 
 fn prepared() -> Vec<Kamailio> {
