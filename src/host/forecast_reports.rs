@@ -17,8 +17,8 @@ use crate::shared::forecasts::Forecast;
 use crate::shared::history::{MINUTES, SECONDS, Track};
 use crate::shared::region::Region;
 
-/// Values that fit into one answer (24 KB).
-const MOST_POINTS: usize = 1200;
+/// Values that fit into one answer: ctl keeps 8 KB for a list, and a number takes up to 9 bytes there.
+const MOST_POINTS: usize = 900;
 
 /// The pool that runs out first, and its future; of those that do not, the tightest.
 pub fn soonest(region: &Region) -> (Pool, Forecast) {
@@ -161,7 +161,7 @@ fn row(pool: Pool, forecast: &Forecast) -> Fields {
     fields
 }
 
-/// `memguard.history NAME [points] [step]`
+/// `memguard.history NAME [points] [step]`: the last value belongs to the second, or the minute's last second, at the end.
 pub fn history(words: &[&str]) -> Result<Answer, Fault> {
     let asked = filters::history(words).map_err(Fault::bad)?;
     let region = region()?;
@@ -174,20 +174,35 @@ pub fn history(words: &[&str]) -> Result<Answer, Fault> {
         ))
     })?;
     let step = u64::from(asked.step_s.unwrap_or(1));
-    let most = if step < 60 { SECONDS } else { MINUTES }.min(MOST_POINTS);
-    let points = asked.points.map_or(60, |n| n as usize).min(most);
-    let past = region.history.last(track, points, step);
+    let is_by_second = step < 60;
+    let most = if is_by_second { SECONDS } else { MINUTES };
+    let wanted = asked.points.map_or(60, |n| n as usize).min(most);
+    let past = region.history.last(track, wanted.min(MOST_POINTS), step);
+    let newest_s = region.history.newest_s();
+    // The newest minute is the one that is over.
+    let end_s = match is_by_second {
+        true => newest_s,
+        false => ((newest_s + 1) / 60 * 60).saturating_sub(1),
+    };
     let span = past.step_s * (past.values.len() as u64).saturating_sub(1);
-    let text: Vec<String> = past.values.iter().map(u64::to_string).collect();
-    Ok(Answer::One(vec![
+    let mut fields = vec![
         ("name", word(track)),
         ("step", Node::Count(past.step_s)),
-        (
-            "start",
-            Node::Count((region.figures().time_ms / 1000).saturating_sub(span)),
-        ),
-        ("values", Node::Texts(text)),
-    ]))
+        ("start", Node::Count(end_s.saturating_sub(span))),
+    ];
+    if past.values.len() == MOST_POINTS && wanted > MOST_POINTS {
+        fields.push(("truncated", int((wanted - MOST_POINTS) as u64)));
+    }
+    fields.push(("values", values(track, past.values)));
+    Ok(Answer::One(fields))
+}
+
+/// Rates per second, everything else as it was counted.
+fn values(track: Track, values: Vec<u64>) -> Node {
+    if !track.is_rate() {
+        return Node::Counts(values);
+    }
+    Node::Reals(values.iter().map(|value| *value as f64 / 1000.0).collect())
 }
 
 /// `memguard.check [warn_pct crit_pct] [warn_s crit_s]`

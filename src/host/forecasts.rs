@@ -1,4 +1,4 @@
-//! The sampling process's forecasts: feeds each pool's, finds the cause, learns what a registration costs, keeps history.
+//! The sampling process's forecasts: feeds each pool's, finds the cause, learns what a registration costs.
 //! Forbidden here: Kamailio's allocators and locks; deciding (that is `guard::forecast`, `cause` and `cost`).
 
 use super::{hooks, owners, sys};
@@ -12,7 +12,6 @@ use crate::guard::text::NONE_FORESEEN_S;
 use crate::guard::words::Pool;
 use crate::shared::figures::Figures;
 use crate::shared::forecasts::Forecast;
-use crate::shared::history::Track;
 use crate::shared::outside::Outside;
 use crate::shared::region::Region;
 use crate::shared::sites::SitePool;
@@ -46,7 +45,6 @@ pub struct Forecasts {
     messages: u64,
     rate: f64,
     last_ms: u64,
-    second: u64,
     announced: [Cause; Pool::COUNT],
 }
 
@@ -68,7 +66,6 @@ impl Forecasts {
             messages: 0,
             rate: 0.0,
             last_ms: 0,
-            second: 0,
             announced: [Cause::None; Pool::COUNT],
         }
     }
@@ -91,7 +88,6 @@ impl Forecasts {
         self.shm(region, figures, now_ms, load);
         self.pkg(region, now_ms);
         self.os(region, figures, now_ms, load);
-        self.remember(region, figures, now_ms);
     }
 
     fn shm(&mut self, region: &Region, figures: &Figures, now_ms: u64, load: [f32; 2]) {
@@ -267,40 +263,6 @@ impl Forecasts {
             let why = cause::sentence(&judgement, &evidence);
             log!(Severity::Warn, "{pool} will be full in {when}: {why}");
         }
-    }
-
-    /// One value per second of the clock, however long the sample interval is.
-    fn remember(&mut self, region: &Region, figures: &Figures, now_ms: u64) {
-        let second = now_ms / 1000;
-        let count = match second.checked_sub(self.second) {
-            Some(passed) if self.second != 0 => passed.min(60),
-            _ => 1,
-        };
-        let rows = region.used_rows(hooks::processes());
-        let rejected = rows
-            .iter()
-            .map(|r| r.sip.rejected.sum())
-            .fold(0, u64::wrapping_add);
-        let shm_used = hooks::shm_now(region.control.shm_size.get()).map_or(0, |p| p.real_used);
-        let values: [u64; Track::COUNT] = std::array::from_fn(|i| match Track::ALL.get(i) {
-            Some(Track::ShmUsed) => shm_used,
-            Some(Track::PkgUsed) => figures.fullest_real_used,
-            Some(Track::OsUsed) => figures.os_used,
-            Some(Track::Headroom) => figures.headroom,
-            Some(Track::NewRate) => figures.new_rate_1s,
-            Some(Track::RefreshRate) => figures.refresh_rate_1s,
-            Some(Track::RejectedRate) => figures.rejected_rate_1s,
-            Some(Track::Rejected) => rejected,
-            Some(Track::Bindings) => figures.known_bindings,
-            Some(Track::Level) => figures.level,
-            None => 0,
-        });
-        for back in (0..count).rev() {
-            region
-                .history
-                .push(&values, second.wrapping_sub(back) % 60 == 0);
-        }
-        self.second = second;
     }
 }
 

@@ -2,7 +2,7 @@
 //! Forbidden here: Kamailio's allocators and locks; decisions (the rule is `guard::growth`'s).
 
 use super::{hooks, owners};
-use crate::guard::growth::{Growth, Leak, LeakWatch, Trail};
+use crate::guard::growth::{Growth, Leak, LeakWatch, MinuteTrail, Trail};
 use crate::guard::outside::{self, LeakIn, Look};
 use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row};
@@ -22,8 +22,11 @@ const BINDING: u64 = 1024;
 struct Worker {
     trail: Trail,
     messages: Trail,
+    registers: Trail,
     pkg: LeakWatch,
     outside: outside::Watch,
+    /// Its own share of each site.
+    sites: Vec<MinuteTrail>,
 }
 
 /// One site's trails.
@@ -96,8 +99,10 @@ impl Growths {
         self.workers.resize_with(count, || Worker {
             trail: Trail::default(),
             messages: Trail::default(),
+            registers: Trail::default(),
             pkg: LeakWatch::pkg(),
             outside: outside::Watch::default(),
+            sites: Vec::new(),
         });
         let weighed = bindings.saturating_mul(BINDING) as i64;
         let is_explained = self.bindings_lately.feed(self.sample, weighed) != Leak::None;
@@ -134,7 +139,9 @@ impl Growths {
             .feed(now_ms, total(&|row| row.sip.messages.get()));
         self.registers
             .feed(now_ms, total(&|row| row.sip.received.sum()));
-        sites.set_rates(self.messages.growth().now, self.registers.growth().now);
+        let rates = [self.messages.growth().now, self.registers.growth().now];
+        sites.set_rates(None, rates);
+        self.shares(region, sites, now_ms);
         let sums = sites.sums(self.processes);
         self.sites.resize_with(sums.len(), || Site {
             trail: Trail::default(),
@@ -152,6 +159,29 @@ impl Growths {
                     blame(region, sites, index, live, leak, self.processes);
                 }
             }
+        }
+    }
+
+    /// What each worker's own share of the sites does, and what the worker does meanwhile.
+    fn shares(&mut self, region: &Region, sites: &Sites, now_ms: u64) {
+        for (process, (worker, row)) in self.workers.iter_mut().zip(&region.rows).enumerate() {
+            worker.registers.feed(now_ms, row.sip.received.sum() as i64);
+            let rates = [worker.messages.growth().m1, worker.registers.growth().m1];
+            sites.set_rates(Some(process), rates);
+            feed_shares(&mut worker.sites, sites, process, now_ms);
+        }
+    }
+}
+
+/// Feeds the trails of one worker's own share of every site.
+fn feed_shares(trails: &mut Vec<MinuteTrail>, sites: &Sites, process: usize, now_ms: u64) {
+    let Some(table) = sites.table(process) else {
+        return;
+    };
+    trails.resize_with(sites.count(), MinuteTrail::default);
+    for (index, (trail, counts)) in trails.iter_mut().zip(table).enumerate() {
+        if let Some(growth) = trail.feed(now_ms, counts.tally().live_bytes()) {
+            sites.set_worker_growth(process, index, growth);
         }
     }
 }

@@ -10,6 +10,7 @@ use super::forecasts::Forecasts;
 use super::history::History;
 use super::mapping::{self, SharedZeroable};
 use super::outside::Outside;
+use super::priorities::Priorities;
 use super::refusals::Refusals;
 use super::rows::{MAX_PROCESSES, Row};
 use crate::guard::params::{Int, int_defaults};
@@ -153,6 +154,9 @@ pub struct Control {
     pub connection_cost: Word,
     /// Longest Expires that was granted, seconds.
     pub longest_expires: Word,
+    /// Every binding that was granted since then (Unix seconds) passed here: the start, or an earlier one where
+    /// the table was carried over.
+    pub knows_since_s: Word,
     /// Bits of [`Warning`].
     pub warnings: Word,
     /// Decisions that had to leave os out because the sample was stale.
@@ -169,6 +173,10 @@ pub struct Control {
     pub baseline_resets: Word,
     /// Level events that the event route has been run for.
     pub events_routed: Word,
+    /// What main said about the end of the server (`host::ending`); 0: nothing yet.
+    pub ending: Word,
+    /// 1: the end stands in the black box.
+    pub end_written: Word,
     /// 1: a Python interpreter is in the processes and is asked.
     pub python: Word,
 }
@@ -186,6 +194,8 @@ pub struct Region {
     pub forecasts: Forecasts,
     /// The last hour and day.
     pub history: History,
+    /// The priority lists in force.
+    pub priorities: Priorities,
     /// Level changes.
     pub events: Events,
     /// Refusals.

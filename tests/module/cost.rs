@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::guard::{Guarded, SOON, number};
 use super::harness::sip::{Request, Tcp};
 use super::harness::wait::found;
-use super::harness::{Pair, Server, on_all_pairs};
+use super::harness::{Pair, Server, for_each_pair_at_once};
 
 /// Three intervals of ten seconds teach; samples and machines are slow.
 const LEARNT_WITHIN: Duration = Duration::from_secs(75);
@@ -86,7 +86,7 @@ fn measured(pair: &Pair, mut phones: impl Phones, per_second: u32) -> (i64, i64,
 
 #[test]
 fn cost_of_a_registration_is_what_its_transport_takes_and_as_many_fit_as_was_said() {
-    on_all_pairs(|pair| {
+    for_each_pair_at_once(|pair| {
         let (udp, tcp) = std::thread::scope(|scope| {
             let udp = scope.spawn(|| measured(pair, ByUdp, 60));
             let tcp = scope.spawn(|| measured(pair, ByTcp(Vec::new()), 8));

@@ -10,7 +10,7 @@ use super::guard::{Guarded, SOON, number, rows, word};
 use super::harness::builder::Builder;
 use super::harness::sip::{Request, Tcp, Udp};
 use super::harness::wait::found;
-use super::harness::{Pair, Server, on_all_pairs, until};
+use super::harness::{Pair, Server, for_each_pair_at_once, until};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/module/kemi/keeps.py");
 /// What the rule takes at the shortest sample interval (12 windows of 60 samples, after 3 s), and half as much again.
@@ -79,7 +79,7 @@ fn leaks(server: &Server) -> Vec<Value> {
 
 #[test]
 fn outside_a_python_script_that_keeps_references_is_named_with_its_worker() {
-    on_all_pairs(|pair| {
+    for_each_pair_at_once(|pair| {
         let server = kemi(pair).start();
         let is_named = traffic(&server, Some(KEPT), NAMED_WITHIN, || {
             server.status()["cause"] == "outside"
@@ -127,7 +127,7 @@ fn outside_a_python_script_that_keeps_references_is_named_with_its_worker() {
 
 #[test]
 fn outside_a_healthy_python_script_is_not_named() {
-    on_all_pairs(|pair| {
+    for_each_pair_at_once(|pair| {
         let server = kemi(pair).start();
         // As long as it takes to name the one that keeps.
         let is_named = traffic(&server, None, Duration::from_secs(82), || {
@@ -142,7 +142,7 @@ fn outside_a_healthy_python_script_is_not_named() {
 
 #[test]
 fn outside_processes_tell_of_heap_and_interpreter_when_they_are_asked() {
-    on_all_pairs(|pair| {
+    for_each_pair_at_once(|pair| {
         let server = kemi(pair).start();
         let mut client = server.tcp();
         let mut told = |least: u64| {
