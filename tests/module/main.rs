@@ -6,6 +6,7 @@ mod agreement;
 mod bindings_file;
 mod blackbox;
 mod classes;
+mod cost;
 mod examples;
 mod faults;
 mod forecast;
