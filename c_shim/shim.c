@@ -12,6 +12,8 @@
 #include "core/mod_fix.h"
 #include "core/msg_translator.h"
 #include "core/daemonize.h"
+#include "core/globals.h"
+#include "core/tcp_info.h"
 #include "core/data_lump_rpl.h"
 #include "modules/sl/sl.h"
 #include "modules/tm/tm_load.h"
@@ -275,6 +277,29 @@ int mg_has_module(const char *name)
 	return module_loaded((char *)name);
 }
 
+/* a parameter that has no setter function is a plain int of its module; the list of modules is the core's */
+long mg_module_int(const char *module, const char *name, long fallback)
+{
+	struct sr_module *found = find_module_by_name((char *)module);
+	modparam_t type = 0;
+	int *value;
+
+	if(found == NULL)
+		return fallback;
+	value = (int *)find_param_export(found, (char *)name, PARAM_INT, &type);
+	return value != NULL && !(type & PARAM_USE_FUNC) ? *value : fallback;
+}
+
+/* the counters are static in core/tcp_main.c and not there without TCP */
+int mg_tcp_connections(void)
+{
+	struct tcp_gen_info info;
+	if(tcp_disable)
+		return 0;
+	tcp_get_info(&info);
+	return info.tcp_connections_no;
+}
+
 /* the callback's argument order is counters.h's */
 static void (*each_counter)(void *closure, str *name);
 
@@ -461,6 +486,11 @@ int mg_rpc_list_text(rpc_t *rpc, void *list, const char *value)
 int mg_rpc_list_count(rpc_t *rpc, void *list, unsigned long long value)
 {
 	return rpc->array_add(list, "J", value);
+}
+
+int mg_rpc_list_float(rpc_t *rpc, void *list, double value)
+{
+	return rpc->array_add(list, "f", value);
 }
 
 /* the flag's name changed from RET_ARRAY in 5.8 (core/rpc.h) */

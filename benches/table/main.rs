@@ -7,8 +7,10 @@ mod harness;
 mod allocator;
 mod decision;
 mod footprint;
+mod refused;
 mod register;
 mod report;
+mod reports;
 
 use report::Table;
 
@@ -16,14 +18,17 @@ use report::Table;
 type Measure = fn(&mut Table);
 
 /// The parts, by the word that `MEMGUARD_BENCH` chooses them with; all without it.
-const PARTS: [(&str, Measure); 4] = [
+const PARTS: [(&str, Measure); 6] = [
     ("decision", decision::measure),
     ("allocator", allocator::measure),
     ("register", register::measure),
+    ("reports", reports::measure),
+    ("refused", refused::measure),
     ("footprint", footprint::measure),
 ];
 
 fn main() {
+    refused::be_the_floor_if_asked();
     let wanted = std::env::var("MEMGUARD_BENCH").unwrap_or_default();
     let mut table = Table::default();
     for (word, measure) in PARTS {

@@ -278,7 +278,7 @@ fn classes_priority_is_let_in_by_aor_domain_source_and_sos() {
                 "another domain's",
             ),
             (
-                client.request(&of("sip:anna@sub.control.test")),
+                client.request(&of("sip:berta@sub.control.test")),
                 "a domain below",
             ),
             (
@@ -348,5 +348,43 @@ fn classes_every_register_is_counted_once_with_retransmissions_and_eight_senders
             number(&server.registrations(), "known_aors"),
             (SENDERS * EACH + 1) as i64
         );
+    });
+}
+
+#[test]
+fn classes_usrloc_is_asked_where_the_table_has_forgotten() {
+    const PHONES: usize = 6000;
+    for_each_pair(|pair| {
+        // usrloc's tables are found by the names of its statistics, whose separator can be set.
+        let separator = if pair.manager == "qm" { "_" } else { "-" };
+        // Room for a few of them: most are pushed out of the table, and usrloc knows them all.
+        let server = Server::registrar(pair)
+            .shm_mb(64)
+            .param("bindings", 1024)
+            .config(|c| {
+                c.global(&format!("stats_name_separator = \"{separator}\""));
+            })
+            .start();
+        let client = server.udp();
+        let phones = || (0..PHONES).map(|i| Request::register(&format!("p{i}")));
+        assert_eq!(client.flood(phones(), 16, |_, _, _| ()).of(200), PHONES);
+        server.rpc("memguard.shed", json!([60]));
+        let again = client.flood(phones().map(|p| p.next()), 16, |_, _, _| ());
+        assert_eq!(
+            again.of(200),
+            PHONES,
+            "nobody who is registered is refused: {again:?}"
+        );
+        let stranger = client.request(&Request::register("stranger"));
+        assert_eq!(stranger.code, 503, "{stranger:?}");
+        let elsewhere = Request::register("p7").contact("<sip:p7@192.0.2.77>");
+        assert_eq!(
+            client.request(&elsewhere).code,
+            503,
+            "known, but another contact"
+        );
+        until(SOON, "both are counted", || {
+            server.by_class("rejected") == counts(&[("new", 1), ("returning", 1)])
+        });
     });
 }

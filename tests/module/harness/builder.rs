@@ -316,6 +316,36 @@ fn example_arguments(places: &Places, modules: &Path, first: &[PathBuf]) -> Vec<
     words
 }
 
+/// A folder for files that outlive a server; it goes with the test, and after a killed run with the next one.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn of(pair: &Pair, name: &str) -> Folder {
+        let folder = new_folder();
+        let path = folder.with_file_name(format!(
+            "{}-{name}-{}",
+            folder.file_name().unwrap_or_default().to_string_lossy(),
+            pair.manager
+        ));
+        fs::rename(&folder, &path).expect("both are ours");
+        Folder(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A folder of its own; short, as it holds Unix sockets.
 pub(super) fn new_folder() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -28,10 +28,12 @@ pub struct Config {
     pub other: String,
     /// What an HTTP request to Kamailio's own xhttp runs.
     pub http: String,
-    /// A whole `request_route` in place of all the script above.
+    /// A whole `request_route` in place of all the script above; the empty one: none, for a KEMI script.
     pub script: Option<String>,
     /// Listen for TLS.
     pub tls: bool,
+    /// The KEMI engine (`python`, `lua`, `jsdt`) in place of all script above; its module and script are to be loaded.
+    pub engine: Option<String>,
     /// Whole routes, appended (`event_route[…] {…}`, `route[X] {…}`).
     pub routes: String,
 }
@@ -77,6 +79,7 @@ impl Config {
             http: "jsonrpc_dispatch();".into(),
             script: None,
             tls: false,
+            engine: None,
             routes: String::new(),
         }
     }
@@ -188,6 +191,13 @@ impl Config {
     }
 
     fn routing(&self) -> String {
+        if let Some(engine) = &self.engine {
+            let http = "event_route[xhttp:request] { jsonrpc_dispatch(); }";
+            return format!("\ncfgengine \"{engine}\"\n{http}\n{}", self.routes);
+        }
+        if self.script.as_deref() == Some("") {
+            return self.routes.clone();
+        }
         if let Some(script) = &self.script {
             return format!("\nrequest_route {{\n{script}\n}}\n{}", self.routes);
         }

@@ -7,8 +7,10 @@
 #include "core/sr_module.h"
 
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/events.h"
 #include "core/mem/pkg.h"
 #include "core/mem/shm.h"
 #include "core/mod_fix.h"
@@ -76,6 +78,20 @@ static int release_shm(void)
 	return count;
 }
 
+/* Takes all of shm in small blocks and gives every second one back: half is free, in pieces of that size. */
+static int checker_shm(int bytes)
+{
+	struct held *each;
+	while(hold_shm(bytes) > 0)
+		;
+	for(each = held_shm; each && each->next; each = each->next) {
+		struct held *gone = each->next;
+		each->next = gone->next;
+		shm_free(gone);
+	}
+	return 1;
+}
+
 /* Holds memory in halving pieces until an allocation of `leave` bytes fails; the smallest piece is 16 bytes. */
 static int fill(int (*take)(int), int leave)
 {
@@ -105,6 +121,25 @@ static int w_leak_shm(sip_msg_t *msg, char *p, char *unused)
 {
 	int bytes;
 	return w_int(msg, p, &bytes) == 0 && shm_malloc((size_t)bytes) ? 1 : -1;
+}
+
+/* Forks as a script does that runs a command: the child has no process number of its own. It allocates in both pools,
+ * as much as `bytes`, and ends without giving shm back. */
+static int w_fork(sip_msg_t *msg, char *p, char *unused)
+{
+	int bytes, status, i;
+	pid_t child;
+	if(w_int(msg, p, &bytes) < 0 || (child = fork()) < 0)
+		return -1;
+	if(child == 0) {
+		for(i = 0; i < 10; i++) {
+			void *block = pkg_malloc((size_t)bytes);
+			if(block && i % 2)
+				pkg_free(block);
+		}
+		_exit(shm_malloc((size_t)bytes) ? 0 : 1);
+	}
+	return waitpid(child, &status, 0) == child && status == 0 ? 1 : -1;
 }
 
 static int w_hold_pkg(sip_msg_t *msg, char *p, char *unused)
@@ -167,6 +202,7 @@ static int w_shrink_shm(sip_msg_t *msg, char *p, char *q)
 
 static cmd_export_t cmds[] = {
 		{"mgtest_leak_pkg", (cmd_function)w_leak_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_fork", (cmd_function)w_fork, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_leak_shm", (cmd_function)w_leak_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_hold_pkg", (cmd_function)w_hold_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_hold_shm", (cmd_function)w_hold_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
@@ -288,6 +324,17 @@ static void rpc_fill_shm(rpc_t *rpc, void *ctx)
 	rpc->add(ctx, "d", 1);
 }
 
+static void rpc_checker_shm(rpc_t *rpc, void *ctx)
+{
+	int bytes;
+	if(rpc->scan(ctx, "d", &bytes) < 1) {
+		rpc->fault(ctx, 400, "the size that must not fit any more, please");
+		return;
+	}
+	checker_shm(bytes);
+	rpc->add(ctx, "d", 1);
+}
+
 static void rpc_release(rpc_t *rpc, void *ctx)
 {
 	rpc->add(ctx, "d", release_shm() + release_pkg());
@@ -299,13 +346,30 @@ static rpc_export_t rpcs[] = {{"mgtest.pkg_info", rpc_pkg_info, doc, 0},
 		{"mgtest.hold_shm", rpc_hold_shm, doc, 0},
 		{"mgtest.leak_pkg", rpc_leak_pkg, doc, 0},
 		{"mgtest.fill_shm", rpc_fill_shm, doc, 0},
+		{"mgtest.checker_shm", rpc_checker_shm, doc, 0},
 		{"mgtest.release", rpc_release, doc, 0},
 		{"mgtest.fail", rpc_fail, doc, 0},
 		{"mgtest.faults", rpc_faults, doc, 0}, {0, 0, 0, 0}};
 
+/* 1: holds the hook for datagrams, as sipcapture does, so that memguard cannot have it */
+static int take_datagrams = 0;
+static param_export_t params[] = {{"take_datagrams", PARAM_INT, &take_datagrams}, {0, 0, 0}};
+
+static int let_pass(sr_event_param_t *event)
+{
+	return 0;
+}
+
+static int mod_init(void)
+{
+	return take_datagrams ? sr_event_register_cb(SREV_NET_DGRAM_IN, let_pass) : 0;
+}
+
 struct module_exports exports = {.name = "mgtest",
 		.dlflags = DEFAULT_DLFLAGS,
 		.cmds = cmds,
+		.params = params,
+		.init_mod_f = mod_init,
 		.rpc_methods = rpcs,
 		.pv_items = pvs,
 		.init_mod_f = mod_init};
