@@ -182,9 +182,9 @@ fn zero_pkg_and_zero_shm_at_once_every_register_over_udp_is_answered() {
             let of_all_kinds = known.iter().flat_map(|phone| {
                 let next = phone.next();
                 [
+                    next.clone(),
                     next.next().no_contact(),
                     next.next().next().expires(0),
-                    next,
                 ]
             });
             let replies = client.flood(of_all_kinds, 1, |_, request, reply| {
