@@ -89,6 +89,10 @@ int mg_max_processes(void);
 int mg_has_module(const char *name);
 void mg_each_counter(const char *group, void (*each)(void *closure, str *name), void *closure);
 
+const void *mg_cfg_action(void);
+const void *mg_cfg_any_action(void);
+int mg_cfg_place(const void *action, const char **file, const char **route);
+
 int mg_event_route_exists(const char *name);
 int mg_event_route_run(const char *route, const char *callback);
 int mg_event_routes_init(void);

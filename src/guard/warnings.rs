@@ -58,6 +58,8 @@ warnings! {
     InternalError = "memguard met an internal error and went on (see the log): please report it",
     /// The datagram slot is taken.
     DatagramSlotTaken = "another module (sipcapture?) holds the datagram hook: UDP registrations are refused after parsing instead of before",
+    /// The table of contexts is full.
+    PathsFull = "more ways to allocate live at once than memguard can tell apart: memguard.paths shows less than there is; raise sample_bytes",
     /// The text file cannot be written.
     TextFile = "the metrics cannot be written to the file of the parameter textfile: see that its directory exists and Kamailio's user may write there",
 }

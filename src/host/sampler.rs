@@ -9,6 +9,7 @@ use super::forecasts::Forecasts;
 use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
+use super::path_reports::PathGrowths;
 use super::serve::{self, Server};
 use super::textfile::TextFile;
 use super::{hooks, measures, state, sys};
@@ -115,6 +116,7 @@ struct Sampler {
     bindings: Census,
     aors: Census,
     growths: Growths,
+    path_growths: PathGrowths,
     forecasts: Forecasts,
     figures: Figures,
     last_ms: u64,
@@ -143,6 +145,7 @@ impl Sampler {
             bindings: Census::default(),
             aors: Census::default(),
             growths: Growths::new(),
+            path_growths: PathGrowths::default(),
             forecasts: Forecasts::new(),
             figures: Figures::default(),
             last_ms: now,
@@ -190,6 +193,7 @@ impl Sampler {
             self.figures.known_bindings,
             now,
         );
+        self.path_growths.tick(now);
         let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
         self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
         let worst = self.sample_shed(memory, now);

@@ -3,6 +3,7 @@
 //!
 //! | module | holds | writers | after a kill at any instruction |
 //! |---|---|---|---|
+//! | [`contexts`] | how sampled blocks were reached | any | one context counts a block too many, or is lost |
 //! | [`record`] | words and their check | any | the record reads as absent until the next store |
 //! | [`ring`] | the last events or refusals | any | one hole |
 //! | [`fingerprints`] | known bindings, known AoRs | any | nothing: an entry is one word |
@@ -15,6 +16,7 @@
 //!
 //! All-zero bytes are the initial state of all of them ([`mapping::SharedZeroable`]).
 
+pub mod contexts;
 pub mod events;
 pub mod figures;
 pub mod fingerprints;

@@ -19,6 +19,7 @@ use std::ptr;
 
 mod figures;
 mod install;
+pub mod sample;
 mod view;
 
 pub use figures::*;
@@ -135,7 +136,9 @@ fn publish_figures(row: &Row) -> u64 {
 
 #[inline(always)]
 fn pkg_allocated(block: *mut c_void) {
-    let Block { size, file, line } = LOCAL.pkg_pool.get().header(block);
+    let Block {
+        size, file, line, ..
+    } = LOCAL.pkg_pool.get().header(block);
     match owners::pkg_allocated(size, file, line) {
         Counted::Yes => {
             if let Some(row) = owners::row() {
@@ -157,7 +160,9 @@ fn pkg_allocated(block: *mut c_void) {
 
 #[inline(always)]
 fn pkg_freed(block: Block) {
-    let Block { size, file, line } = block;
+    let Block {
+        size, file, line, ..
+    } = block;
     if owners::pkg_freed(size, file, line) != Counted::Off {
         if let Some(row) = owners::row() {
             publish_figures(row);
@@ -181,7 +186,9 @@ fn first_seen(name: SitePool, block: *mut c_void) {
         SitePool::Shm => LOCAL.shm_pool.get(),
     };
     owners::learn(name, &pool.caller(block));
-    let Block { size, file, line } = pool.header(block);
+    let Block {
+        size, file, line, ..
+    } = pool.header(block);
     let thread = thread_pointer();
     let counted = match name {
         SitePool::Pkg => owners::pkg_allocated(size, file, line),
@@ -280,7 +287,9 @@ macro_rules! on_shm_totals {
 
 #[inline(always)]
 fn shm_allocated(block: *mut c_void) {
-    let Block { size, file, line } = LOCAL.shm_pool.get().header(block);
+    let Block {
+        size, file, line, ..
+    } = LOCAL.shm_pool.get().header(block);
     let thread = thread_pointer();
     match owners::shm_allocated(size, file, line, thread) {
         Counted::Yes if thread == LOCAL.main_thread.get() => return,
@@ -300,7 +309,9 @@ fn shm_allocated(block: *mut c_void) {
 
 #[inline(always)]
 fn shm_freed(block: Block) {
-    let Block { size, file, line } = block;
+    let Block {
+        size, file, line, ..
+    } = block;
     let thread = thread_pointer();
     let counted = owners::shm_freed(size, file, line, thread);
     if counted == Counted::Yes && thread == LOCAL.main_thread.get() {
@@ -371,6 +382,7 @@ macro_rules! wrap_malloc {
                 );
             } else {
                 $allocated(got);
+                sample::allocated(&LOCAL.$pool, got);
             }
             got
         }
@@ -396,6 +408,7 @@ macro_rules! wrap_free {
             unsafe { real(block, pointer, file, func, line, mname) };
             if let Some(old) = old {
                 $freed(old);
+                sample::freed(&LOCAL.$pool, old);
             }
         }
     };
@@ -439,6 +452,7 @@ macro_rules! wrap_realloc {
                 if let (Some(before), true) = (before, size == 0 || $on_failure == OnFailure::Frees)
                 {
                     $freed(before);
+                    sample::freed(&LOCAL.$pool, before);
                 }
                 return got;
             }
@@ -450,12 +464,16 @@ macro_rules! wrap_realloc {
                 {
                     let change = Change::of(&LOCAL.$pool.get(), before.size, after.size, false);
                     $changed(change, before);
+                    sample::resized(&LOCAL.$pool, before, after.size);
                 }
-                Some(before) => {
+                before => {
                     $allocated(got);
-                    $freed(before);
+                    sample::allocated(&LOCAL.$pool, got);
+                    if let Some(before) = before {
+                        $freed(before);
+                        sample::freed(&LOCAL.$pool, before);
+                    }
                 }
-                None => $allocated(got),
             }
             got
         }
@@ -575,11 +593,13 @@ unsafe extern "C" fn shm_resize(
     let got = unsafe { real(block, pointer, size, file, func, line, mname) };
     if let Some(before) = before {
         shm_freed(before);
+        sample::freed(&LOCAL.shm_pool, before);
     }
     if got.is_null() {
         shm_failed(size, &caller);
     } else {
         shm_allocated(got);
+        sample::allocated(&LOCAL.shm_pool, got);
     }
     got
 }
