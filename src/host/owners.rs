@@ -1,9 +1,10 @@
 //! Who holds the memory: counts every operation at the place that allocated the block. Called by `hooks` on every one.
 //! Forbidden here: locks, system calls, allocation, logging, panics; callers may hold the global shm lock.
 //!
-//! As with the totals, what concerns this process's private pool is kept in private memory (`PKG`), which a fork copies
-//! exactly with the heap that it describes, and is published into the process's shared table operation by operation.
-//! shm counts go straight into the shared table. Threads other than the main one share one table, by atomic adds.
+//! A process writes the rows of its own shared table and no other. What a child inherits with its heap is copied by the
+//! parent just before the fork (`before_fork`), because the parent's rows may have moved on when the child looks; the
+//! child makes the copy its own rows when it gets its process number (`adopt`). A child that never gets one (a fork
+//! that runs a command) counts its heap in the copy, and shm as other threads do: by atomic adds to one common table.
 #![deny(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -20,7 +21,7 @@ use super::{hooks, sys};
 use crate::shared::rows::Row;
 use crate::shared::sites::{
     Counts, FILE_BYTES, FUNC_BYTES, Key, MODULE_BYTES, SITES, SitePool, Sites, Table, Tally, Texts,
-    Writer, before_row, overflow_row,
+    Writer, before_row,
 };
 
 /// The place arguments of an allocation call (core/mem/memapi.h, DBG_SR_MEMORY).
@@ -40,38 +41,81 @@ pub struct Caller {
 struct Local {
     /// Null: only totals are counted.
     sites: Cell<*const Sites>,
-    /// This process's table and the process number that it belongs to.
-    table: Cell<*const Table>,
+    /// The process number whose table this process writes; [`NOBODY`] before it has one.
     process: Cell<i32>,
+    /// That table.
+    table: Cell<*const Table>,
     /// This process's row of totals, which comes and goes with the table.
     row: Cell<*const Row>,
-    /// Thread pointer of the main thread.
+    /// Thread pointer of the thread that is the only writer of the table; 0 while there is none.
+    writer: Cell<usize>,
+    /// Thread pointer of the main thread, which children keep.
     main_thread: Cell<usize>,
+    /// In a child: the process number of its parent, until it has one of its own; else [`NOBODY`].
+    parent: Cell<i32>,
 }
-// SAFETY: written by the main thread of a process only: before the first fork, and when a new process counts first.
-// Other threads read `sites` and `main_thread`, which never change after installation but for being switched off.
+// SAFETY: written by the main thread of a process only: before the first fork, around each fork, and when a new process
+// counts first. Other threads read `sites` and `writer`, which do not change while there are any.
 unsafe impl Sync for Local {}
+
+/// No process has this number.
+const NOBODY: i32 = -1;
 
 static LOCAL: Local = Local {
     sites: Cell::new(ptr::null()),
+    process: Cell::new(NOBODY),
     table: Cell::new(ptr::null()),
-    process: Cell::new(-1),
     row: Cell::new(ptr::null()),
+    writer: Cell::new(0),
     main_thread: Cell::new(0),
+    parent: Cell::new(NOBODY),
 };
 
-/// Counters of this process's private pool by site.
-static PKG: Table = [const { Counts::new() }; SITES];
+/// The private pool's counters as they were at the fork that made this process; the counters themselves where it has no
+/// table.
+static AT_FORK: Table = [const { Counts::new() }; SITES];
 
 /// Starts counting by place. Before the first fork.
 pub fn start(sites: &'static Sites, main_thread: usize) {
     LOCAL.main_thread.set(main_thread);
+    LOCAL.writer.set(main_thread);
     LOCAL.sites.set(sites);
+    // SAFETY: two functions that only copy private and shared words, in the process that forks and in its child.
+    let refused = unsafe { libc::pthread_atfork(Some(before_fork), None, Some(in_child)) };
+    if refused != 0 {
+        stop(); // out of memory at start: totals need no handler
+    }
 }
 
 /// Stops counting by place: for good, and before the first fork only.
 pub fn stop() {
     LOCAL.sites.set(ptr::null());
+}
+
+/// Runs in a process that is about to fork: its child's heap is this one, at this moment.
+unsafe extern "C" fn before_fork() {
+    let Some(sites) = sites() else { return };
+    // SAFETY: null, or a table of the mapping.
+    let Some(table) = (unsafe { LOCAL.table.get().as_ref() }) else {
+        return;
+    };
+    let is_pkg = |index: &usize| sites.pool(*index) == Some(SitePool::Pkg);
+    for index in (0..sites.count()).filter(is_pkg) {
+        if let (Some(copy), Some(own)) = (AT_FORK.get(index), table.get(index)) {
+            copy.copy_from(own);
+        }
+    }
+}
+
+/// Runs in a new process before anything else: it has no table yet.
+unsafe extern "C" fn in_child() {
+    if LOCAL.process.get() != NOBODY {
+        LOCAL.parent.set(LOCAL.process.get());
+    }
+    LOCAL.process.set(NOBODY);
+    LOCAL.table.set(ptr::null());
+    LOCAL.row.set(ptr::null());
+    LOCAL.writer.set(0);
 }
 
 /// The main thread's totals of a process in a pool, summed over the places; `None` while places are not counted.
@@ -86,16 +130,16 @@ pub fn sites() -> Option<&'static Sites> {
     unsafe { LOCAL.sites.get().as_ref() }
 }
 
-/// This process's shared table.
+/// The table that this process counts its private pool in.
 #[inline(always)]
-fn own_table(sites: &'static Sites) -> Option<&'static Table> {
+fn own_table() -> &'static Table {
     // SAFETY: a plain int of the server, set right after each fork (core/pt.c).
     let process = unsafe { sys::process_no };
     if process == LOCAL.process.get() {
-        // SAFETY: null, or a table of the mapping.
-        unsafe { LOCAL.table.get().as_ref() }
+        // SAFETY: with a process number goes a table of the mapping, or AT_FORK.
+        unsafe { &*LOCAL.table.get() }
     } else {
-        adopt(sites, process)
+        adopt(process)
     }
 }
 
@@ -106,37 +150,46 @@ pub fn row() -> Option<&'static Row> {
     unsafe { LOCAL.row.get().as_ref() }
 }
 
-/// The first operation of a new process: what it inherited becomes its own.
+/// The first operation of a process that has got its number: what it inherited becomes its own.
 #[cold]
 #[inline(never)]
-fn adopt(sites: &'static Sites, process: i32) -> Option<&'static Table> {
-    let table = usize::try_from(process)
-        .ok()
-        .and_then(|process| sites.table(process));
+fn adopt(process: i32) -> &'static Table {
+    if process == LOCAL.parent.get() {
+        return &AT_FORK; // a child without a number of its own, or not yet
+    }
+    let index = usize::try_from(process).unwrap_or(usize::MAX);
+    let table = match sites().and_then(|sites| Some((sites.table(index)?, sites.count()))) {
+        Some((table, count)) => {
+            for (shared, inherited) in table.iter().zip(&AT_FORK).take(count) {
+                if !inherited.is_unused() {
+                    shared.copy_from(inherited);
+                }
+            }
+            LOCAL.writer.set(LOCAL.main_thread.get());
+            table
+        }
+        None => &AT_FORK, // more processes than tables
+    };
     LOCAL.process.set(process);
-    LOCAL.table.set(table.map_or(ptr::null(), ptr::from_ref));
+    LOCAL.parent.set(NOBODY);
+    LOCAL.table.set(table);
     LOCAL
         .row
         .set(hooks::own_row().map_or(ptr::null(), ptr::from_ref));
-    if let Some(table) = table {
-        for (shared, own) in table.iter().zip(&PKG).take(sites.count()) {
-            if !own.is_unused() {
-                publish(shared, own);
-            }
-        }
-    }
     table
 }
 
-/// Only sites of the private pool are ever used in `PKG`, so a row with something in it is wholly this process's.
-fn publish(shared: &Counts, own: &Counts) {
-    shared.copy_from(own);
+/// Whether this is a child that has no process number of its own: it may not write as if it were alone.
+pub fn is_unnumbered() -> bool {
+    LOCAL.parent.get() != NOBODY
 }
 
-/// Publishes what this process inherited; called after a fork, by the process itself.
+/// Publishes what this process inherited; called by a process that the server gave its number, after the fork that made
+/// it. (The server's own first fork, into the background, leaves the number as it was: only the process knows.)
 pub fn publish_process() {
-    if let Some(sites) = sites() {
-        own_table(sites);
+    if sites().is_some() {
+        LOCAL.parent.set(NOBODY);
+        own_table();
     }
 }
 
@@ -178,196 +231,162 @@ fn insert(sites: &'static Sites, key: Key, caller: &Caller) -> usize {
     sites.insert(key, Texts { file, func, module })
 }
 
-/// Index of a place whose texts are at hand.
-fn index_of(sites: &'static Sites, pool: SitePool, caller: &Caller) -> usize {
+/// A place as an index into the tables, or [`Place::OFF`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Place(usize);
+
+impl Place {
+    /// Places are not counted.
+    const OFF: Place = Place(usize::MAX);
+}
+
+/// The place of a call that allocates; it is made known if it was not.
+#[inline(always)]
+pub fn place_of(pool: SitePool, caller: &Caller) -> Place {
+    let Some(sites) = sites() else {
+        return Place::OFF;
+    };
     let key = Key {
         pool,
         file: caller.file as usize,
         line: caller.line,
     };
-    match sites.find(key) {
+    Place(match sites.find(key) {
         Some(index) => index,
         None => insert(sites, key, caller),
-    }
+    })
 }
 
+/// The place in the header of a block.
 #[inline(always)]
-fn index_of_block(sites: &'static Sites, pool: SitePool, file: usize, line: u32) -> usize {
-    sites
-        .find(Key { pool, file, line })
-        .unwrap_or_else(|| sites.unknown(pool))
+pub fn place_in(pool: SitePool, file: usize, line: u32) -> Place {
+    let Some(sites) = sites() else {
+        return Place::OFF;
+    };
+    Place(
+        sites
+            .find(Key { pool, file, line })
+            .unwrap_or_else(|| sites.unknown(pool)),
+    )
 }
 
-/// What became of an operation.
+/// Where an operation was counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Counted {
-    /// It is counted by place.
-    Yes,
-    /// The place was never seen: [`learn`] it and count again.
-    Unseen,
-    /// Places are not counted.
+    /// At its place in this process's table: the totals are the sums over the places.
+    Own,
+    /// At its place in the table of all other threads.
+    Threads,
+    /// Nowhere: places are not counted.
     Off,
 }
 
-/// Makes a place known.
-#[cold]
-#[inline(never)]
-pub fn learn(pool: SitePool, caller: &Caller) {
-    if let Some(sites) = sites() {
-        index_of(sites, pool, caller);
-    }
-}
-
-/// What an allocation at a place that could not be learned counts as.
-#[cold]
-#[inline(never)]
-pub fn overflowed(pool: SitePool, size: u64, thread: usize) {
-    let Some(sites) = sites() else { return };
-    match pool {
-        SitePool::Pkg => pkg_allocated_at(sites, overflow_row(pool), size),
-        SitePool::Shm => shm_allocated_at(sites, overflow_row(pool), size, thread),
-    }
-}
-
+/// A place's row in this process's own table.
 #[inline(always)]
-fn pkg_allocated_at(sites: &'static Sites, index: usize, size: u64) {
-    let Some(own) = PKG.get(index) else { return };
-    let totals = own.allocated(size);
-    if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-        shared.set_allocated(totals);
+fn own_row(place: Place) -> Option<&'static Counts> {
+    if place == Place::OFF {
+        return None;
     }
-}
-
-#[inline(always)]
-fn shm_allocated_at(sites: &'static Sites, index: usize, size: u64, thread: usize) {
-    match shm_row(sites, index, thread) {
-        Some((row, Writer::Only)) => {
-            row.allocated(size);
-        }
-        Some((row, writer)) => row.add(writer, (1, size), (0, 0), 0),
-        None => (),
-    }
+    own_table().get(place.0)
 }
 
 /// A block of the private pool was allocated.
 #[inline(always)]
-pub fn pkg_allocated(size: u64, file: usize, line: u32) -> Counted {
-    let Some(sites) = sites() else {
+pub fn pkg_allocated(place: Place, size: u64) -> Counted {
+    let Some(row) = own_row(place) else {
         return Counted::Off;
     };
-    let Some(index) = sites.find(Key {
-        pool: SitePool::Pkg,
-        file,
-        line,
-    }) else {
-        return Counted::Unseen;
-    };
-    pkg_allocated_at(sites, index, size);
-    Counted::Yes
+    row.allocated(size);
+    Counted::Own
 }
 
-/// A block of the private pool that was allocated at `file`, `line` was freed.
+/// A block of the private pool was freed.
 #[inline(always)]
-pub fn pkg_freed(size: u64, file: usize, line: u32) -> Counted {
-    let Some(sites) = sites() else {
+pub fn pkg_freed(place: Place, size: u64) -> Counted {
+    let Some(row) = own_row(place) else {
         return Counted::Off;
     };
-    let index = index_of_block(sites, SitePool::Pkg, file, line);
-    if let Some(own) = PKG.get(index) {
-        let totals = own.freed(size);
-        if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-            shared.set_freed(totals);
-        }
-    }
-    Counted::Yes
+    row.freed(size);
+    Counted::Own
 }
 
 /// A block of the private pool changed its size in place.
-pub fn pkg_changed(grown: u64, shrunk: u64, unbooked: u64, file: usize, line: u32) {
-    let Some(sites) = sites() else { return };
-    let index = index_of_block(sites, SitePool::Pkg, file, line);
-    let Some(own) = PKG.get(index) else { return };
-    own.add(Writer::Only, (0, grown), (0, shrunk), unbooked);
-    if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-        publish(shared, own);
+pub fn pkg_changed(place: Place, grown: u64, shrunk: u64, unbooked: u64) {
+    if let Some(row) = own_row(place) {
+        row.add(Writer::Only, (0, grown), (0, shrunk), unbooked);
     }
 }
 
 /// An allocation from the private pool failed.
 #[cold]
-pub fn pkg_failed(size: u64, caller: &Caller, now_s: u64) {
-    let Some(sites) = sites() else { return };
-    let index = index_of(sites, SitePool::Pkg, caller);
-    let Some(own) = PKG.get(index) else { return };
-    own.failed(size, now_s);
-    if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-        publish(shared, own);
+pub fn pkg_failed(place: Place, size: u64, now_s: u64) {
+    if let Some(row) = own_row(place) {
+        row.failed(size, now_s);
     }
 }
 
 /// The row that this thread counts shm in, and how.
 #[inline(always)]
-fn shm_row(
-    sites: &'static Sites,
-    index: usize,
-    thread: usize,
-) -> Option<(&'static Counts, Writer)> {
-    if thread == LOCAL.main_thread.get() {
-        Some((own_table(sites)?.get(index)?, Writer::Only))
+fn shm_row(place: Place, thread: usize) -> Option<(&'static Counts, Writer)> {
+    if place == Place::OFF {
+        None
+    } else if thread == LOCAL.writer.get() {
+        Some((own_table().get(place.0)?, Writer::Only))
     } else {
-        Some((sites.threads().get(index)?, Writer::OneOfMany))
+        Some((sites()?.threads().get(place.0)?, Writer::OneOfMany))
     }
 }
 
 /// A block of the shared pool was allocated by this thread.
 #[inline(always)]
-pub fn shm_allocated(size: u64, file: usize, line: u32, thread: usize) -> Counted {
-    let Some(sites) = sites() else {
-        return Counted::Off;
-    };
-    let Some(index) = sites.find(Key {
-        pool: SitePool::Shm,
-        file,
-        line,
-    }) else {
-        return Counted::Unseen;
-    };
-    shm_allocated_at(sites, index, size, thread);
-    Counted::Yes
+pub fn shm_allocated(place: Place, size: u64, thread: usize) -> Counted {
+    match shm_row(place, thread) {
+        Some((row, Writer::Only)) => {
+            row.allocated(size);
+            Counted::Own
+        }
+        Some((row, writer)) => {
+            row.add(writer, (1, size), (0, 0), 0);
+            Counted::Threads
+        }
+        None => Counted::Off,
+    }
 }
 
-/// A block of the shared pool that was allocated at `file`, `line` was freed by this thread.
+/// A block of the shared pool was freed, or is about to be, by this thread.
 #[inline(always)]
-pub fn shm_freed(size: u64, file: usize, line: u32, thread: usize) -> Counted {
-    let Some(sites) = sites() else {
-        return Counted::Off;
-    };
-    let index = index_of_block(sites, SitePool::Shm, file, line);
-    match shm_row(sites, index, thread) {
+pub fn shm_freed(place: Place, size: u64, thread: usize) -> Counted {
+    match shm_row(place, thread) {
         Some((row, Writer::Only)) => {
             row.freed(size);
+            Counted::Own
         }
-        Some((row, writer)) => row.add(writer, (0, 0), (1, size), 0),
-        None => (),
+        Some((row, writer)) => {
+            row.add(writer, (0, 0), (1, size), 0);
+            Counted::Threads
+        }
+        None => Counted::Off,
     }
-    Counted::Yes
 }
 
 /// A block of the shared pool changed its size in place.
-pub fn shm_changed(grown: u64, shrunk: u64, unbooked: u64, file: usize, line: u32, thread: usize) {
-    let Some(sites) = sites() else { return };
-    let index = index_of_block(sites, SitePool::Shm, file, line);
-    if let Some((row, writer)) = shm_row(sites, index, thread) {
-        row.add(writer, (0, grown), (0, shrunk), unbooked);
+pub fn shm_changed(place: Place, grown: u64, shrunk: u64, unbooked: u64, thread: usize) -> Counted {
+    match shm_row(place, thread) {
+        Some((row, writer)) => {
+            row.add(writer, (0, grown), (0, shrunk), unbooked);
+            match writer {
+                Writer::Only => Counted::Own,
+                Writer::OneOfMany => Counted::Threads,
+            }
+        }
+        None => Counted::Off,
     }
 }
 
 /// An allocation from the shared pool failed.
 #[cold]
-pub fn shm_failed(size: u64, caller: &Caller, now_s: u64, thread: usize) {
-    let Some(sites) = sites() else { return };
-    let index = index_of(sites, SitePool::Shm, caller);
-    if let Some((row, _)) = shm_row(sites, index, thread) {
+pub fn shm_failed(place: Place, size: u64, now_s: u64, thread: usize) {
+    if let Some((row, _)) = shm_row(place, thread) {
         row.failed(size, now_s);
     }
 }
@@ -375,34 +394,17 @@ pub fn shm_failed(size: u64, caller: &Caller, now_s: u64, thread: usize) {
 /// Blocks that are older than the wrappers: counts them at their place (`Some`) or at the row of unnamed ones.
 /// Before the first fork, by the main thread.
 pub fn seed(pool: SitePool, caller: Option<&Caller>, blocks: u64, bytes: u64) {
-    let Some(sites) = sites() else { return };
-    let index = caller.map_or(before_row(pool), |caller| index_of(sites, pool, caller));
-    let allocated = (blocks, bytes);
-    match pool {
-        SitePool::Pkg => {
-            if let Some(own) = PKG.get(index) {
-                own.add(Writer::Only, allocated, (0, 0), 0);
-                if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-                    publish(shared, own);
-                }
-            }
-        }
-        SitePool::Shm => {
-            if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-                shared.add(Writer::Only, allocated, (0, 0), 0);
-            }
-        }
+    let place = caller.map_or(Place(before_row(pool)), |caller| place_of(pool, caller));
+    if let Some(row) = own_row(place).filter(|_| sites().is_some()) {
+        row.add(Writer::Only, (blocks, bytes), (0, 0), 0);
     }
 }
 
-/// Bytes of shm before they were unbooked by a shrinking realloc, at the row of older blocks.
+/// Bytes that were forgotten by a shrinking realloc before the wrappers, at the row of older blocks.
 pub fn seed_unbooked(pool: SitePool, bytes: u64) {
-    let Some(sites) = sites() else { return };
-    let row = before_row(pool);
-    if let Some(own) = PKG.get(row).filter(|_| pool == SitePool::Pkg) {
-        own.add(Writer::Only, (0, 0), (0, 0), bytes);
-    }
-    if let Some(shared) = own_table(sites).and_then(|table| table.get(row)) {
-        shared.add(Writer::Only, (0, 0), (0, 0), bytes);
+    if sites().is_some() {
+        if let Some(row) = own_row(Place(before_row(pool))) {
+            row.add(Writer::Only, (0, 0), (0, 0), bytes);
+        }
     }
 }

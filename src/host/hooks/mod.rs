@@ -27,7 +27,7 @@ pub use install::*;
 pub use view::Refused;
 use view::*;
 
-use super::owners::{self, Caller, Counted};
+use super::owners::{self, Caller, Counted, Place};
 use super::{state, sys};
 use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
@@ -135,73 +135,46 @@ fn publish_figures(row: &Row) -> u64 {
 }
 
 #[inline(always)]
-fn pkg_allocated(block: *mut c_void) {
-    let Block {
-        size, file, line, ..
-    } = LOCAL.pkg_pool.get().header(block);
-    match owners::pkg_allocated(size, file, line) {
-        Counted::Yes => {
-            if let Some(row) = owners::row() {
-                publish_pkg(row);
-            }
-            return;
+fn pkg_allocated(block: *mut c_void, place: Place) {
+    let size = LOCAL.pkg_pool.get().size_of(block);
+    if owners::pkg_allocated(place, size) == Counted::Off {
+        bump(&LOCAL.pkg.allocs, 1);
+        bump(&LOCAL.pkg.bytes_allocated, size);
+        publish_totals();
+        if let Some(row) = own_row() {
+            publish_pkg(row);
         }
-        Counted::Unseen => first_seen(SitePool::Pkg, block),
-        Counted::Off => {
-            bump(&LOCAL.pkg.allocs, 1);
-            bump(&LOCAL.pkg.bytes_allocated, size);
-            publish_totals();
-        }
-    }
-    if let Some(row) = own_row() {
+    } else if let Some(row) = owners::row() {
         publish_pkg(row);
     }
 }
 
+/// Counts a block that is being freed.
 #[inline(always)]
 fn pkg_freed(block: Block) {
-    let Block {
-        size, file, line, ..
-    } = block;
-    if owners::pkg_freed(size, file, line) != Counted::Off {
-        if let Some(row) = owners::row() {
-            publish_figures(row);
-        }
-        return;
+    let place = owners::place_in(SitePool::Pkg, block.file, block.line);
+    if owners::pkg_freed(place, block.size) == Counted::Off {
+        bump(&LOCAL.pkg.frees, 1);
+        bump(&LOCAL.pkg.bytes_freed, block.size);
+        publish_totals();
     }
-    bump(&LOCAL.pkg.frees, 1);
-    bump(&LOCAL.pkg.bytes_freed, size);
-    publish_totals();
-    if let Some(row) = own_row() {
+}
+
+/// After the manager has freed a block.
+#[inline(always)]
+fn pkg_after_free() {
+    let row = match owners::sites() {
+        Some(_) => owners::row(),
+        None => own_row(),
+    };
+    if let Some(row) = row {
         publish_figures(row);
     }
 }
 
-/// Makes the place of a block known, from its header, and counts the block there.
 #[cold]
-#[inline(never)]
-fn first_seen(name: SitePool, block: *mut c_void) {
-    let pool = match name {
-        SitePool::Pkg => LOCAL.pkg_pool.get(),
-        SitePool::Shm => LOCAL.shm_pool.get(),
-    };
-    owners::learn(name, &pool.caller(block));
-    let Block {
-        size, file, line, ..
-    } = pool.header(block);
-    let thread = thread_pointer();
-    let counted = match name {
-        SitePool::Pkg => owners::pkg_allocated(size, file, line),
-        SitePool::Shm => owners::shm_allocated(size, file, line, thread),
-    };
-    if counted == Counted::Unseen {
-        owners::overflowed(name, size, thread);
-    }
-}
-
-#[cold]
-fn pkg_failed(size: usize, caller: &Caller) {
-    owners::pkg_failed(size as u64, caller, state::now_ms() / 1000);
+fn pkg_failed(size: usize, place: Place) {
+    owners::pkg_failed(place, size as u64, state::now_ms() / 1000);
     let failures = bump(&LOCAL.pkg.failures, 1);
     if let Some(row) = own_row() {
         row.pkg_failures.set(failures);
@@ -232,13 +205,8 @@ impl Change {
 }
 
 fn pkg_changed(change: Change, block: Block) {
-    owners::pkg_changed(
-        change.grown,
-        change.shrunk,
-        change.unbooked,
-        block.file,
-        block.line,
-    );
+    let place = owners::place_in(SitePool::Pkg, block.file, block.line);
+    owners::pkg_changed(place, change.grown, change.shrunk, change.unbooked);
     if owners::sites().is_none() {
         bump(&LOCAL.pkg.bytes_allocated, change.grown);
         bump(&LOCAL.pkg.bytes_freed, change.shrunk);
@@ -274,7 +242,7 @@ fn republish(row: &Row) {
 macro_rules! on_shm_totals {
     (|$totals:ident| $body:expr) => {
         if let Some(row) = own_row() {
-            if thread_pointer() == LOCAL.main_thread.get() {
+            if is_main_thread() && !owners::is_unnumbered() {
                 let $totals = &row.shm;
                 $body
             } else {
@@ -286,77 +254,56 @@ macro_rules! on_shm_totals {
 }
 
 #[inline(always)]
-fn shm_allocated(block: *mut c_void) {
-    let Block {
-        size, file, line, ..
-    } = LOCAL.shm_pool.get().header(block);
-    let thread = thread_pointer();
-    match owners::shm_allocated(size, file, line, thread) {
-        Counted::Yes if thread == LOCAL.main_thread.get() => return,
-        Counted::Unseen => {
-            first_seen(SitePool::Shm, block);
-            if thread == LOCAL.main_thread.get() {
-                return;
-            }
-        }
-        Counted::Yes | Counted::Off => (),
+fn shm_allocated(block: *mut c_void, place: Place) {
+    let size = LOCAL.shm_pool.get().size_of(block);
+    if owners::shm_allocated(place, size, thread_pointer()) != Counted::Own {
+        on_shm_totals!(|totals| {
+            totals.allocs.add(1);
+            totals.bytes_allocated.add(size);
+        });
     }
-    on_shm_totals!(|totals| {
-        totals.allocs.add(1);
-        totals.bytes_allocated.add(size);
-    });
 }
 
+/// Counts a block that is being freed.
 #[inline(always)]
 fn shm_freed(block: Block) {
-    let Block {
-        size, file, line, ..
-    } = block;
-    let thread = thread_pointer();
-    let counted = owners::shm_freed(size, file, line, thread);
-    if counted == Counted::Yes && thread == LOCAL.main_thread.get() {
-        return; // the totals are the sums over the places
+    let place = owners::place_in(SitePool::Shm, block.file, block.line);
+    if owners::shm_freed(place, block.size, thread_pointer()) != Counted::Own {
+        on_shm_totals!(|totals| {
+            totals.frees.add(1);
+            totals.bytes_freed.add(block.size);
+        });
     }
-    on_shm_totals!(|totals| {
-        totals.frees.add(1);
-        totals.bytes_freed.add(size);
-    });
 }
 
+/// After the manager has freed a block: shm figures are read in place.
+#[inline(always)]
+fn shm_after_free() {}
+
 #[cold]
-fn shm_failed(size: usize, caller: &Caller) {
-    owners::shm_failed(
-        size as u64,
-        caller,
-        state::now_ms() / 1000,
-        thread_pointer(),
-    );
+fn shm_failed(size: usize, place: Place) {
+    let now_s = state::now_ms() / 1000;
+    owners::shm_failed(place, size as u64, now_s, thread_pointer());
     on_shm_totals!(|totals| totals.failures.add(1));
 }
 
 fn shm_changed(change: Change, block: Block) {
-    owners::shm_changed(
-        change.grown,
-        change.shrunk,
-        change.unbooked,
-        block.file,
-        block.line,
-        thread_pointer(),
-    );
-    let is_summed = owners::sites().is_some() && thread_pointer() == LOCAL.main_thread.get();
+    let place = owners::place_in(SitePool::Shm, block.file, block.line);
+    let (grown, shrunk, unbooked) = (change.grown, change.shrunk, change.unbooked);
+    let counted = owners::shm_changed(place, grown, shrunk, unbooked, thread_pointer());
     on_shm_totals!(|totals| {
-        if !is_summed {
-            totals.bytes_allocated.add(change.grown);
-            totals.bytes_freed.add(change.shrunk);
+        if counted != Counted::Own {
+            totals.bytes_allocated.add(grown);
+            totals.bytes_freed.add(shrunk);
         }
-        totals.unbooked.add(change.unbooked);
+        totals.unbooked.add(unbooked);
     });
 }
 
 // ------------------------------------------------------------------------------------------------ wrappers
 
 macro_rules! wrap_malloc {
-    ($name:ident, $pool:ident, $real:ident, $entry:ident, $allocated:path, $failed:path) => {
+    ($name:ident, $pool:expr, $real:ident, $entry:ident, $allocated:path, $failed:path) => {
         unsafe extern "C" fn $name(
             block: *mut c_void,
             size: usize,
@@ -368,21 +315,22 @@ macro_rules! wrap_malloc {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return ptr::null_mut();
             };
+            let place = owners::place_of(
+                $pool,
+                &Caller {
+                    file,
+                    func,
+                    line,
+                    module: mname,
+                },
+            );
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, size, file, func, line, mname) };
             if got.is_null() {
-                $failed(
-                    size,
-                    &Caller {
-                        file,
-                        func,
-                        line,
-                        module: mname,
-                    },
-                );
+                $failed(size, place);
             } else {
-                $allocated(got);
-                sample::allocated(&LOCAL.$pool, got);
+                $allocated(got, place);
+                sample::allocated($pool, got);
             }
             got
         }
@@ -390,7 +338,7 @@ macro_rules! wrap_malloc {
 }
 
 macro_rules! wrap_free {
-    ($name:ident, $pool:ident, $real:ident, $entry:ident, $freed:path) => {
+    ($name:ident, $pool:ident, $real:ident, $entry:ident, $freed:path, $after:path) => {
         unsafe extern "C" fn $name(
             block: *mut c_void,
             pointer: *mut c_void,
@@ -402,14 +350,14 @@ macro_rules! wrap_free {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return;
             };
-            // Read before the real free: the header then names the freeing place.
-            let old = LOCAL.$pool.get().if_live(pointer);
+            // Before the real free: afterwards the header names the freeing place.
+            if let Some(old) = LOCAL.$pool.get().if_live(pointer) {
+                $freed(old);
+                sample::freed(old);
+            }
             // SAFETY: the manager's own function with its own arguments.
             unsafe { real(block, pointer, file, func, line, mname) };
-            if let Some(old) = old {
-                $freed(old);
-                sample::freed(&LOCAL.$pool, old);
-            }
+            $after();
         }
     };
 }
@@ -422,7 +370,7 @@ enum OnFailure {
 }
 
 macro_rules! wrap_realloc {
-    ($name:ident, $pool:ident, $real:ident, $entry:ident, $on_failure:expr,
+    ($name:ident, $site_pool:expr, $pool:ident, $real:ident, $entry:ident, $on_failure:expr,
      $allocated:path, $freed:path, $changed:path, $failed:path) => {
         unsafe extern "C" fn $name(
             block: *mut c_void,
@@ -436,23 +384,26 @@ macro_rules! wrap_realloc {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return ptr::null_mut();
             };
-            let caller = Caller {
-                file,
-                func,
-                line,
-                module: mname,
-            };
+            let place = owners::place_of(
+                $site_pool,
+                &Caller {
+                    file,
+                    func,
+                    line,
+                    module: mname,
+                },
+            );
             let before = LOCAL.$pool.get().if_live(pointer);
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, pointer, size, file, func, line, mname) };
             if got.is_null() {
                 if size != 0 {
-                    $failed(size, &caller);
+                    $failed(size, place);
                 }
                 if let (Some(before), true) = (before, size == 0 || $on_failure == OnFailure::Frees)
                 {
                     $freed(before);
-                    sample::freed(&LOCAL.$pool, before);
+                    sample::freed(before);
                 }
                 return got;
             }
@@ -464,14 +415,14 @@ macro_rules! wrap_realloc {
                 {
                     let change = Change::of(&LOCAL.$pool.get(), before.size, after.size, false);
                     $changed(change, before);
-                    sample::resized(&LOCAL.$pool, before, after.size);
+                    sample::resized(before, after.size);
                 }
                 before => {
-                    $allocated(got);
-                    sample::allocated(&LOCAL.$pool, got);
+                    $allocated(got, place);
+                    sample::allocated($site_pool, got);
                     if let Some(before) = before {
                         $freed(before);
-                        sample::freed(&LOCAL.$pool, before);
+                        sample::freed(before);
                     }
                 }
             }
@@ -482,7 +433,7 @@ macro_rules! wrap_realloc {
 
 wrap_malloc!(
     pkg_malloc,
-    pkg_pool,
+    SitePool::Pkg,
     pkg_real,
     malloc,
     pkg_allocated,
@@ -490,7 +441,7 @@ wrap_malloc!(
 );
 wrap_malloc!(
     pkg_mallocxz,
-    pkg_pool,
+    SitePool::Pkg,
     pkg_real,
     mallocxz,
     pkg_allocated,
@@ -498,6 +449,7 @@ wrap_malloc!(
 );
 wrap_realloc!(
     pkg_realloc,
+    SitePool::Pkg,
     pkg_pool,
     pkg_real,
     realloc,
@@ -509,6 +461,7 @@ wrap_realloc!(
 );
 wrap_realloc!(
     pkg_reallocxf,
+    SitePool::Pkg,
     pkg_pool,
     pkg_real,
     reallocxf,
@@ -518,11 +471,18 @@ wrap_realloc!(
     pkg_changed,
     pkg_failed
 );
-wrap_free!(pkg_free, pkg_pool, pkg_real, free, pkg_freed);
+wrap_free!(
+    pkg_free,
+    pkg_pool,
+    pkg_real,
+    free,
+    pkg_freed,
+    pkg_after_free
+);
 
 wrap_malloc!(
     shm_malloc,
-    shm_pool,
+    SitePool::Shm,
     shm_real,
     malloc,
     shm_allocated,
@@ -530,7 +490,7 @@ wrap_malloc!(
 );
 wrap_malloc!(
     shm_mallocxz,
-    shm_pool,
+    SitePool::Shm,
     shm_real,
     mallocxz,
     shm_allocated,
@@ -538,7 +498,7 @@ wrap_malloc!(
 );
 wrap_malloc!(
     shm_malloc_unsafe,
-    shm_pool,
+    SitePool::Shm,
     shm_real,
     malloc_unsafe,
     shm_allocated,
@@ -546,6 +506,7 @@ wrap_malloc!(
 );
 wrap_realloc!(
     shm_realloc,
+    SitePool::Shm,
     shm_pool,
     shm_real,
     realloc,
@@ -557,6 +518,7 @@ wrap_realloc!(
 );
 wrap_realloc!(
     shm_reallocxf,
+    SitePool::Shm,
     shm_pool,
     shm_real,
     reallocxf,
@@ -566,8 +528,22 @@ wrap_realloc!(
     shm_changed,
     shm_failed
 );
-wrap_free!(shm_free, shm_pool, shm_real, free, shm_freed);
-wrap_free!(shm_free_unsafe, shm_pool, shm_real, free_unsafe, shm_freed);
+wrap_free!(
+    shm_free,
+    shm_pool,
+    shm_real,
+    free,
+    shm_freed,
+    shm_after_free
+);
+wrap_free!(
+    shm_free_unsafe,
+    shm_pool,
+    shm_real,
+    free_unsafe,
+    shm_freed,
+    shm_after_free
+);
 
 /// `shm_resize` frees first and then allocates, without copying (fm, qm and tlsf `*_shm_resize`): never in place.
 unsafe extern "C" fn shm_resize(
@@ -582,24 +558,27 @@ unsafe extern "C" fn shm_resize(
     let Some(real) = LOCAL.shm_real.get().resize else {
         return ptr::null_mut();
     };
-    let caller = Caller {
-        file,
-        func,
-        line,
-        module: mname,
-    };
+    let place = owners::place_of(
+        SitePool::Shm,
+        &Caller {
+            file,
+            func,
+            line,
+            module: mname,
+        },
+    );
     let before = LOCAL.shm_pool.get().if_live(pointer);
     // SAFETY: the manager's own function with its own arguments.
     let got = unsafe { real(block, pointer, size, file, func, line, mname) };
     if let Some(before) = before {
         shm_freed(before);
-        sample::freed(&LOCAL.shm_pool, before);
+        sample::freed(before);
     }
     if got.is_null() {
-        shm_failed(size, &caller);
+        shm_failed(size, place);
     } else {
-        shm_allocated(got);
-        sample::allocated(&LOCAL.shm_pool, got);
+        shm_allocated(got, place);
+        sample::allocated(SitePool::Shm, got);
     }
     got
 }

@@ -114,8 +114,8 @@ pub fn message(text: &[u8]) {
 
 /// A block was allocated and counted. The usual path: a subtraction and a branch.
 #[inline(always)]
-pub(super) fn allocated(pool: &Cell<PoolView>, block: *mut c_void) {
-    let size = pool.get().size_of(block);
+pub(super) fn allocated(pool: SitePool, block: *mut c_void) {
+    let size = view(pool).size_of(block);
     // ORDERING: Relaxed; a number of this process's own, see LOCAL_LEFT.
     let left = LOCAL_LEFT.load(Ordering::Relaxed).wrapping_sub(size as i64);
     LOCAL_LEFT.store(left, Ordering::Relaxed);
@@ -126,17 +126,17 @@ pub(super) fn allocated(pool: &Cell<PoolView>, block: *mut c_void) {
 
 /// A block was freed: what its header said before.
 #[inline(always)]
-pub(super) fn freed(pool: &Cell<PoolView>, old: Block) {
+pub(super) fn freed(old: Block) {
     if is_carried(old) {
-        given(pool, old);
+        given(old.module, old.size);
     }
 }
 
 /// A block changed its size in place.
 #[inline(always)]
-pub(super) fn resized(pool: &Cell<PoolView>, before: Block, after: u64) {
+pub(super) fn resized(before: Block, after: u64) {
     if is_carried(before) {
-        changed(pool, before, after);
+        changed(before.module, before.size, after);
     }
 }
 
@@ -149,8 +149,12 @@ fn is_carried(block: Block) -> bool {
         < Contexts::RANGE
 }
 
-fn is_pkg(pool: &Cell<PoolView>) -> bool {
-    ptr::eq(pool, &LOCAL.pkg_pool)
+#[inline(always)]
+fn view(pool: SitePool) -> PoolView {
+    match pool {
+        SitePool::Pkg => LOCAL.pkg_pool.get(),
+        SitePool::Shm => LOCAL.shm_pool.get(),
+    }
 }
 
 /// This process's number.
@@ -159,36 +163,39 @@ fn process() -> i32 {
     unsafe { sys::process_no }
 }
 
-/// The context of a block, if it is this pool's, and for pkg this process's.
-fn carried(pool: &Cell<PoolView>, block: Block) -> Option<(&'static Contexts, Carried)> {
+/// Whether a private block is this process's own, and not one that a child without a number inherited.
+fn is_own(process_of_block: u16) -> bool {
+    i32::from(process_of_block) == process() && !owners::is_unnumbered()
+}
+
+/// The context that a header's pointer leads to, if this process may count its block off.
+fn carried(module: usize) -> Option<(&'static Contexts, Carried)> {
     let contexts = contexts()?;
-    let carried = contexts.carried(block.module)?;
+    let carried = contexts.carried(module)?;
     let owner = contexts.owner(carried)?;
-    let is_own =
-        owner.is_pkg == is_pkg(pool) && (!owner.is_pkg || i32::from(owner.process) == process());
-    is_own.then_some((contexts, carried))
+    (!owner.is_pkg || is_own(owner.process)).then_some((contexts, carried))
 }
 
 #[cold]
 #[inline(never)]
-fn given(pool: &Cell<PoolView>, old: Block) {
-    if let Some((contexts, carried)) = carried(pool, old) {
-        contexts.give(carried, old.size);
+fn given(module: usize, size: u64) {
+    if let Some((contexts, carried)) = carried(module) {
+        contexts.give(carried, size);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn changed(pool: &Cell<PoolView>, before: Block, after: u64) {
-    if let Some((contexts, carried)) = carried(pool, before) {
-        contexts.resized(carried, before.size, after);
+fn changed(module: usize, before: u64, after: u64) {
+    if let Some((contexts, carried)) = carried(module) {
+        contexts.resized(carried, before, after);
     }
 }
 
 /// The countdown fell below 0: the block is sampled, or it is only time to look at the rate.
 #[cold]
 #[inline(never)]
-fn expired(pool: &Cell<PoolView>, block: *mut c_void) {
+fn expired(pool: SitePool, block: *mut c_void) {
     let (Some(contexts), Some(region)) = (contexts(), state::region()) else {
         // ORDERING: Relaxed; see LOCAL_LEFT.
         LOCAL_LEFT.store(i64::MAX, Ordering::Relaxed);
@@ -225,16 +232,16 @@ fn is_drawn(rate: u64) -> bool {
 }
 
 /// Finds out how the block was reached and has its header carry it.
-fn carry(contexts: &'static Contexts, rate: u64, pool: &Cell<PoolView>, block: *mut c_void) {
-    let (process, is_pkg) = (process(), is_pkg(pool));
+fn carry(contexts: &'static Contexts, rate: u64, pool: SitePool, block: *mut c_void) {
+    let (process, is_pkg) = (process(), pool == SitePool::Pkg);
     // Main's private blocks are its children's too: their contexts would be freed many times.
-    if is_pkg && (process == 0 || !is_main_thread()) {
+    if is_pkg && (process == 0 || !is_main_thread() || owners::is_unnumbered()) {
         return;
     }
-    let view = pool.get();
+    let view = view(pool);
     let caller = view.caller(block);
     let key = Key {
-        pool: if is_pkg { SitePool::Pkg } else { SitePool::Shm },
+        pool,
         file: caller.file as usize,
         line: caller.line,
     };
