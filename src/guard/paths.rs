@@ -44,16 +44,36 @@ pub struct Frame {
     pub function: String,
     /// Where in the module's file.
     pub offset: u64,
+    /// How often it came again at once (a recursion).
+    pub again: u32,
 }
 
 impl std::fmt::Display for Frame {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match (self.module.as_str(), self.function.as_str()) {
-            ("", _) => write!(f, "{:#x}", self.offset),
-            (module, "") => write!(f, "{module}+{:#x}", self.offset),
-            (module, function) => write!(f, "{module} {function}"),
+            ("", _) => write!(f, "{:#x}", self.offset)?,
+            (module, "") => write!(f, "{module}+{:#x}", self.offset)?,
+            (module, function) => write!(f, "{module} {function}")?,
+        }
+        match self.again {
+            0 => Ok(()),
+            again => write!(f, " ({} times)", again.saturating_add(1)),
         }
     }
+}
+
+/// The same frame again and again, as recursions leave it, is one.
+pub fn shortened(frames: impl IntoIterator<Item = Frame>) -> Vec<Frame> {
+    let mut found: Vec<Frame> = Vec::new();
+    for frame in frames {
+        match found.last_mut() {
+            Some(last) if (&last.module, last.offset) == (&frame.module, frame.offset) => {
+                last.again = last.again.saturating_add(1);
+            }
+            _ => found.push(frame),
+        }
+    }
+    found
 }
 
 /// The configuration's line as reports show it: `kamailio.cfg:123 route[AUTH]`.
@@ -124,7 +144,8 @@ mod tests {
         let frame = |(module, function): &(&str, &str)| Frame {
             module: (*module).into(),
             function: (*function).into(),
-            offset: 0x12,
+            offset: function.len() as u64,
+            again: 0,
         };
         Path {
             pool: Pool::Pkg,
@@ -192,10 +213,19 @@ mod tests {
             module: module.into(),
             function: function.into(),
             offset: 0x1a2b,
+            again: 0,
         };
         assert_eq!(frame("tm", "t_newtran").to_string(), "tm t_newtran");
         assert_eq!(frame("tm", "").to_string(), "tm+0x1a2b");
         assert_eq!(frame("", "").to_string(), "0x1a2b");
+        let recursion = [
+            frame("core", "main"),
+            frame("tm", ""),
+            frame("tm", ""),
+            frame("tm", ""),
+        ];
+        let short: Vec<_> = shortened(recursion).iter().map(Frame::to_string).collect();
+        assert_eq!(short, ["core main", "tm+0x1a2b (3 times)"]);
         let file = "/etc/kamailio/kamailio.cfg";
         assert_eq!(
             cfg(file, 123, "AUTH", false),

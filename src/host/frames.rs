@@ -83,5 +83,6 @@ fn named(address: u64, core: usize) -> Frame {
         },
         function: text(info.dli_sname),
         offset: call.wrapping_sub(base as u64),
+        again: 0,
     }
 }

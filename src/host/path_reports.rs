@@ -44,7 +44,7 @@ fn path(sites: &Sites, names: &mut Names, held: &Held) -> Option<Path> {
         module: place.module,
         line: place.line,
         function: place.func,
-        frames: frames.map(|address| names.frame(*address)).collect(),
+        frames: paths::shortened(frames.map(|address| names.frame(*address))),
         cfg: paths::cfg(
             &text(&context.file),
             context.line,

@@ -11,6 +11,7 @@ mod http;
 mod levels;
 mod monitoring;
 mod parameters;
+mod paths;
 mod pressure;
 mod proxy;
 mod queue;

@@ -26,7 +26,7 @@ pub struct Config {
     pub other: String,
     /// What an HTTP request to Kamailio's own xhttp runs.
     pub http: String,
-    /// A whole `request_route` in place of all the script above.
+    /// A whole `request_route` in place of all the script above; empty: there is none (a KEMI script routes).
     pub script: Option<String>,
     /// Whole routes, appended (`event_route[…] {…}`, `route[X] {…}`).
     pub routes: String,
@@ -156,6 +156,9 @@ impl Config {
     }
 
     fn routing(&self) -> String {
+        if self.script.as_deref() == Some("") {
+            return self.routes.clone();
+        }
         if let Some(script) = &self.script {
             return format!("\nrequest_route {{\n{script}\n}}\n{}", self.routes);
         }
