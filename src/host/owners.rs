@@ -41,9 +41,7 @@ pub struct Caller {
 struct Local {
     /// Null: only totals are counted.
     sites: Cell<*const Sites>,
-    /// The process number whose table this process writes; [`NOBODY`] before it has one.
-    process: Cell<i32>,
-    /// That table.
+    /// The table that this process writes; null before it has one, and while only totals are counted.
     table: Cell<*const Table>,
     /// This process's row of totals, which comes and goes with the table.
     row: Cell<*const Row>,
@@ -63,7 +61,6 @@ const NOBODY: i32 = -1;
 
 static LOCAL: Local = Local {
     sites: Cell::new(ptr::null()),
-    process: Cell::new(NOBODY),
     table: Cell::new(ptr::null()),
     row: Cell::new(ptr::null()),
     writer: Cell::new(0),
@@ -90,6 +87,7 @@ pub fn start(sites: &'static Sites, main_thread: usize) {
 /// Stops counting by place: for good, and before the first fork only.
 pub fn stop() {
     LOCAL.sites.set(ptr::null());
+    LOCAL.table.set(ptr::null());
 }
 
 /// Runs in a process that is about to fork: its child's heap is this one, at this moment.
@@ -109,10 +107,8 @@ unsafe extern "C" fn before_fork() {
 
 /// Runs in a new process before anything else: it has no table yet.
 unsafe extern "C" fn in_child() {
-    if LOCAL.process.get() != NOBODY {
-        LOCAL.parent.set(LOCAL.process.get());
-    }
-    LOCAL.process.set(NOBODY);
+    // SAFETY: a plain int of the server, still the parent's.
+    LOCAL.parent.set(unsafe { sys::process_no });
     LOCAL.table.set(ptr::null());
     LOCAL.row.set(ptr::null());
     LOCAL.writer.set(0);
@@ -130,52 +126,47 @@ pub fn sites() -> Option<&'static Sites> {
     unsafe { LOCAL.sites.get().as_ref() }
 }
 
-/// The table that this process counts its private pool in.
+/// The table that this process counts its private pool in. A number changes in a new process only (core/pt.c), so there
+/// is no need to look at it each time.
 #[inline(always)]
 fn own_table() -> &'static Table {
-    // SAFETY: a plain int of the server, set right after each fork (core/pt.c).
-    let process = unsafe { sys::process_no };
-    if process == LOCAL.process.get() {
-        // SAFETY: with a process number goes a table of the mapping, or AT_FORK.
-        unsafe { &*LOCAL.table.get() }
-    } else {
-        adopt(process)
+    // SAFETY: null, or a table of the mapping.
+    match unsafe { LOCAL.table.get().as_ref() } {
+        Some(table) => table,
+        None => adopt(),
     }
 }
 
-/// This process's row of totals; only after an operation of the main thread was counted by place.
+/// This process's row of totals; `None` before it has a table, and while only totals are counted.
 #[inline(always)]
 pub fn row() -> Option<&'static Row> {
-    // SAFETY: null, or a row of the mapping, of this process since the last call of own_table.
+    // SAFETY: null, or a row of the mapping, of this process.
     unsafe { LOCAL.row.get().as_ref() }
 }
 
 /// The first operation of a process that has got its number: what it inherited becomes its own.
 #[cold]
 #[inline(never)]
-fn adopt(process: i32) -> &'static Table {
+fn adopt() -> &'static Table {
+    // SAFETY: a plain int of the server, set right after each fork (core/pt.c).
+    let process = unsafe { sys::process_no };
     if process == LOCAL.parent.get() {
         return &AT_FORK; // a child without a number of its own, or not yet
     }
     let index = usize::try_from(process).unwrap_or(usize::MAX);
-    let table = match sites().and_then(|sites| Some((sites.table(index)?, sites.count()))) {
-        Some((table, count)) => {
-            for (shared, inherited) in table.iter().zip(&AT_FORK).take(count) {
-                if !inherited.is_unused() {
-                    shared.copy_from(inherited);
-                }
-            }
-            LOCAL.writer.set(LOCAL.main_thread.get());
-            table
-        }
-        None => &AT_FORK, // more processes than tables
+    let own = sites().and_then(|sites| Some((sites.table(index)?, sites.count())));
+    let (Some((table, count)), Some(row)) = (own, hooks::own_row()) else {
+        return &AT_FORK; // more processes than tables
     };
-    LOCAL.process.set(process);
+    for (shared, inherited) in table.iter().zip(&AT_FORK).take(count) {
+        if !inherited.is_unused() {
+            shared.copy_from(inherited);
+        }
+    }
     LOCAL.parent.set(NOBODY);
+    LOCAL.writer.set(LOCAL.main_thread.get());
+    LOCAL.row.set(row);
     LOCAL.table.set(table);
-    LOCAL
-        .row
-        .set(hooks::own_row().map_or(ptr::null(), ptr::from_ref));
     table
 }
 
@@ -184,8 +175,8 @@ pub fn is_unnumbered() -> bool {
     LOCAL.parent.get() != NOBODY
 }
 
-/// Publishes what this process inherited; called by a process that the server gave its number, after the fork that made
-/// it. (The server's own first fork, into the background, leaves the number as it was: only the process knows.)
+/// Publishes what this process inherited; called by a process that has its number. (The server's first fork, into the
+/// background, leaves the number as it was, so that only the caller knows.)
 pub fn publish_process() {
     if sites().is_some() {
         LOCAL.parent.set(NOBODY);
@@ -231,180 +222,118 @@ fn insert(sites: &'static Sites, key: Key, caller: &Caller) -> usize {
     sites.insert(key, Texts { file, func, module })
 }
 
-/// A place as an index into the tables, or [`Place::OFF`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Place(usize);
-
-impl Place {
-    /// Places are not counted.
-    const OFF: Place = Place(usize::MAX);
+/// Where an operation is counted: the row of its place, and how this thread may write it.
+#[derive(Clone, Copy)]
+pub struct Spot {
+    counts: &'static Counts,
+    writer: Writer,
 }
 
-/// The place of a call that allocates; it is made known if it was not.
+impl Spot {
+    /// Whether the row is this process's own, so that its totals are the sums over its places.
+    #[inline(always)]
+    pub fn is_own(&self) -> bool {
+        self.writer == Writer::Only
+    }
+
+    /// A block was allocated.
+    #[inline(always)]
+    pub fn allocated(&self, size: u64) {
+        match self.writer {
+            Writer::Only => self.counts.allocated(size),
+            writer => self.counts.add(writer, (1, size), (0, 0), 0),
+        }
+    }
+
+    /// A block was freed, or is about to be.
+    #[inline(always)]
+    pub fn freed(&self, size: u64) {
+        match self.writer {
+            Writer::Only => self.counts.freed(size),
+            writer => self.counts.add(writer, (0, 0), (1, size), 0),
+        }
+    }
+
+    /// A block changed its size in place; `unbooked` bytes of that the manager forgot.
+    pub fn changed(&self, grown: u64, shrunk: u64, unbooked: u64) {
+        self.counts
+            .add(self.writer, (0, grown), (0, shrunk), unbooked);
+    }
+
+    /// An allocation failed.
+    #[cold]
+    pub fn failed(&self, size: u64, now_s: u64) {
+        self.counts.failed(size, now_s);
+    }
+}
+
+/// The spot of a place if that takes no search and no adoption: nine operations in ten. `None` says nothing.
 #[inline(always)]
-pub fn place_of(pool: SitePool, caller: &Caller) -> Place {
-    let Some(sites) = sites() else {
-        return Place::OFF;
+pub fn near(pool: SitePool, file: usize, line: u32) -> Option<Spot> {
+    if pool == SitePool::Shm && hooks::thread_pointer() != LOCAL.writer.get() {
+        return None;
+    }
+    // SAFETY: null, or a table of the mapping; who has one has `sites`, too.
+    let (table, sites) = unsafe { (LOCAL.table.get().as_ref()?, &*LOCAL.sites.get()) };
+    let index = sites.find_at_once(Key { pool, file, line })?;
+    let counts = table.get(index)?;
+    let writer = Writer::Only;
+    Some(Spot { counts, writer })
+}
+
+/// The spot of a row of this thread; `None`: places are not counted.
+#[inline(always)]
+fn spot(pool: SitePool, index: usize) -> Option<Spot> {
+    let sites = sites()?;
+    let (table, writer) = if pool == SitePool::Pkg || hooks::thread_pointer() == LOCAL.writer.get()
+    {
+        (own_table(), Writer::Only)
+    } else {
+        (sites.threads(), Writer::OneOfMany)
     };
+    let counts = table.get(index)?;
+    Some(Spot { counts, writer })
+}
+
+/// The spot of a call that allocates; its place is made known if it was not. `None`: places are not counted.
+pub fn spot_of(pool: SitePool, caller: &Caller) -> Option<Spot> {
+    let sites = sites()?;
     let key = Key {
         pool,
         file: caller.file as usize,
         line: caller.line,
     };
-    Place(match sites.find(key) {
+    let index = match sites.find(key) {
         Some(index) => index,
         None => insert(sites, key, caller),
-    })
-}
-
-/// The place in the header of a block.
-#[inline(always)]
-pub fn place_in(pool: SitePool, file: usize, line: u32) -> Place {
-    let Some(sites) = sites() else {
-        return Place::OFF;
     };
-    Place(
-        sites
-            .find(Key { pool, file, line })
-            .unwrap_or_else(|| sites.unknown(pool)),
-    )
+    spot(pool, index)
 }
 
-/// Where an operation was counted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Counted {
-    /// At its place in this process's table: the totals are the sums over the places.
-    Own,
-    /// At its place in the table of all other threads.
-    Threads,
-    /// Nowhere: places are not counted.
-    Off,
-}
-
-/// A place's row in this process's own table.
-#[inline(always)]
-fn own_row(place: Place) -> Option<&'static Counts> {
-    if place == Place::OFF {
-        return None;
-    }
-    own_table().get(place.0)
-}
-
-/// A block of the private pool was allocated.
-#[inline(always)]
-pub fn pkg_allocated(place: Place, size: u64) -> Counted {
-    let Some(row) = own_row(place) else {
-        return Counted::Off;
-    };
-    row.allocated(size);
-    Counted::Own
-}
-
-/// A block of the private pool was freed.
-#[inline(always)]
-pub fn pkg_freed(place: Place, size: u64) -> Counted {
-    let Some(row) = own_row(place) else {
-        return Counted::Off;
-    };
-    row.freed(size);
-    Counted::Own
-}
-
-/// A block of the private pool changed its size in place.
-pub fn pkg_changed(place: Place, grown: u64, shrunk: u64, unbooked: u64) {
-    if let Some(row) = own_row(place) {
-        row.add(Writer::Only, (0, grown), (0, shrunk), unbooked);
-    }
-}
-
-/// An allocation from the private pool failed.
-#[cold]
-pub fn pkg_failed(place: Place, size: u64, now_s: u64) {
-    if let Some(row) = own_row(place) {
-        row.failed(size, now_s);
-    }
-}
-
-/// The row that this thread counts shm in, and how.
-#[inline(always)]
-fn shm_row(place: Place, thread: usize) -> Option<(&'static Counts, Writer)> {
-    if place == Place::OFF {
-        None
-    } else if thread == LOCAL.writer.get() {
-        Some((own_table().get(place.0)?, Writer::Only))
-    } else {
-        Some((sites()?.threads().get(place.0)?, Writer::OneOfMany))
-    }
-}
-
-/// A block of the shared pool was allocated by this thread.
-#[inline(always)]
-pub fn shm_allocated(place: Place, size: u64, thread: usize) -> Counted {
-    match shm_row(place, thread) {
-        Some((row, Writer::Only)) => {
-            row.allocated(size);
-            Counted::Own
-        }
-        Some((row, writer)) => {
-            row.add(writer, (1, size), (0, 0), 0);
-            Counted::Threads
-        }
-        None => Counted::Off,
-    }
-}
-
-/// A block of the shared pool was freed, or is about to be, by this thread.
-#[inline(always)]
-pub fn shm_freed(place: Place, size: u64, thread: usize) -> Counted {
-    match shm_row(place, thread) {
-        Some((row, Writer::Only)) => {
-            row.freed(size);
-            Counted::Own
-        }
-        Some((row, writer)) => {
-            row.add(writer, (0, 0), (1, size), 0);
-            Counted::Threads
-        }
-        None => Counted::Off,
-    }
-}
-
-/// A block of the shared pool changed its size in place.
-pub fn shm_changed(place: Place, grown: u64, shrunk: u64, unbooked: u64, thread: usize) -> Counted {
-    match shm_row(place, thread) {
-        Some((row, writer)) => {
-            row.add(writer, (0, grown), (0, shrunk), unbooked);
-            match writer {
-                Writer::Only => Counted::Own,
-                Writer::OneOfMany => Counted::Threads,
-            }
-        }
-        None => Counted::Off,
-    }
-}
-
-/// An allocation from the shared pool failed.
-#[cold]
-pub fn shm_failed(place: Place, size: u64, now_s: u64, thread: usize) {
-    if let Some((row, _)) = shm_row(place, thread) {
-        row.failed(size, now_s);
-    }
+/// The spot of the place in the header of a block. `None`: places are not counted.
+pub fn spot_in(pool: SitePool, file: usize, line: u32) -> Option<Spot> {
+    let sites = sites()?;
+    let index = sites
+        .find(Key { pool, file, line })
+        .unwrap_or_else(|| sites.unknown(pool));
+    spot(pool, index)
 }
 
 /// Blocks that are older than the wrappers: counts them at their place (`Some`) or at the row of unnamed ones.
 /// Before the first fork, by the main thread.
 pub fn seed(pool: SitePool, caller: Option<&Caller>, blocks: u64, bytes: u64) {
-    let place = caller.map_or(Place(before_row(pool)), |caller| place_of(pool, caller));
-    if let Some(row) = own_row(place).filter(|_| sites().is_some()) {
-        row.add(Writer::Only, (blocks, bytes), (0, 0), 0);
+    let spot = match caller {
+        Some(caller) => spot_of(pool, caller),
+        None => spot(pool, before_row(pool)),
+    };
+    if let Some(Spot { counts, writer }) = spot {
+        counts.add(writer, (blocks, bytes), (0, 0), 0);
     }
 }
 
 /// Bytes that were forgotten by a shrinking realloc before the wrappers, at the row of older blocks.
 pub fn seed_unbooked(pool: SitePool, bytes: u64) {
-    if sites().is_some() {
-        if let Some(row) = own_row(Place(before_row(pool))) {
-            row.add(Writer::Only, (0, 0), (0, 0), bytes);
-        }
+    if let Some(spot) = spot(pool, before_row(pool)) {
+        spot.changed(0, 0, bytes);
     }
 }

@@ -27,7 +27,7 @@ pub use install::*;
 pub use view::Refused;
 use view::*;
 
-use super::owners::{self, Caller, Counted, Place};
+use super::owners::{self, Caller, Spot};
 use super::{state, sys};
 use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
@@ -85,7 +85,7 @@ fn bump(total: &Cell<u64>, n: u64) -> u64 {
 
 /// Address of the running thread's control block: one load, tells threads apart without a call.
 #[inline(always)]
-fn thread_pointer() -> usize {
+pub(super) fn thread_pointer() -> usize {
     let pointer: usize;
     // SAFETY: on x86-64 Linux %fs:0 holds the thread control block's own address (ELF TLS ABI, variant II).
     unsafe {
@@ -127,54 +127,68 @@ fn publish_pkg(row: &Row) {
 /// The manager's figures after an operation that cannot have raised the peak; answers `real_used`.
 #[inline(always)]
 fn publish_figures(row: &Row) -> u64 {
-    let used = PoolView::read(LOCAL.pkg_pool.get().used);
-    let real_used = PoolView::read(LOCAL.pkg_pool.get().real_used);
+    let used = LOCAL.pkg_pool.get().used();
+    let real_used = LOCAL.pkg_pool.get().real_used();
     row.pkg.used.set(used);
     row.pkg.real_used.set(real_used);
     real_used
 }
 
+/// Counts a new block of the private pool.
 #[inline(always)]
-fn pkg_allocated(block: *mut c_void, place: Place) {
+fn pkg_allocated(block: *mut c_void, spot: Option<Spot>) {
     let size = LOCAL.pkg_pool.get().size_of(block);
-    if owners::pkg_allocated(place, size) == Counted::Off {
-        bump(&LOCAL.pkg.allocs, 1);
-        bump(&LOCAL.pkg.bytes_allocated, size);
-        publish_totals();
-        if let Some(row) = own_row() {
-            publish_pkg(row);
+    match spot {
+        Some(spot) => {
+            spot.allocated(size);
+            if let Some(row) = owners::row() {
+                publish_pkg(row);
+            }
         }
-    } else if let Some(row) = owners::row() {
-        publish_pkg(row);
+        None => {
+            bump(&LOCAL.pkg.allocs, 1);
+            bump(&LOCAL.pkg.bytes_allocated, size);
+            publish_totals();
+            if let Some(row) = own_row() {
+                publish_pkg(row);
+            }
+        }
     }
 }
 
-/// Counts a block that is being freed.
+/// Counts a block of the private pool that is being freed.
 #[inline(always)]
-fn pkg_freed(block: Block) {
-    let place = owners::place_in(SitePool::Pkg, block.file, block.line);
-    if owners::pkg_freed(place, block.size) == Counted::Off {
-        bump(&LOCAL.pkg.frees, 1);
-        bump(&LOCAL.pkg.bytes_freed, block.size);
-        publish_totals();
+fn pkg_freed(size: u64, spot: Option<Spot>) {
+    match spot {
+        Some(spot) => spot.freed(size),
+        None => {
+            bump(&LOCAL.pkg.frees, 1);
+            bump(&LOCAL.pkg.bytes_freed, size);
+            publish_totals();
+        }
     }
 }
 
-/// After the manager has freed a block.
+/// After the long way of a free.
+fn pkg_after_long_free() {
+    if let Some(row) = own_row() {
+        publish_figures(row);
+    }
+}
+
+/// After the manager has freed a block that was counted at its place: its figures have changed only now.
 #[inline(always)]
 fn pkg_after_free() {
-    let row = match owners::sites() {
-        Some(_) => owners::row(),
-        None => own_row(),
-    };
-    if let Some(row) = row {
+    if let Some(row) = owners::row() {
         publish_figures(row);
     }
 }
 
 #[cold]
-fn pkg_failed(size: usize, place: Place) {
-    owners::pkg_failed(place, size as u64, state::now_ms() / 1000);
+fn pkg_failed(size: usize, spot: Option<Spot>) {
+    if let Some(spot) = spot {
+        spot.failed(size as u64, state::now_ms() / 1000);
+    }
     let failures = bump(&LOCAL.pkg.failures, 1);
     if let Some(row) = own_row() {
         row.pkg_failures.set(failures);
@@ -204,12 +218,13 @@ impl Change {
     }
 }
 
-fn pkg_changed(change: Change, block: Block) {
-    let place = owners::place_in(SitePool::Pkg, block.file, block.line);
-    owners::pkg_changed(place, change.grown, change.shrunk, change.unbooked);
-    if owners::sites().is_none() {
-        bump(&LOCAL.pkg.bytes_allocated, change.grown);
-        bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+fn pkg_changed(change: Change, spot: Option<Spot>) {
+    match spot {
+        Some(spot) => spot.changed(change.grown, change.shrunk, change.unbooked),
+        None => {
+            bump(&LOCAL.pkg.bytes_allocated, change.grown);
+            bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+        }
     }
     bump(&LOCAL.pkg.unbooked, change.unbooked);
     if let Some(row) = own_row() {
@@ -253,10 +268,20 @@ macro_rules! on_shm_totals {
     };
 }
 
+/// Whether a spot's row is part of the sums that are this process's totals.
 #[inline(always)]
-fn shm_allocated(block: *mut c_void, place: Place) {
+fn is_summed(spot: Option<Spot>) -> bool {
+    spot.is_some_and(|spot| spot.is_own())
+}
+
+/// Counts a new block of the shared pool.
+#[inline(always)]
+fn shm_allocated(block: *mut c_void, spot: Option<Spot>) {
     let size = LOCAL.shm_pool.get().size_of(block);
-    if owners::shm_allocated(place, size, thread_pointer()) != Counted::Own {
+    if let Some(spot) = spot {
+        spot.allocated(size);
+    }
+    if !is_summed(spot) {
         on_shm_totals!(|totals| {
             totals.allocs.add(1);
             totals.bytes_allocated.add(size);
@@ -264,35 +289,46 @@ fn shm_allocated(block: *mut c_void, place: Place) {
     }
 }
 
-/// Counts a block that is being freed.
+/// Counts a block of the shared pool that is being freed.
 #[inline(always)]
-fn shm_freed(block: Block) {
-    let place = owners::place_in(SitePool::Shm, block.file, block.line);
-    if owners::shm_freed(place, block.size, thread_pointer()) != Counted::Own {
+fn shm_freed(size: u64, spot: Option<Spot>) {
+    if let Some(spot) = spot {
+        spot.freed(size);
+    }
+    if !is_summed(spot) {
         on_shm_totals!(|totals| {
             totals.frees.add(1);
-            totals.bytes_freed.add(block.size);
+            totals.bytes_freed.add(size);
         });
     }
 }
 
-/// After the manager has freed a block: shm figures are read in place.
+/// After the manager has freed a block: the shared pool's figures are read in place.
 #[inline(always)]
 fn shm_after_free() {}
 
+/// The same.
+fn shm_after_long_free() {}
+
 #[cold]
-fn shm_failed(size: usize, place: Place) {
-    let now_s = state::now_ms() / 1000;
-    owners::shm_failed(place, size as u64, now_s, thread_pointer());
+fn shm_failed(size: usize, spot: Option<Spot>) {
+    if let Some(spot) = spot {
+        spot.failed(size as u64, state::now_ms() / 1000);
+    }
     on_shm_totals!(|totals| totals.failures.add(1));
 }
 
-fn shm_changed(change: Change, block: Block) {
-    let place = owners::place_in(SitePool::Shm, block.file, block.line);
-    let (grown, shrunk, unbooked) = (change.grown, change.shrunk, change.unbooked);
-    let counted = owners::shm_changed(place, grown, shrunk, unbooked, thread_pointer());
+fn shm_changed(change: Change, spot: Option<Spot>) {
+    let Change {
+        grown,
+        shrunk,
+        unbooked,
+    } = change;
+    if let Some(spot) = spot {
+        spot.changed(grown, shrunk, unbooked);
+    }
     on_shm_totals!(|totals| {
-        if counted != Counted::Own {
+        if !is_summed(spot) {
             totals.bytes_allocated.add(grown);
             totals.bytes_freed.add(shrunk);
         }
@@ -301,10 +337,36 @@ fn shm_changed(change: Change, block: Block) {
 }
 
 // ------------------------------------------------------------------------------------------------ wrappers
+// Each has a short way, for places that are found at once by a process that has its table, and a long way. The short
+// way is kept apart so that it needs few registers: what it costs is mostly what it saves and restores.
 
 macro_rules! wrap_malloc {
-    ($name:ident, $pool:expr, $real:ident, $entry:ident, $allocated:path, $failed:path) => {
+    ($name:ident, $long:ident, $pool:expr, $real:ident, $entry:ident, $allocated:path, $failed:path) => {
         unsafe extern "C" fn $name(
+            block: *mut c_void,
+            size: usize,
+            file: *const c_char,
+            func: *const c_char,
+            line: c_uint,
+            mname: *const c_char,
+        ) -> *mut c_void {
+            let near = owners::near($pool, file as usize, line);
+            let (Some(real), Some(_)) = (LOCAL.$real.get().$entry, near) else {
+                // SAFETY: the same arguments.
+                return unsafe { $long(block, size, file, func, line, mname) };
+            };
+            // SAFETY: the manager's own function with its own arguments.
+            let got = unsafe { real(block, size, file, func, line, mname) };
+            if got.is_null() {
+                $failed(size, near);
+                return got;
+            }
+            $allocated(got, near);
+            sample::allocated($pool, got)
+        }
+
+        #[inline(never)]
+        unsafe extern "C" fn $long(
             block: *mut c_void,
             size: usize,
             file: *const c_char,
@@ -315,7 +377,7 @@ macro_rules! wrap_malloc {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return ptr::null_mut();
             };
-            let place = owners::place_of(
+            let spot = owners::spot_of(
                 $pool,
                 &Caller {
                     file,
@@ -327,19 +389,41 @@ macro_rules! wrap_malloc {
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, size, file, func, line, mname) };
             if got.is_null() {
-                $failed(size, place);
-            } else {
-                $allocated(got, place);
-                sample::allocated($pool, got);
+                $failed(size, spot);
+                return got;
             }
-            got
+            $allocated(got, spot);
+            sample::allocated($pool, got)
         }
     };
 }
 
 macro_rules! wrap_free {
-    ($name:ident, $pool:ident, $real:ident, $entry:ident, $freed:path, $after:path) => {
+    ($name:ident, $long:ident, $site_pool:expr, $pool:ident, $real:ident, $entry:ident, $freed:path, $after:path, $after_long:path) => {
         unsafe extern "C" fn $name(
+            block: *mut c_void,
+            pointer: *mut c_void,
+            file: *const c_char,
+            func: *const c_char,
+            line: c_uint,
+            mname: *const c_char,
+        ) {
+            // Before the real free: afterwards the header names the freeing place.
+            let old = LOCAL.$pool.get().if_live(pointer);
+            let old = old.filter(|old| !sample::is_carried(old));
+            let near = old.and_then(|old| owners::near($site_pool, old.file, old.line));
+            let (Some(real), Some(old), Some(_)) = (LOCAL.$real.get().$entry, old, near) else {
+                // SAFETY: the same arguments.
+                return unsafe { $long(block, pointer, file, func, line, mname) };
+            };
+            $freed(old.size, near);
+            // SAFETY: the manager's own function with its own arguments.
+            unsafe { real(block, pointer, file, func, line, mname) };
+            $after();
+        }
+
+        #[inline(never)]
+        unsafe extern "C" fn $long(
             block: *mut c_void,
             pointer: *mut c_void,
             file: *const c_char,
@@ -350,14 +434,13 @@ macro_rules! wrap_free {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return;
             };
-            // Before the real free: afterwards the header names the freeing place.
             if let Some(old) = LOCAL.$pool.get().if_live(pointer) {
-                $freed(old);
-                sample::freed(old);
+                $freed(old.size, owners::spot_in($site_pool, old.file, old.line));
+                sample::freed(&old);
             }
             // SAFETY: the manager's own function with its own arguments.
             unsafe { real(block, pointer, file, func, line, mname) };
-            $after();
+            $after_long();
         }
     };
 }
@@ -384,7 +467,7 @@ macro_rules! wrap_realloc {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return ptr::null_mut();
             };
-            let place = owners::place_of(
+            let spot = owners::spot_of(
                 $site_pool,
                 &Caller {
                     file,
@@ -394,16 +477,17 @@ macro_rules! wrap_realloc {
                 },
             );
             let before = LOCAL.$pool.get().if_live(pointer);
+            let of = |block: Block| owners::spot_in($site_pool, block.file, block.line);
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, pointer, size, file, func, line, mname) };
             if got.is_null() {
                 if size != 0 {
-                    $failed(size, place);
+                    $failed(size, spot);
                 }
                 if let (Some(before), true) = (before, size == 0 || $on_failure == OnFailure::Frees)
                 {
-                    $freed(before);
-                    sample::freed(before);
+                    $freed(before.size, of(before));
+                    sample::freed(&before);
                 }
                 return got;
             }
@@ -414,25 +498,25 @@ macro_rules! wrap_realloc {
                     if got == pointer && (before.file, before.line) == (after.file, after.line) =>
                 {
                     let change = Change::of(&LOCAL.$pool.get(), before.size, after.size, false);
-                    $changed(change, before);
-                    sample::resized(before, after.size);
+                    $changed(change, of(before));
+                    sample::resized(&before, after.size);
+                    return got;
                 }
-                before => {
-                    $allocated(got, place);
-                    sample::allocated($site_pool, got);
-                    if let Some(before) = before {
-                        $freed(before);
-                        sample::freed(before);
-                    }
+                Some(before) => {
+                    $allocated(got, spot);
+                    $freed(before.size, of(before));
+                    sample::freed(&before);
                 }
+                None => $allocated(got, spot),
             }
-            got
+            sample::allocated($site_pool, got)
         }
     };
 }
 
 wrap_malloc!(
     pkg_malloc,
+    pkg_malloc_long,
     SitePool::Pkg,
     pkg_real,
     malloc,
@@ -441,6 +525,7 @@ wrap_malloc!(
 );
 wrap_malloc!(
     pkg_mallocxz,
+    pkg_mallocxz_long,
     SitePool::Pkg,
     pkg_real,
     mallocxz,
@@ -473,15 +558,19 @@ wrap_realloc!(
 );
 wrap_free!(
     pkg_free,
+    pkg_free_long,
+    SitePool::Pkg,
     pkg_pool,
     pkg_real,
     free,
     pkg_freed,
-    pkg_after_free
+    pkg_after_free,
+    pkg_after_long_free
 );
 
 wrap_malloc!(
     shm_malloc,
+    shm_malloc_long,
     SitePool::Shm,
     shm_real,
     malloc,
@@ -490,6 +579,7 @@ wrap_malloc!(
 );
 wrap_malloc!(
     shm_mallocxz,
+    shm_mallocxz_long,
     SitePool::Shm,
     shm_real,
     mallocxz,
@@ -498,6 +588,7 @@ wrap_malloc!(
 );
 wrap_malloc!(
     shm_malloc_unsafe,
+    shm_malloc_unsafe_long,
     SitePool::Shm,
     shm_real,
     malloc_unsafe,
@@ -530,19 +621,25 @@ wrap_realloc!(
 );
 wrap_free!(
     shm_free,
+    shm_free_long,
+    SitePool::Shm,
     shm_pool,
     shm_real,
     free,
     shm_freed,
-    shm_after_free
+    shm_after_free,
+    shm_after_long_free
 );
 wrap_free!(
     shm_free_unsafe,
+    shm_free_unsafe_long,
+    SitePool::Shm,
     shm_pool,
     shm_real,
     free_unsafe,
     shm_freed,
-    shm_after_free
+    shm_after_free,
+    shm_after_long_free
 );
 
 /// `shm_resize` frees first and then allocates, without copying (fm, qm and tlsf `*_shm_resize`): never in place.
@@ -558,7 +655,7 @@ unsafe extern "C" fn shm_resize(
     let Some(real) = LOCAL.shm_real.get().resize else {
         return ptr::null_mut();
     };
-    let place = owners::place_of(
+    let spot = owners::spot_of(
         SitePool::Shm,
         &Caller {
             file,
@@ -571,14 +668,16 @@ unsafe extern "C" fn shm_resize(
     // SAFETY: the manager's own function with its own arguments.
     let got = unsafe { real(block, pointer, size, file, func, line, mname) };
     if let Some(before) = before {
-        shm_freed(before);
-        sample::freed(before);
+        shm_freed(
+            before.size,
+            owners::spot_in(SitePool::Shm, before.file, before.line),
+        );
+        sample::freed(&before);
     }
     if got.is_null() {
-        shm_failed(size, place);
-    } else {
-        shm_allocated(got, place);
-        sample::allocated(SitePool::Shm, got);
+        shm_failed(size, spot);
+        return got;
     }
-    got
+    shm_allocated(got, spot);
+    sample::allocated(SitePool::Shm, got)
 }

@@ -112,21 +112,23 @@ pub fn message(text: &[u8]) {
     }
 }
 
-/// A block was allocated and counted. The usual path: a subtraction and a branch.
+/// A block was allocated and counted; answers it, so that a wrapper can end with this call. The usual path: a
+/// subtraction and a branch.
 #[inline(always)]
-pub(super) fn allocated(pool: SitePool, block: *mut c_void) {
+pub(super) fn allocated(pool: SitePool, block: *mut c_void) -> *mut c_void {
     let size = view(pool).size_of(block);
     // ORDERING: Relaxed; a number of this process's own, see LOCAL_LEFT.
     let left = LOCAL_LEFT.load(Ordering::Relaxed).wrapping_sub(size as i64);
     LOCAL_LEFT.store(left, Ordering::Relaxed);
     if left < 0 {
-        expired(pool, block);
+        return expired(pool, block);
     }
+    block
 }
 
 /// A block was freed: what its header said before.
 #[inline(always)]
-pub(super) fn freed(old: Block) {
+pub(super) fn freed(old: &Block) {
     if is_carried(old) {
         given(old.module, old.size);
     }
@@ -134,14 +136,15 @@ pub(super) fn freed(old: Block) {
 
 /// A block changed its size in place.
 #[inline(always)]
-pub(super) fn resized(before: Block, after: u64) {
+pub(super) fn resized(before: &Block, after: u64) {
     if is_carried(before) {
         changed(before.module, before.size, after);
     }
 }
 
+/// Whether a block's header leads to a context.
 #[inline(always)]
-fn is_carried(block: Block) -> bool {
+pub(super) fn is_carried(block: &Block) -> bool {
     // ORDERING: Relaxed; written before the first fork.
     block
         .module
@@ -195,17 +198,18 @@ fn changed(module: usize, before: u64, after: u64) {
 /// The countdown fell below 0: the block is sampled, or it is only time to look at the rate.
 #[cold]
 #[inline(never)]
-fn expired(pool: SitePool, block: *mut c_void) {
+fn expired(pool: SitePool, block: *mut c_void) -> *mut c_void {
     let (Some(contexts), Some(region)) = (contexts(), state::region()) else {
         // ORDERING: Relaxed; see LOCAL_LEFT.
         LOCAL_LEFT.store(i64::MAX, Ordering::Relaxed);
-        return;
+        return block;
     };
     let rate = region.settings.get_u64(Int::SampleBytes);
     // ORDERING: Acquire; pairs with the Release in is_drawn.
     if !LOCAL_DRAWN.is_taken.swap(true, Ordering::Acquire) && is_drawn(rate) {
         carry(contexts, rate, pool, block);
     }
+    block
 }
 
 /// Whether this block is sampled; draws the next point. By the one thread that took `LOCAL_DRAWN`.

@@ -109,30 +109,16 @@ impl Counts {
 
     /// Counts one block; only the row's writer may call this.
     #[inline(always)]
-    pub fn allocated(&self, size: u64) -> (u64, u64) {
-        (bump(&self.allocs, 1), bump(&self.bytes_allocated, size))
+    pub fn allocated(&self, size: u64) {
+        bump(&self.allocs, 1);
+        bump(&self.bytes_allocated, size);
     }
 
     /// Counts one freed block; only the row's writer may call this.
     #[inline(always)]
-    pub fn freed(&self, size: u64) -> (u64, u64) {
-        (bump(&self.frees, 1), bump(&self.bytes_freed, size))
-    }
-
-    /// Publishes values that [`Counts::allocated`] gave for the private original of this row.
-    #[inline(always)]
-    pub fn set_allocated(&self, (blocks, bytes): (u64, u64)) {
-        // ORDERING: Release; pairs with the Acquire in tally.
-        self.allocs.store(blocks, Ordering::Release);
-        self.bytes_allocated.store(bytes, Ordering::Release);
-    }
-
-    /// As above, of [`Counts::freed`].
-    #[inline(always)]
-    pub fn set_freed(&self, (blocks, bytes): (u64, u64)) {
-        // ORDERING: Release; pairs with the Acquire in tally.
-        self.frees.store(blocks, Ordering::Release);
-        self.bytes_freed.store(bytes, Ordering::Release);
+    pub fn freed(&self, size: u64) {
+        bump(&self.frees, 1);
+        bump(&self.bytes_freed, size);
     }
 
     /// Adds blocks and bytes of either kind, by whoever may write this row.

@@ -3,7 +3,7 @@
 
 use super::super::mapping::SharedZeroable;
 use super::super::sync::{AtomicU64, Ordering, SITE_PROBES};
-use super::place::{Named, Place, SitePool, Texts, tag};
+use super::place::{Named, Place, SitePool, Texts};
 use super::{SITES, before_row, overflow_row};
 
 /// Slots of the hash table; at most half of them are ever taken.
@@ -23,34 +23,29 @@ pub struct Key {
 }
 
 impl Key {
-    /// Line and pool as one word; the index takes the bits between.
+    /// One word: addresses of literals have 47 bits (x86-64), then the pool, then the line. Two lines of one file that
+    /// lie 65,536 lines apart are one site.
     #[inline(always)]
-    fn tag(self) -> u64 {
-        tag(self.line, self.pool)
+    fn word(self) -> u64 {
+        self.file as u64 | (self.pool as u64) << 47 | u64::from(self.line) << 48
     }
+}
 
-    #[inline(always)]
-    fn slot(self) -> usize {
-        let mixed = (self.file as u64)
-            .wrapping_add(self.tag())
-            .wrapping_add(u64::from(self.line))
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> (64 - SLOTS.trailing_zeros())) as usize
-    }
+/// Where the search for a key begins.
+#[inline(always)]
+fn home(key: u64) -> usize {
+    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) as usize
 }
 
 /// What a search without a result answers.
 const NOT_FOUND: usize = usize::MAX;
 
-/// Bits of a slot's second word that hold the index.
-const INDEX_BITS: u64 = (1 << 31) - 1;
-
 #[repr(C, align(16))]
 struct Slot {
-    /// Address of the file literal; 0: free.
-    file: AtomicU64,
-    /// Line, pool and index; 0 while the claimer has not finished.
-    what: AtomicU64,
+    /// [`Key::word`]; 0: free.
+    key: AtomicU64,
+    /// 0 while the claimer has not finished.
+    index: AtomicU64,
 }
 
 #[cfg(not(loom))]
@@ -84,39 +79,43 @@ pub struct Dictionary {
 unsafe impl SharedZeroable for Dictionary {}
 
 impl Dictionary {
+    /// Index of a known site that lies where its hash says, as nine in ten do; `None` says nothing.
+    #[inline(always)]
+    pub fn find_at_once(&self, key: Key) -> Option<usize> {
+        let key = key.word();
+        let slot = self.slots.get(home(key))?;
+        // ORDERING: Relaxed; the key stands for itself. Acquire; pairs with the Release in insert (texts).
+        let index = slot.index.load(Ordering::Acquire) as usize;
+        (slot.key.load(Ordering::Relaxed) == key && index != 0).then_some(index)
+    }
+
     /// Index of a known site; `None` when it was never seen.
     #[inline(always)]
     pub fn find(&self, key: Key) -> Option<usize> {
-        // ORDERING: Relaxed; the address stands for itself. Acquire; pairs with the Release in insert (texts).
-        let slot = self.slots.get(key.slot())?;
-        let what = slot.what.load(Ordering::Acquire);
-        if slot.file.load(Ordering::Relaxed) == key.file as u64
-            && what & !INDEX_BITS == key.tag()
-            && what != 0
-        {
-            return Some((what & INDEX_BITS) as usize);
-        }
-        match self.search(key.file as u64, key.tag(), key.slot()) {
-            NOT_FOUND => None,
-            index => Some(index),
-        }
+        self.find_at_once(key).or_else(|| {
+            let key = key.word();
+            match self.search(key, home(key)) {
+                NOT_FOUND => None,
+                index => Some(index),
+            }
+        })
     }
 
     /// The whole probe sequence; ends at a free slot. Plain words in and out: they stay in registers.
     #[inline(never)]
-    fn search(&self, wanted: u64, tag: u64, start: usize) -> usize {
+    fn search(&self, wanted: u64, start: usize) -> usize {
         for probe in 0..SITE_PROBES {
             let Some(slot) = self.slots.get(start.wrapping_add(probe) % SLOTS) else {
                 break;
             };
-            // ORDERING: as in find.
-            let file = slot.file.load(Ordering::Relaxed);
-            if file == 0 {
+            // ORDERING: as in find_at_once.
+            let key = slot.key.load(Ordering::Relaxed);
+            if key == 0 {
                 break;
             }
-            let what = slot.what.load(Ordering::Acquire);
-            if file == wanted && what != 0 && what & !INDEX_BITS == tag {
-                return (what & INDEX_BITS) as usize;
+            let index = slot.index.load(Ordering::Acquire);
+            if key == wanted && index != 0 {
+                return index as usize;
             }
         }
         NOT_FOUND
@@ -143,27 +142,25 @@ impl Dictionary {
             return self.overflow(key.pool);
         };
         place.describe(key.line, key.pool, texts);
+        let wanted = key.word();
         for probe in 0..SITE_PROBES {
-            let Some(slot) = self.slots.get(key.slot().wrapping_add(probe) % SLOTS) else {
+            let Some(slot) = self.slots.get(home(wanted).wrapping_add(probe) % SLOTS) else {
                 break;
             };
-            // ORDERING: Relaxed; the slot is claimed by its address, and described by `what`.
+            // ORDERING: Relaxed; the slot is claimed by its key, and described by its index.
             if slot
-                .file
-                .compare_exchange(0, key.file as u64, Ordering::Relaxed, Ordering::Relaxed)
+                .key
+                .compare_exchange(0, wanted, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
             {
-                // ORDERING: Release; pairs with the Acquire in find.
-                slot.what.store(key.tag() | index, Ordering::Release);
+                // ORDERING: Release; pairs with the Acquire in find_at_once.
+                slot.index.store(index, Ordering::Release);
                 return index as usize;
             }
-            // ORDERING: as in find.
-            let what = slot.what.load(Ordering::Acquire);
-            if slot.file.load(Ordering::Relaxed) == key.file as u64
-                && what != 0
-                && what & !INDEX_BITS == key.tag()
-            {
-                return (what & INDEX_BITS) as usize; // another process was first: our index stays unused
+            // ORDERING: as in find_at_once.
+            let known = slot.index.load(Ordering::Acquire);
+            if slot.key.load(Ordering::Relaxed) == wanted && known != 0 {
+                return known as usize; // another process was first: our index stays unused
             }
         }
         self.overflow(key.pool)
@@ -225,8 +222,8 @@ impl Dictionary {
     /// Empty, outside of any mapping.
     pub fn new() -> Dictionary {
         let slot = |_| Slot {
-            file: AtomicU64::new(0),
-            what: AtomicU64::new(0),
+            key: AtomicU64::new(0),
+            index: AtomicU64::new(0),
         };
         Dictionary {
             given: AtomicU64::new(0),
@@ -241,8 +238,7 @@ impl Dictionary {
 impl Dictionary {
     /// As a process leaves it that is killed between claiming a slot and describing it.
     pub(super) fn claim_and_die(&self, key: Key) {
-        self.slots[key.slot()]
-            .file
-            .store(key.file as u64, Ordering::Relaxed);
+        let key = key.word();
+        self.slots[home(key)].key.store(key, Ordering::Relaxed);
     }
 }

@@ -22,7 +22,7 @@ pub enum SitePool {
 
 /// Line and pool as one word; bits 0 to 30 are left to what belongs to it.
 #[inline(always)]
-pub(super) fn tag(line: u32, pool: SitePool) -> u64 {
+fn tag(line: u32, pool: SitePool) -> u64 {
     (u64::from(line) << 32) | ((pool as u64) << 31)
 }
 
