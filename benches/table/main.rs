@@ -9,6 +9,7 @@ mod decision;
 mod footprint;
 mod register;
 mod report;
+mod sampling;
 
 use report::Table;
 
@@ -16,10 +17,11 @@ use report::Table;
 type Measure = fn(&mut Table);
 
 /// The parts, by the word that `MEMGUARD_BENCH` chooses them with; all without it.
-const PARTS: [(&str, Measure); 4] = [
+const PARTS: [(&str, Measure); 5] = [
     ("decision", decision::measure),
     ("allocator", allocator::measure),
     ("register", register::measure),
+    ("sampling", sampling::measure),
     ("footprint", footprint::measure),
 ];
 
