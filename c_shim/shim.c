@@ -275,10 +275,17 @@ int mg_has_module(const char *name)
 	return module_loaded((char *)name);
 }
 
-/* get_max_procs() aborts before PROC_INIT (core/pt.c) */
-int mg_max_processes(void)
+/* a parameter that has no setter function is a plain int of its module; the list of modules is the core's */
+long mg_module_int(const char *module, const char *name, long fallback)
 {
-	return get_max_procs();
+	struct sr_module *found = find_module_by_name((char *)module);
+	modparam_t type = 0;
+	int *value;
+
+	if(found == NULL)
+		return fallback;
+	value = (int *)find_param_export(found, (char *)name, PARAM_INT, &type);
+	return value != NULL && !(type & PARAM_USE_FUNC) ? *value : fallback;
 }
 
 /* the callback's argument order is counters.h's */
@@ -497,6 +504,11 @@ int mg_rpc_list_text(rpc_t *rpc, void *list, const char *value)
 int mg_rpc_list_count(rpc_t *rpc, void *list, unsigned long long value)
 {
 	return rpc->array_add(list, "J", value);
+}
+
+int mg_rpc_list_float(rpc_t *rpc, void *list, double value)
+{
+	return rpc->array_add(list, "f", value);
 }
 
 /* the flag's name changed from RET_ARRAY in 5.8 (core/rpc.h) */

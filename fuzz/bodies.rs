@@ -136,6 +136,7 @@ pub fn argued(text: &[u8]) {
     let words: Vec<&str> = text.split_whitespace().collect();
     let _ = filters::workers(&words);
     let _ = filters::sites(&words);
+    let _ = memguard::guard::priority::parse_change(&words);
     let _ = filters::events(&words);
     let _ = filters::refusals(&words);
     let _ = filters::mode(&words);

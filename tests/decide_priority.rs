@@ -7,7 +7,8 @@
 use std::net::IpAddr;
 
 use memguard::guard::priority::{
-    Entry, MAX_TEXT, canonical_user, is_priority, parse_aor, parse_domain, parse_source,
+    Change, Entry, List, MAX_TEXT, canonical_user, parse_aor, parse_change, parse_domain,
+    parse_source,
 };
 use proptest::prelude::*;
 
@@ -220,7 +221,7 @@ fn escapes_are_compared_as_rfc_3261_says() {
 fn entries_are_shown_as_an_operator_writes_them() {
     let shown = |entry: Result<Entry, String>| {
         let entry = entry.unwrap();
-        (entry.list(), entry.to_string())
+        (entry.list().unwrap().word(), entry.to_string())
     };
     assert_eq!(
         shown(parse_aor("sip:Bob@Ex.com")),
@@ -239,6 +240,41 @@ fn entries_are_shown_as_an_operator_writes_them() {
 }
 
 #[test]
+fn arguments_of_memguard_priority_say_what_to_do_or_why_not() {
+    assert_eq!(parse_change(&[]), Ok(Change::Show(None)));
+    assert_eq!(parse_change(&["list"]), Ok(Change::Show(None)));
+    assert_eq!(
+        parse_change(&["list", "domain"]),
+        Ok(Change::Show(Some(List::Domain)))
+    );
+    let chief = parse_aor("chief@example.org").unwrap();
+    assert_eq!(
+        parse_change(&["add", "aor", "sip:chief@EXAMPLE.org"]),
+        Ok(Change::Add(chief))
+    );
+    assert_eq!(
+        parse_change(&["remove", "aor", "chief@example.org"]),
+        Ok(Change::Remove(chief))
+    );
+    for wrong in [
+        &["add"][..],
+        &["add", "aor"],
+        &["add", "user", "chief"],
+        &["list", "aor", "chief"],
+        &["add", "aor", "chief", "thief"],
+        &["show"],
+    ] {
+        let sentence = parse_change(wrong).unwrap_err();
+        assert!(
+            sentence.starts_with("memguard.priority accepts"),
+            "{sentence}"
+        );
+    }
+    let sentence = parse_change(&["add", "source", "10.0.0.0/33"]).unwrap_err();
+    assert!(sentence.contains("10.0.0.0/33"), "{sentence}");
+}
+
+#[test]
 fn an_empty_place_matches_nothing_not_even_nothing() {
     assert!(Entry::EMPTY.is_empty() && !matches(&Entry::EMPTY, "", ""));
     let list = [
@@ -246,15 +282,12 @@ fn an_empty_place_matches_nothing_not_even_nothing() {
         parse_aor("alice").unwrap(),
         parse_source("10.0.0.0/8").unwrap(),
     ];
-    assert!(is_priority(&list, b"alice", b"x", None));
-    assert!(is_priority(
-        &list,
-        b"bob",
-        b"x",
-        Some("10.9.9.9".parse().unwrap())
-    ));
+    let is_priority = |user: &[u8], host: &[u8], source| {
+        list.iter().any(|entry| entry.matches(user, host, source))
+    };
+    assert!(is_priority(b"alice", b"x", None));
+    assert!(is_priority(b"bob", b"x", Some("10.9.9.9".parse().unwrap())));
     assert!(!is_priority(
-        &list,
         b"bob",
         b"x",
         Some("11.9.9.9".parse().unwrap())
@@ -268,6 +301,19 @@ proptest! {
         let back = Entry::from_words(&entry.to_words());
         prop_assert_eq!(back, entry);
         prop_assert!(matches(&back, &user, &host));
+        let entries = [entry, parse_aor(&user).unwrap(), parse_domain(&host).unwrap(), parse_source("10.0.0.0/9").unwrap(),
+            parse_source("2001:db8::/32").unwrap()];
+        let sources = [None, Some("10.1.2.3".parse().unwrap()), Some("::ffff:10.1.2.3".parse().unwrap()),
+            Some("2001:db8::9".parse().unwrap())];
+        for entry in entries {
+            let (first, shouted) = (entry.to_words()[0], host.to_uppercase());
+            for source in sources {
+                let (user, host) = (user.as_bytes(), shouted.as_bytes());
+                prop_assert!(!entry.matches(user, host, source) || Entry::may_match(first, user, host, source), "{entry:?}");
+                let other = Entry::may_match(first, b"", b"", source);
+                prop_assert!(!other || source.is_some(), "another length is passed over");
+            }
+        }
         prop_assert_eq!(parse_aor(&entry.to_string()), Ok(entry), "what is shown can be typed");
     }
 
@@ -276,7 +322,9 @@ proptest! {
         let entry = Entry::from_words(&words);
         let v6 = IpAddr::from(source.to_be_bytes());
         for source in [None, Some(v6), Some(IpAddr::from(v4.to_be_bytes()))] {
-            entry.matches(&user, &host, source);
+            if entry.matches(&user, &host, source) {
+                prop_assert!(Entry::may_match(words[0], &user, &host, source));
+            }
         }
         let mut kinds = words;
         for kind in 0..6u64 {

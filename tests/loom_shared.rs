@@ -4,6 +4,7 @@
 //! * A record is one writer's words or absent, never a mixture; at rest after one writer it is that writer's.
 //! * A ring answers each ticket with the words of its writer only, and with all of them when no slot was shared.
 //! * Published figures are there at any moment of one publication, never mixed, and never go back.
+//! * Entries of a set are there whole from their addition to their removal; two who add get two places.
 //! * A series never answers a point that was overwritten.
 //! * A context is never another's while a block carries it, and its blocks are counted one by one.
 //! * Fingerprints that were inserted are there, unless an eviction is counted; a removal removes all copies.
@@ -18,6 +19,7 @@ use loom::thread;
 
 use memguard::shared::contexts::{Context, Contexts, Owner};
 use memguard::shared::fingerprints::{Bucket, Doubt, Fingerprints, Put};
+use memguard::shared::places::Places;
 use memguard::shared::published::DoubleBuffer;
 use memguard::shared::record::Record;
 use memguard::shared::ring::Ring;
@@ -263,6 +265,69 @@ fn insert_insert_and_remove_lose_nothing_uncounted() {
             known.evictions() > 0,
             known.forgotten_until() > 0 && evicting.iter().any(|put| *put != Put::Inserted)
         );
+    });
+}
+
+#[test]
+fn entries_added_at_once_get_two_places_and_are_read_whole() {
+    loom::model(|| {
+        let places = Arc::new(Places::<2, 2>::new());
+        let reader = {
+            let places = places.clone();
+            thread::spawn(move || {
+                assert!(places.entries().all(|(_, read)| is_whole(read)));
+            })
+        };
+        let writer = {
+            let places = places.clone();
+            thread::spawn(move || assert!(places.add(&words(1))))
+        };
+        assert!(places.add(&words(2)));
+        reader.join().unwrap();
+        writer.join().unwrap();
+        let mut found: Vec<_> = places.entries().map(|(_, read)| read[0]).collect();
+        found.sort_unstable();
+        assert_eq!(found, [1, 2]);
+        assert!(!places.add(&words(3)), "both places are taken");
+    });
+}
+
+#[test]
+fn a_place_that_changes_hands_shows_one_entry_or_the_other_whole() {
+    loom::model(|| {
+        let places = Arc::new(Places::<1, 2>::new());
+        assert!(places.add(&words(1)));
+        let reader = {
+            let places = places.clone();
+            thread::spawn(move || {
+                for (number, read) in places.entries() {
+                    assert_eq!(read, words(number), "the words of this number");
+                }
+            })
+        };
+        assert_eq!(places.remove(|read| read[0] == 1), 1);
+        assert!(!places.any(|_| true, |_| true), "gone at once");
+        assert!(places.add(&words(2)));
+        reader.join().unwrap();
+        assert!(places.any(|first| first == 2, |_| true));
+    });
+}
+
+#[test]
+fn two_who_remove_the_same_entry_cannot_take_out_the_next_one() {
+    loom::model(|| {
+        let places = Arc::new(Places::<1, 2>::new());
+        assert!(places.add(&words(1)));
+        let other = {
+            let places = places.clone();
+            thread::spawn(move || places.remove(|read| read[0] == 1))
+        };
+        let mine = places.remove(|read| read[0] == 1);
+        let is_added = places.add(&words(2));
+        let theirs = other.join().unwrap();
+        assert_eq!(mine + theirs, 1);
+        assert!(is_added, "whoever removed it, the place is free");
+        assert!(places.any(|_| true, |read| *read == words(2)));
     });
 }
 

@@ -2,6 +2,7 @@
 //!
 //! * Stopped after each single instruction of an operation (ptrace), a writer leaves everything readable: records
 //!   whole or absent, other entries and older records there, published figures never absent.
+//! * Entries of a set that are not being changed are there at each of those instructions.
 //! * At each of those instructions another process can write the same structure and reads back what it wrote.
 //! * Four writers, one of them killed at a random moment again and again: nothing that is read is ever torn, figures
 //!   never go back, and with all of them dead everything works at once.
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use memguard::shared::fingerprints::{Fingerprints, Put};
 use memguard::shared::mapping;
+use memguard::shared::places::Places;
 use memguard::shared::published::DoubleBuffer;
 use memguard::shared::record::Record;
 use memguard::shared::ring::Ring;
@@ -100,6 +102,9 @@ fn assert_whole<const N: usize>(read: [u64; N]) -> u64 {
 fn until(fp: u64) -> u64 {
     BASE + 100 + fp % 1000
 }
+
+/// Places of the set of entries: a writer that is killed while it adds costs one.
+const PLACES: usize = 4 + KILLS;
 
 /// A small generator of well-spread numbers (xorshift64*), so that runs differ by their seed only.
 struct Numbers(u64);
@@ -276,6 +281,32 @@ fn fingerprints_stay_known_at_every_instruction() -> Option<usize> {
     Some(steps)
 }
 
+/// An entry is there whole from the moment it is added; a killed writer costs one place and is in nobody's way.
+fn entries_stay_whole_at_every_instruction() -> Option<usize> {
+    let places: &Places<64, 13> = mapping::map_one().unwrap();
+    assert!(places.add(&words(1)) && places.add(&words(2)));
+    let change = || {
+        assert_eq!(places.remove(|read| read[0] == 2), 1);
+        assert!(places.add(&words(3)));
+    };
+    let mut newest = 3;
+    step_through(change, || {
+        let shown: Vec<u64> = places
+            .entries()
+            .map(|(_, read)| assert_whole(read))
+            .collect();
+        assert!(
+            shown.contains(&1),
+            "another entry is not touched: {shown:?}"
+        );
+        assert!(shown.iter().all(|value| *value <= newest), "{shown:?}");
+        assert!(!(shown.contains(&2) && shown.contains(&3)), "{shown:?}");
+        newest += 1;
+        assert!(places.add(&words(newest)));
+        assert_eq!(places.remove(|read| read[0] == newest), 1);
+    })
+}
+
 /// What the writers of the killing test share.
 #[derive(Clone, Copy)]
 struct Region {
@@ -283,6 +314,7 @@ struct Region {
     ring: &'static Ring<16, 4>,
     known: Fingerprints,
     figures: &'static DoubleBuffer<32>,
+    entries: &'static Places<PLACES, 13>,
     /// Turns of all writers.
     turns: &'static AtomicU64,
 }
@@ -294,6 +326,7 @@ impl Region {
             ring: mapping::map_one().unwrap(),
             known: Fingerprints::map(100, BASE).unwrap(),
             figures: mapping::map_one().unwrap(),
+            entries: mapping::map_one().unwrap(),
             turns: mapping::map_one().unwrap(),
         }
     }
@@ -311,6 +344,8 @@ impl Region {
             } else {
                 self.known.put(fp, until(fp), BASE, 0);
             }
+            self.entries.remove(|read| read[0] % 4 == writer as u64);
+            self.entries.add(&words(value - value % 4 + writer as u64));
             if writer == 0 {
                 self.figures
                     .publish(&words(self.figures.publications() + 1));
@@ -335,6 +370,11 @@ impl Region {
         let (live, _) = self.known.count_live(BASE, 0, 0, usize::MAX);
         assert!(live <= self.known.slots() as u64);
         self.figures.read().map(assert_whole);
+        assert!(
+            self.entries
+                .entries()
+                .all(|(_, read)| read == words(read[0]))
+        );
     }
 
     /// With no other writer alive, everything that is written is read back.
@@ -347,6 +387,13 @@ impl Region {
         self.known.put(fp, BASE + 9999, BASE, 0);
         assert_eq!(self.known.get(fp, BASE, 0), Some(BASE + 9999));
         assert!(self.known.remove(fp));
+        self.entries.remove(|_| true);
+        assert_eq!(self.entries.entries().count(), 0);
+        assert!(self.entries.add(&words(3)));
+        assert!(
+            self.entries
+                .any(|first| first == 3, |read| *read == words(3))
+        );
         let next = self.figures.publications() + 1;
         self.figures.publish(&words(next));
         assert_eq!(self.figures.read(), Some(words(next)));
@@ -427,7 +474,7 @@ fn main() {} // loom's atomics cannot be shared between processes
 
 #[cfg(not(loom))]
 fn main() {
-    let stepped: [(&str, Stepped); 4] = [
+    let stepped: [(&str, Stepped); 5] = [
         (
             "a_record_is_whole_or_absent_at_every_instruction",
             a_record_is_whole_or_absent_at_every_instruction,
@@ -443,6 +490,10 @@ fn main() {
         (
             "fingerprints_stay_known_at_every_instruction",
             fingerprints_stay_known_at_every_instruction,
+        ),
+        (
+            "entries_stay_whole_at_every_instruction",
+            entries_stay_whole_at_every_instruction,
         ),
     ];
     for (name, test) in stepped {

@@ -6,7 +6,9 @@ use super::state;
 use super::{hooks, reports};
 use crate::guard::filters;
 use crate::guard::params::Int;
+use crate::guard::priority::{self, Change};
 use crate::guard::report::{Answer, Fault, int, word};
+use crate::shared::priorities::{Added, MAX_ENTRIES};
 use crate::shared::region::Region;
 
 pub(super) fn region() -> Result<&'static Region, Fault> {
@@ -22,6 +24,41 @@ pub fn mode(words: &[&str]) -> Result<Answer, Fault> {
         log!(Severity::Notice, "mode is {mode} now (memguard.mode)");
     }
     Ok(Answer::One(vec![("mode", word(region.settings.mode()))]))
+}
+
+/// `memguard.priority [list, add or remove] [aor, domain or source] [VALUE]`: the lists in force after it.
+pub fn priority(words: &[&str]) -> Result<Answer, Fault> {
+    let region = region()?;
+    let shown = match priority::parse_change(words).map_err(Fault::bad)? {
+        Change::Show(list) => list,
+        Change::Add(entry) => {
+            match region.priorities.add(&entry, state::now_ms() / 1000) {
+                Added::New => log!(Severity::Notice, "{entry:?} was added (memguard.priority)"),
+                Added::Known => (),
+                Added::Full => return Err(Fault::cannot(full(&entry))),
+            }
+            entry.list()
+        }
+        Change::Remove(entry) => {
+            if !region.priorities.remove(&entry) {
+                return Err(Fault::unknown(format!(
+                    "{entry:?} is not in force; memguard.priority list shows what is"
+                )));
+            }
+            log!(
+                Severity::Notice,
+                "{entry:?} was removed (memguard.priority)"
+            );
+            entry.list()
+        }
+    };
+    Ok(Answer::Many(reports::priorities(region, shown)))
+}
+
+fn full(entry: &priority::Entry) -> String {
+    format!(
+        "{entry:?} was not added: the lists hold {MAX_ENTRIES} entries in all and are full; remove one first"
+    )
 }
 
 /// `memguard.shed SECONDS`

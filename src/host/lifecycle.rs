@@ -8,7 +8,8 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, gate, learn, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys,
+    ballast, bindings_file, blackbox, ending, gate, learn, outside, profile, pv, routes, rpc,
+    sampler, script, serve, settings, state, stats, sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -94,6 +95,7 @@ pub unsafe extern "C" fn mod_init() -> c_int {
 
 fn try_init() -> Result<(), String> {
     let region = state::region().ok_or("memguard was not registered")?;
+    hooks::publish_process(); // the server may have become a daemon: another process with the same number
     hook_shm();
     let found = params::contradictions(&region.settings.all());
     if !found.is_empty() {
@@ -121,6 +123,7 @@ fn try_init() -> Result<(), String> {
     {
         serve::open(address)?;
     }
+    blackbox::open(region)?;
     settings::declare_cfg()?;
     stats::register()?;
     routes::prepare();
@@ -136,15 +139,23 @@ fn make_tables(region: &Region) -> Result<(), String> {
     let capacity = region.settings.get_u64(Int::Bindings) as usize;
     let mapped = |e: std::io::Error| format!("cannot map the table of known bindings: {e}");
     let texts = settings::take_texts();
+    let bindings = Fingerprints::map(capacity, base).map_err(mapped)?;
+    let aors = Fingerprints::map(capacity, base).map_err(mapped)?;
+    let key = match bindings_file::restore(region, &texts, [&bindings, &aors])? {
+        Some(key) => key,
+        None => random_key()?,
+    };
     let tables = state::Tables {
-        bindings: Fingerprints::map(capacity, base).map_err(mapped)?,
-        aors: Fingerprints::map(capacity, base).map_err(mapped)?,
+        bindings,
+        aors,
         slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         in_flight: InFlight::map(IN_FLIGHT).map_err(mapped)?,
-        key: random_key()?,
-        priority: settings::priority_entries(&texts),
+        key,
         texts,
     };
+    for entry in settings::priority_entries(&tables.texts) {
+        region.priorities.add(&entry, 0); // there is room for all that a configuration can hold
+    }
     state::set_tables(tables);
     Ok(())
 }
@@ -168,8 +179,11 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
     guarded("child_init", || {
         hooks::publish_process();
         if rank != sys::PROC_INIT && rank != PROC_MAIN {
-            // Only the sampling process serves, which main forks in PROC_MAIN.
-            drop(serve::take());
+            // Only the sampling process serves and records, which main forks in PROC_MAIN.
+            drop((serve::take(), blackbox::take()));
+        }
+        if rank != sys::PROC_INIT {
+            outside::child_started();
         }
         match rank {
             sys::PROC_INIT => bind_all(),
@@ -192,8 +206,12 @@ fn bind_all() {
         return;
     };
     hooks::sample::learn_actions();
+    ending::watch();
     bind_usrloc(region);
+    outside::prepare(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
+    region.warn(Warning::Remap503, tm_remaps_refusals());
+    region.warn(Warning::ProfileDir, !profile::is_writable());
     // SAFETY: function pointers that live as long as the module (linked with nodelete); before any fork.
     unsafe {
         region.warn(
@@ -219,21 +237,29 @@ fn bind_all() {
 }
 
 /// Whether tls turns connections away before memguard turns registrations away: it does so below `low_mem_threshold1`
-/// KiB of free shm, by default 512 KiB per process (modules/tls/tls_init.c).
+/// of free shm. Its start, which comes before ours (core/main.c init_tls), has turned the parameter's KiB, or its default
+/// of 512 KiB per process, into bytes (modules/tls/tls_init.c); -1 stands there while tls is not enabled.
 fn tls_refuses_first(region: &Region) -> bool {
     // SAFETY: PROC_INIT: configuration and process count are final.
     let threshold = unsafe {
         if sys::mg_has_module(c"tls".as_ptr()) == 0 {
             return false;
         }
-        match sys::mg_cfg_int(c"tls".as_ptr(), c"low_mem_threshold1".as_ptr(), -1) {
-            kib @ 0.. => kib as u64 * 1024,
-            _ => 512 * 1024 * sys::mg_max_processes().max(0) as u64,
-        }
+        sys::mg_cfg_int(c"tls".as_ptr(), c"low_mem_threshold1".as_ptr(), -1)
     };
     let free_at_shed = region.control.shm_size.get() / 100
         * (100 - region.settings.get_u64(Int::ShmShed).min(100));
-    threshold > free_at_shed
+    u64::try_from(threshold).is_ok_and(|bytes| bytes > free_at_shed)
+}
+
+/// Whether this server relays REGISTERs (it has tm and no registrar) and tm answers a relayed 503 with a 500 of its
+/// own, which has no Retry-After. `remap_503_500` is 1 unless it is set (modules/tm/tm.c).
+fn tm_remaps_refusals() -> bool {
+    // SAFETY: PROC_INIT: all modules are loaded, parameters are final.
+    unsafe {
+        sys::mg_has_module(c"registrar".as_ptr()) == 0
+            && sys::mg_module_int(c"tm".as_ptr(), c"remap_503_500".as_ptr(), 0) != 0
+    }
 }
 
 /// What does not work as it could, in the log of the start.
@@ -306,5 +332,9 @@ fn usrloc_tables() -> Vec<CString> {
 
 /// At shutdown, in the main process only.
 pub unsafe extern "C" fn mod_destroy() {
-    guarded("mod_destroy", hooks::restore);
+    guarded("mod_destroy", || {
+        blackbox::close();
+        bindings_file::close();
+        hooks::restore();
+    });
 }

@@ -3,15 +3,18 @@
 
 use super::commands::region;
 use super::rpc::COMMANDS;
-use super::{answer, forecast_reports, growth, hooks, measures, owners, sampler, state, visit};
+use super::{
+    answer, forecast_reports, growth, hooks, measures, owners, pressure, sampler, state, visit,
+};
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::growth::Leak;
 use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
+use crate::guard::priority::List;
 use crate::guard::queue;
 use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
-use crate::guard::warnings;
+use crate::guard::warnings::{self, Warning};
 use crate::guard::words::{Class, Level, Mode, Pool};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
@@ -163,7 +166,15 @@ fn status_fields(region: &Region) -> Fields {
             "sample_age_ms",
             Node::Count(now.saturating_sub(figures.time_ms.max(region.control.start_ms.get()))),
         ),
-        ("warnings", Node::Texts(warnings_now(region))),
+        (
+            "warnings",
+            Node::Texts(
+                warnings_now(region)
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect(),
+            ),
+        ),
         (
             "uptime",
             Node::Count(now.saturating_sub(region.control.start_ms.get()) / 1000),
@@ -174,11 +185,14 @@ fn status_fields(region: &Region) -> Fields {
     fields
 }
 
-fn warnings_now(region: &Region) -> Vec<String> {
-    warnings::sentences(region.control.warnings.get())
-        .into_iter()
-        .map(str::to_owned)
-        .collect()
+/// What there is to warn of at this moment: what was found, and that nobody looks any more.
+pub fn warnings_now(region: &Region) -> Vec<&'static str> {
+    let sampled = region.figures().time_ms.max(region.control.start_ms.get());
+    let mut mask = region.control.warnings.get();
+    if pressure::is_stale(region, sampled, state::now_ms()) {
+        mask |= 1 << Warning::StaleSample as u8;
+    }
+    warnings::sentences(mask)
 }
 
 /// `memguard.pools`
@@ -321,7 +335,7 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
     let shm = hooks::shm_sum(index, row);
     let pkg = hooks::pkg_sum(index, row);
     let (growth, growth_per_message) = row.growth();
-    vec![
+    let mut fields = vec![
         ("index", int(index as u64)),
         ("pid", Node::Int(process.pid)),
         ("rank", Node::Int(process.rank)),
@@ -348,13 +362,44 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
             Node::Count(row.pkg_failures.get().wrapping_add(shm.failures)),
         ),
         ("private", bytes(row.private_bytes.get())),
+    ];
+    fields.extend(outside_fields(region, index));
+    fields.extend([
         ("messages", Node::Count(row.sip.messages.get())),
         ("registers", Node::Count(row.sip.received.sum())),
         ("growth", real(growth)),
         ("growth_per_message", real(growth_per_message)),
         ("leak", word(row.leak())),
         ("level", word(row.level())),
-    ]
+    ]);
+    if let Some(outside) = region.outside.get(index) {
+        if row.leak() != Leak::None {
+            fields.push(("leak_in", word(outside.leak_in())));
+        }
+        if let Some((pool, seconds)) = outside.exhaustion() {
+            fields.push(("exhaustion_seconds", Node::Count(seconds)));
+            fields.push(("exhaustion_pool", word(pool)));
+        }
+    }
+    fields
+}
+
+/// What the process told of its memory outside the pools; what it never told is left out.
+fn outside_fields(region: &Region, index: usize) -> Fields {
+    let outside = region.outside.get(index);
+    let Some((row, told)) = outside.and_then(|row| Some((row, row.told()?))) else {
+        return Fields::new();
+    };
+    let mut fields = vec![
+        ("private_growth", real(row.growth().0)),
+        ("heap", bytes(told.heap)),
+        ("heap_free", bytes(told.heap_free)),
+    ];
+    fields.extend(
+        told.python_blocks
+            .map(|blocks| ("python_blocks", Node::Count(blocks))),
+    );
+    fields
 }
 
 /// Field names of the classes: received, admitted, rejected, rejected_observed.
@@ -404,6 +449,10 @@ fn registration_fields(region: &Region) -> Fields {
     }
     fields.extend([
         ("not_understood", Node::Count(not_understood)),
+        (
+            "stale_decisions",
+            Node::Count(region.control.stale_decisions.get()),
+        ),
         (
             "challenged",
             Node::Count(total(region, |r| r.sip.challenged.get())),
@@ -537,7 +586,7 @@ fn config_rows(region: &Region) -> Vec<Fields> {
     let texts = state::tables().map(|tables| &tables.texts);
     let texts = Text::ALL.iter().zip(TEXT_PARAMS).map(|(text, line)| {
         let value = match (texts, line.kind) {
-            (Some(texts), Kind::List { .. }) => texts.list(*text).join(", "),
+            (_, Kind::List { .. }) => in_force(region, *text),
             (Some(texts), _) => texts.get(*text).to_owned(),
             (None, _) => String::new(),
         };
@@ -554,6 +603,44 @@ fn config_rows(region: &Region) -> Vec<Fields> {
             ]
         })
         .collect()
+}
+
+/// How many values of a list `memguard.config` shows; `memguard.priority` shows all.
+const SHOWN_VALUES: usize = 20;
+
+/// A priority list in force, in one line.
+fn in_force(region: &Region, text: Text) -> String {
+    let list = match text {
+        Text::PriorityAor => List::Aor,
+        Text::PriorityDomain => List::Domain,
+        _ => List::Source,
+    };
+    let entries = region.priorities.in_force();
+    let of_list = entries.iter().filter(|e| e.entry.list() == Some(list));
+    let values: Vec<String> = of_list.map(|e| e.entry.to_string()).collect();
+    match values.get(SHOWN_VALUES..) {
+        Some(more @ [_, ..]) => format!(
+            "{} and {} more",
+            values[..SHOWN_VALUES].join(", "),
+            more.len()
+        ),
+        _ => values.join(", "),
+    }
+}
+
+/// The rows of `memguard.priority`: one list, or all.
+pub fn priorities(region: &Region, list: Option<List>) -> Vec<Fields> {
+    let entries = region.priorities.in_force();
+    let rows = entries.iter().filter_map(|found| {
+        let own = found.entry.list()?;
+        let mut row = vec![("list", word(own.word())), ("value", word(found.entry))];
+        match found.since_s {
+            0 => row.push(("from", word("configuration"))),
+            since => row.extend([("from", word("run time")), ("since", Node::Count(since))]),
+        }
+        (list.is_none() || list == Some(own)).then_some(row)
+    });
+    rows.collect()
 }
 
 /// `memguard.metrics`: what `/metrics` serves, cut at a line's end where it would not fit into an answer.
@@ -590,7 +677,7 @@ pub fn json(words: &[&str]) -> Result<Answer, Fault> {
 }
 
 /// What `memguard.json` holds: the read-only commands but itself.
-const IN_JSON: [&str; 12] = [
+const IN_JSON: [&str; 13] = [
     "memguard.status",
     "memguard.pools",
     "memguard.workers",
@@ -603,4 +690,5 @@ const IN_JSON: [&str; 12] = [
     "memguard.config",
     "memguard.check",
     "memguard.forecast",
+    "memguard.priority",
 ];

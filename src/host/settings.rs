@@ -7,10 +7,10 @@ use std::sync::Mutex;
 
 use super::entry::{Init, guarded};
 use super::log::{Severity, log};
-use super::{lifecycle, state, sys};
+use super::{lifecycle, profile, state, sys};
 use crate::guard::http;
 use crate::guard::params::{self, INT_PARAMS, Int, Kind, Text};
-use crate::guard::priority;
+use crate::guard::priority::{self, List};
 
 /// The text parameters as the configuration gave them.
 #[derive(Clone, Debug, Default)]
@@ -127,6 +127,7 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
         Text::PriorityDomain => priority::parse_domain(&value).map(|_| ())?,
         Text::PrioritySource => priority::parse_source(&value).map(|_| ())?,
         Text::Listen => http::parse_listen(&value).map(|_| ())?,
+        Text::ProfileDir => profile::check_folder(&value)?,
         _ => (),
     }
     let mut gathered = GATHERED
@@ -150,22 +151,16 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
 
 /// The entries of the three priority lists. Every value was checked when it was read.
 pub fn priority_entries(texts: &Texts) -> Vec<priority::Entry> {
-    let aors = texts
-        .list(Text::PriorityAor)
-        .iter()
-        .map(|t| priority::parse_aor(t));
-    let domains = texts
-        .list(Text::PriorityDomain)
-        .iter()
-        .map(|t| priority::parse_domain(t));
-    let sources = texts
-        .list(Text::PrioritySource)
-        .iter()
-        .map(|t| priority::parse_source(t));
-    aors.chain(domains)
-        .chain(sources)
-        .filter_map(Result::ok)
-        .collect()
+    let lists = [
+        (List::Aor, Text::PriorityAor),
+        (List::Domain, Text::PriorityDomain),
+        (List::Source, Text::PrioritySource),
+    ];
+    let values = lists.into_iter().flat_map(|(list, text)| {
+        let values = texts.list(text).iter();
+        values.filter_map(move |value| list.entry(value).ok())
+    });
+    values.collect()
 }
 
 /// A setter for each index, chosen at compile time: Kamailio does not tell a setter which parameter it is for.

@@ -7,7 +7,6 @@ use once_cell::sync::OnceCell;
 
 use super::settings::Texts;
 use crate::guard::aor::Key;
-use crate::guard::priority::Entry;
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
@@ -26,12 +25,10 @@ pub struct Tables {
     pub slots: Fingerprints,
     /// Registrations in flight, by Call-ID.
     pub in_flight: InFlight,
-    /// Secret of this start: outsiders cannot aim at buckets or points.
+    /// Secret of this start, or of the one whose bindings were carried over: outsiders cannot aim at buckets or points.
     pub key: Key,
     /// The text parameters.
     pub texts: Texts,
-    /// The priority lists.
-    pub priority: Vec<Entry>,
 }
 
 /// The local registrar's rules, read once before the first fork (core/registrar cfg group, usrloc).

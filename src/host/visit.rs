@@ -210,7 +210,8 @@ impl<'a> Visit<'a> {
         let mut user = [0u8; priority::MAX_TEXT];
         let length = priority::canonical_user(self.aor.user(), &mut user).unwrap_or(0);
         let user = user.get(..length).unwrap_or_default();
-        priority::is_priority(&self.tables.priority, user, self.aor.host(), Some(source))
+        let lists = &self.region.priorities;
+        lists.is_priority(user, self.aor.host(), Some(source))
     }
 
     /// What becomes of it at this moment. Who holds a slot of the queue that has come is let in while memory allows.
@@ -231,6 +232,19 @@ impl<'a> Visit<'a> {
             return Decision::Admit;
         }
         decision
+    }
+
+    /// Counts it as received, and where the machine's memory had no say because its sample is stale, that too.
+    pub fn count_received(&self, class: Class) {
+        self.row.sip.received.count(class);
+        let control = &self.region.control;
+        let sampled = control.os_time_ms.get();
+        if !admission::is_never_refused(class)
+            && sampled != 0
+            && pressure::is_stale(self.region, sampled, self.now_ms)
+        {
+            control.stale_decisions.add(1);
+        }
     }
 
     /// When this AoR's slot in the queue begins or began, Unix seconds.
@@ -276,10 +290,15 @@ impl<'a> Visit<'a> {
     }
 }
 
-/// While the table may have forgotten: entries were pushed out, or the start is less than one longest Expires ago.
+/// While the table may have forgotten: entries were pushed out, or bindings may be alive that were granted before it
+/// knew of all (the start, where no earlier table was carried over): one longest Expires from then.
 pub fn is_unsure(region: &Region, tables: &Tables, now_s: u64) -> bool {
-    let start = region.control.start_ms.get() / 1000;
-    now_s < start.saturating_add(region.control.longest_expires.get())
+    let control = &region.control;
+    now_s
+        < control
+            .knows_since_s
+            .get()
+            .saturating_add(control.longest_expires.get())
         || tables.bindings.forgotten_until() > now_s
         || tables.aors.forgotten_until() > now_s
 }

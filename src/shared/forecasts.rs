@@ -5,6 +5,8 @@ use super::mapping::SharedZeroable;
 use super::published::DoubleBuffer;
 use crate::guard::cause::{Cause, Confidence, Evidence};
 use crate::guard::forecast::{Method, Outlook};
+use crate::guard::growth::Leak;
+use crate::guard::outside::Part;
 use crate::guard::words::Pool;
 
 /// One pool's future and why.
@@ -85,8 +87,8 @@ impl Forecast {
             e.largest_free.unwrap_or(0),
             e.private.to_bits(),
             some(e.worker),
-            0,
-            0,
+            e.part.index() as u64,
+            e.leak as u64,
             0,
             0,
         ]
@@ -124,6 +126,8 @@ impl Forecast {
                 largest_free: flag(8).then_some(w[17]),
                 private: real(18),
                 worker: worker(w[19]),
+                part: Part::from_index(w[20]).unwrap_or(Part::Other),
+                leak: Leak::from_index(w[21]),
                 python: flag(5),
                 is_os: flag(6),
             },
@@ -172,6 +176,8 @@ mod tests {
                 largest_free: None,
                 is_os: true,
                 worker: Some(0),
+                part: Part::Python,
+                leak: Leak::Confirmed,
                 ..Evidence::default()
             },
             worker: Some(7),

@@ -9,6 +9,8 @@ use super::figures::{Figures, Published};
 use super::forecasts::Forecasts;
 use super::history::History;
 use super::mapping::{self, SharedZeroable};
+use super::outside::Outside;
+use super::priorities::Priorities;
 use super::refusals::Refusals;
 use super::rows::{MAX_PROCESSES, Row};
 use crate::guard::params::{Int, int_defaults};
@@ -148,6 +150,9 @@ pub struct Control {
     pub registration_cost: Word,
     /// Longest Expires that was granted, seconds.
     pub longest_expires: Word,
+    /// Every binding that was granted since then (Unix seconds) passed here: the start, or an earlier one where
+    /// the table was carried over.
+    pub knows_since_s: Word,
     /// Bits of [`Warning`].
     pub warnings: Word,
     /// Decisions that had to leave os out because the sample was stale.
@@ -164,6 +169,12 @@ pub struct Control {
     pub baseline_resets: Word,
     /// Level events that the event route has been run for.
     pub events_routed: Word,
+    /// What main said about the end of the server (`host::ending`); 0: nothing yet.
+    pub ending: Word,
+    /// 1: the end stands in the black box.
+    pub end_written: Word,
+    /// 1: a Python interpreter is in the processes and is asked.
+    pub python: Word,
 }
 
 /// Everything of fixed size.
@@ -179,12 +190,16 @@ pub struct Region {
     pub forecasts: Forecasts,
     /// The last hour and day.
     pub history: History,
+    /// The priority lists in force.
+    pub priorities: Priorities,
     /// Level changes.
     pub events: Events,
     /// Refusals.
     pub refusals: Refusals,
     /// One row per process.
     pub rows: [Row; MAX_PROCESSES],
+    /// One row per process: memory outside the pools.
+    pub outside: [Outside; MAX_PROCESSES],
 }
 
 // SAFETY: atomics only.
@@ -214,6 +229,13 @@ impl Region {
     /// The rows of the processes there are; beyond them lies untouched memory.
     pub fn used_rows(&self, processes: usize) -> &[Row] {
         self.rows.get(..processes.max(1)).unwrap_or(&self.rows)
+    }
+
+    /// The same of memory outside the pools.
+    pub fn used_outside(&self, processes: usize) -> &[Outside] {
+        self.outside
+            .get(..processes.max(1))
+            .unwrap_or(&self.outside)
     }
 
     /// Sets or clears a warning.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::guard::{number, rows, word};
+use super::guard::{SOON, number, rows, word};
 use super::harness::sip::Request;
-use super::harness::{Pair, Server, for_each_pair};
+use super::harness::{Pair, Server, for_each_pair, until};
 
 /// Requests make their worker leak or shrink as much shared memory as they say.
 const SCRIPT: &str = "if ($hdr(X-Leak) != $null) { mgtest_leak_shm(\"$(hdr(X-Leak){s.int})\"); }
@@ -156,23 +156,63 @@ fn forecast_history_and_check_answer_what_they_promise() {
     for_each_pair(|pair| {
         let server = server(pair);
         let used = |points: u32| server.rpc("memguard.history", json!(["shm_used", points]));
-        traffic(
-            &server,
-            5,
-            |_| Request::options(),
-            || {
-                let past = used(3);
-                (past["values"].as_array().map(Vec::len) == Some(3)).then_some(())
-            },
-        );
+        until(SOON, "three seconds are remembered", || {
+            used(3)["values"].as_array().map(Vec::len) == Some(3)
+        });
         let past = used(3);
         assert_eq!(number(&past, "step"), 1);
         for value in past["values"].as_array().expect("values") {
-            let bytes: u64 = value
-                .as_str()
-                .and_then(|v| v.parse().ok())
-                .unwrap_or_else(|| panic!("{past}"));
-            assert!((1_000_000..16 * 1_048_576).contains(&bytes), "{past}");
+            let bytes = value.as_f64().unwrap_or_else(|| panic!("{past}"));
+            assert!(bytes > 1e6 && bytes < 16.0 * 1_048_576.0, "{past}");
+        }
+        let start = number(&past, "start");
+        let now = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .expect("a clock")
+            .as_secs() as i64;
+        assert!((now - 12..=now).contains(&(start + 2)), "{past} at {now}");
+        for name in [
+            "pkg_used",
+            "os_used",
+            "headroom",
+            "new_rate",
+            "refresh_rate",
+            "rejected_rate",
+            "rejected",
+            "bindings",
+            "level",
+        ] {
+            let past = server.rpc("memguard.history", json!([name, "points", 2, "step", 2]));
+            let values = past["values"].as_array().expect("values");
+            assert!(
+                !values.is_empty() && values.iter().all(serde_json::Value::is_number),
+                "{past}"
+            );
+            assert_eq!(number(&past, "step"), 2, "{past}");
+        }
+        let text = server
+            .kamcmd(&["memguard.history", "refresh_rate", "2"])
+            .expect("an answer");
+        assert!(
+            text.contains("name: refresh_rate") && text.contains("values"),
+            "{text}"
+        );
+        for bad in [
+            json!([]),
+            json!(["shm_used", 0]),
+            json!(["shm_used", "many"]),
+            json!(["shm_used", 1, 2, 3]),
+        ] {
+            let fault = server
+                .try_rpc("memguard.history", bad.clone())
+                .expect_err("not accepted");
+            assert_eq!(fault.code, 400, "{bad}: {fault:?}");
+            assert!(
+                fault
+                    .text
+                    .contains("memguard.history accepts the name of a series"),
+                "{fault:?}"
+            );
         }
         let fault = server
             .try_rpc("memguard.history", json!(["weather"]))

@@ -2,17 +2,27 @@
 //! Forbidden here: linking Kamailio, traffic beyond loopback, processes, ports or files that outlive a test.
 
 mod accounting;
+mod bindings_file;
+mod blackbox;
 mod classes;
 mod examples;
+mod faults;
 mod forecast;
 mod guard;
 mod harness;
 mod http;
+mod kemi;
+mod leaks;
 mod levels;
 mod monitoring;
+mod observe;
+mod outside;
+mod package;
 mod parameters;
 mod paths;
 mod pressure;
+mod priority;
+mod profile;
 mod proxy;
 mod queue;
 mod robust;
@@ -21,5 +31,7 @@ mod script;
 mod sites;
 mod smoke;
 mod soak;
+mod stopped;
 mod torture;
+mod transports;
 mod zero;

@@ -346,11 +346,9 @@ fn paths_of_a_python_script_show_the_way_through_the_interpreter() {
             .pkg_mb(16)
             .param("sample_bytes", 1)
             .config(|c| {
-                c.modules.retain(|module| module != "xhttp"); // it wants an event route
                 c.module("app_python3");
                 c.param("app_python3", "load", script.0.display());
-                c.script = Some(String::new());
-                c.routes = "cfgengine \"python\"\n".into();
+                c.engine = Some("python".into());
             })
             .start();
         let row = leaked_through(&server, "parse_params2", 3);

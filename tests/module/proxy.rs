@@ -152,3 +152,41 @@ fn proxy_relays_a_refusal_of_the_registrar_as_one_that_keeps_calls_going() {
         assert_eq!(proxy.by_class("rejected"), counts(&[]));
     });
 }
+
+#[test]
+fn proxy_warns_when_tm_would_eat_the_retry_after_of_a_relayed_503() {
+    for_each_pair(|pair| {
+        // A server behind the proxy that answers 503 also through proxies, as many do that have no memguard.
+        let registrar = Server::registrar(pair)
+            .param("proxied_reply_code", 503)
+            .start();
+        registrar.rpc("memguard.shed", json!([60]));
+        let warnings = |server: &Server| {
+            let status = server.status();
+            let texts = rows(&status["warnings"]).iter().filter_map(|w| w.as_str());
+            texts.filter(|w| w.contains("remap_503_500")).count()
+        };
+        let lines = |server: &Server| {
+            let log = server.log();
+            log.lines().filter(|l| l.contains("remap_503_500")).count()
+        };
+        for (remap, code, expected) in [(None, 500, 1), (Some(1), 500, 1), (Some(0), 503, 0)] {
+            let mut builder = Server::proxy(pair, registrar.sip());
+            if let Some(remap) = remap {
+                builder = builder.config(|c| {
+                    c.param("tm", "remap_503_500", remap);
+                });
+            }
+            let proxy = builder.start();
+            let reply = proxy.udp().request(&Request::register("new"));
+            assert_eq!(reply.code, code, "{remap:?}: {reply:?}");
+            assert_eq!(reply.retry_after().is_some(), expected == 0, "{reply:?}");
+            assert_eq!(
+                (warnings(&proxy), lines(&proxy)),
+                (expected, expected),
+                "remap_503_500 {remap:?}; tm's own default is 1"
+            );
+        }
+        assert_eq!(warnings(&registrar), 0, "a registrar relays no REGISTER");
+    });
+}

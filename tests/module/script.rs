@@ -1,5 +1,5 @@
 //! The script decides: `auto` 0 with memguard_admit() and memguard_reject(), stateless and within a transaction, in the
-//! native language and in KEMI Python. Forbidden here: the automatic gate (pressure.rs).
+//! native language. Forbidden here: the automatic gate (pressure.rs), and KEMI (kemi.rs).
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ fn scripted(pair: &Pair, register: &str) -> Server {
         .start()
 }
 
-fn sheds_by_script(server: &Server) {
+pub fn sheds_by_script(server: &Server) {
     let client = server.udp();
     let known = Request::register("known");
     assert_eq!(client.request(&known).code, 200);

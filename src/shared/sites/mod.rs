@@ -59,15 +59,21 @@ pub const fn before_row(pool: SitePool) -> usize {
 /// One process's counters by site index.
 pub type Table = [Counts; SITES];
 
-/// The dictionary and all tables; 130 MB of address space, of which the pages of existing sites cost memory.
+/// Messages and REGISTERs per second (bits of f64).
+type Rates = [AtomicU64; 2];
+
+/// The dictionary and all tables; 150 MB of address space, of which the pages of existing sites cost memory.
 #[repr(C)]
 pub struct Sites {
     dictionary: Dictionary,
     /// Growth by site as the sampling process sees it ([`Growth`]'s numbers as bits).
     growth: [[AtomicU64; Growth::WORDS]; SITES],
-    /// Messages and REGISTERs per second over the same time (bits of f64).
-    message_rate: AtomicU64,
-    register_rate: AtomicU64,
+    /// Messages and REGISTERs per second over the same time.
+    rates: Rates,
+    /// Growth of one worker's own share of a site, by process and index (bits of f64).
+    worker_growth: [[AtomicU64; SITES]; MAX_PROCESSES],
+    /// Messages and REGISTERs per second of each process.
+    worker_rates: [Rates; MAX_PROCESSES],
     /// Snapshots of an operator.
     pub marks: Marks,
     threads: Table,
@@ -85,6 +91,20 @@ impl std::ops::Deref for Sites {
     fn deref(&self) -> &Dictionary {
         &self.dictionary
     }
+}
+
+/// Publishes a figure for people; each stands for itself. A page that holds only zeros is not touched by another zero.
+fn store_real(word: &AtomicU64, value: f64) {
+    let bits = value.to_bits();
+    // ORDERING: Relaxed throughout; one writer, and no data depends on it.
+    if word.load(Ordering::Relaxed) != bits {
+        word.store(bits, Ordering::Relaxed);
+    }
+}
+
+fn load_real(word: &AtomicU64) -> f64 {
+    // ORDERING: Relaxed; as in store_real.
+    f64::from_bits(word.load(Ordering::Relaxed))
 }
 
 impl Sites {
@@ -112,37 +132,57 @@ impl Sites {
     pub fn set_growth(&self, index: usize, growth: Growth) {
         if let Some(words) = self.growth.get(index) {
             for (word, value) in words.iter().zip(growth.to_array()) {
-                // ORDERING: Relaxed; figures for people, each for itself.
-                word.store(value.to_bits(), Ordering::Relaxed);
+                store_real(word, value);
             }
         }
     }
 
     /// A site's growth by the last sample.
     pub fn growth(&self, index: usize) -> Growth {
-        let words = self.growth.get(index);
-        // ORDERING: Relaxed; as in set_growth.
-        words.map_or_else(Growth::default, |words| {
-            Growth::from_array(std::array::from_fn(|i| {
-                f64::from_bits(words[i].load(Ordering::Relaxed))
-            }))
-        })
+        self.growth
+            .get(index)
+            .map_or_else(Growth::default, |words| {
+                Growth::from_array(words.each_ref().map(load_real))
+            })
     }
 
-    /// Publishes messages and REGISTERs per second over the time that growth is measured over.
-    pub fn set_rates(&self, messages: f64, registers: f64) {
-        // ORDERING: Relaxed; as in set_growth.
-        self.message_rate
-            .store(messages.to_bits(), Ordering::Relaxed);
-        self.register_rate
-            .store(registers.to_bits(), Ordering::Relaxed);
+    /// Publishes the growth of one worker's own share of a site. Writer: the sampling process. Rows of workers that do
+    /// not grow stay untouched.
+    pub fn set_worker_growth(&self, process: usize, index: usize, growth: f64) {
+        let words = self.worker_growth.get(process);
+        if let Some(word) = words.and_then(|words| words.get(index)) {
+            store_real(word, growth);
+        }
     }
 
-    /// Messages and REGISTERs per second.
-    pub fn rates(&self) -> (f64, f64) {
-        // ORDERING: Relaxed; as in set_growth.
-        let load = |w: &AtomicU64| f64::from_bits(w.load(Ordering::Relaxed));
-        (load(&self.message_rate), load(&self.register_rate))
+    /// Growth of one worker's own share of a site by the last sample, bytes per second; 0 while not known.
+    pub fn worker_growth(&self, process: usize, index: usize) -> f64 {
+        let words = self.worker_growth.get(process);
+        words
+            .and_then(|words| words.get(index))
+            .map_or(0.0, load_real)
+    }
+
+    /// Publishes messages and REGISTERs per second over the time that growth is measured over, of one process or of all.
+    pub fn set_rates(&self, process: Option<usize>, rates: [f64; 2]) {
+        for (word, rate) in self.rates_of(process).iter().zip(rates) {
+            store_real(word, rate);
+        }
+    }
+
+    /// Messages and REGISTERs per second, of one process or of all.
+    pub fn rates(&self, process: Option<usize>) -> [f64; 2] {
+        match self.rates_of(process) {
+            [messages, registers] => [load_real(messages), load_real(registers)],
+            _ => [0.0; 2],
+        }
+    }
+
+    fn rates_of(&self, process: Option<usize>) -> &[AtomicU64] {
+        match process {
+            None => &self.rates,
+            Some(process) => self.worker_rates.get(process).map_or(&[], |rates| rates),
+        }
     }
 
     /// What the main thread of a process counted in a pool at all sites together.

@@ -200,6 +200,22 @@ impl Server {
         self.stopped.unwrap_or_else(|| ExitStatus::from_raw(0))
     }
 
+    /// Ends all processes at once, as the OOM killer may.
+    #[track_caller]
+    pub fn kill_all(mut self) {
+        self.signal(-self.group, libc::SIGKILL);
+        assert!(
+            holds_within(STOP_LIMIT, || !self.is_alive() && self.pids().is_empty()),
+            "SIGKILL ends every process"
+        );
+    }
+
+    /// Ends one process of this server.
+    pub fn kill(&self, pid: i32) {
+        assert!(self.pids().contains(&pid), "{pid} is none of this server's");
+        self.signal(pid, libc::SIGKILL);
+    }
+
     /// SIGTERM to main, as an operator does. A process that Kamailio has just forked still has main's handler and
     /// loses main's SIGTERM, and main then waits for it (up to `ser_kill_timeout`, 60 s): so a second one goes to
     /// all. A process that died with a lock leaves the others waiting for it: they are killed, and that is said.

@@ -1,11 +1,13 @@
 /*
- * mgtest: a Kamailio module for memguard's tests. It leaks, holds and shrinks pool memory on request, and reads
- * the memory managers' own figures in the process that is asked.
+ * mgtest: a Kamailio module for memguard's tests. It leaks, holds and shrinks pool memory on request, lets allocations
+ * fail (faults.h), and reads the memory managers' own figures in the process that is asked.
  * Forbidden here: any header before sr_module.h, or the flag string is not Kamailio's.
  */
+#define _GNU_SOURCE /* memmem() */
 #include "core/sr_module.h"
 
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/action.h"
@@ -23,6 +25,8 @@
 #include "core/xavp.h"
 
 MODULE_VERSION
+
+#include "faults.h"
 
 /* Blocks that are held, linked through their first word; of each process, also for shm. */
 struct held {
@@ -108,6 +112,25 @@ static int w_leak_shm(sip_msg_t *msg, char *p, char *unused)
 {
 	int bytes;
 	return w_int(msg, p, &bytes) == 0 && shm_malloc((size_t)bytes) ? 1 : -1;
+}
+
+/* Forks as a script does that runs a command: the child has no process number of its own. It allocates in both pools,
+ * as much as `bytes`, and ends without giving shm back. */
+static int w_fork(sip_msg_t *msg, char *p, char *unused)
+{
+	int bytes, status, i;
+	pid_t child;
+	if(w_int(msg, p, &bytes) < 0 || (child = fork()) < 0)
+		return -1;
+	if(child == 0) {
+		for(i = 0; i < 10; i++) {
+			void *block = pkg_malloc((size_t)bytes);
+			if(block && i % 2)
+				pkg_free(block);
+		}
+		_exit(shm_malloc((size_t)bytes) ? 0 : 1);
+	}
+	return waitpid(child, &status, 0) == child && status == 0 ? 1 : -1;
 }
 
 static int w_hold_pkg(sip_msg_t *msg, char *p, char *unused)
@@ -261,6 +284,7 @@ static cmd_export_t cmds[] = {
 		{"mgtest_forget_xavp", (cmd_function)w_forget_xavp, 1, 0, 0, ANY_ROUTE},
 		{"mgtest_route_then_forget", (cmd_function)w_route_then_forget, 2, 0, 0, ANY_ROUTE},
 		{"mgtest_leak_pkg", (cmd_function)w_leak_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_fork", (cmd_function)w_fork, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_leak_shm", (cmd_function)w_leak_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_hold_pkg", (cmd_function)w_hold_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_hold_shm", (cmd_function)w_hold_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
@@ -393,10 +417,13 @@ static rpc_export_t rpcs[] = {{"mgtest.pkg_info", rpc_pkg_info, doc, 0},
 		{"mgtest.hold_shm", rpc_hold_shm, doc, 0},
 		{"mgtest.leak_pkg", rpc_leak_pkg, doc, 0},
 		{"mgtest.fill_shm", rpc_fill_shm, doc, 0},
-		{"mgtest.release", rpc_release, doc, 0}, {0, 0, 0, 0}};
+		{"mgtest.release", rpc_release, doc, 0},
+		{"mgtest.fail", rpc_fail, doc, 0},
+		{"mgtest.faults", rpc_faults, doc, 0}, {0, 0, 0, 0}};
 
 struct module_exports exports = {.name = "mgtest",
 		.dlflags = DEFAULT_DLFLAGS,
 		.cmds = cmds,
 		.rpc_methods = rpcs,
-		.pv_items = pvs};
+		.pv_items = pvs,
+		.init_mod_f = mod_init};

@@ -1,4 +1,4 @@
-//! The priority list: users, AoRs, domains and networks that are admitted to the last; parsed, packed and matched.
+//! The priority list: users, AoRs, domains and networks that are admitted to the last; packed and matched.
 //! Forbidden here: keeping the list (it lives in the shared region); allocation while matching.
 #![deny(
     clippy::indexing_slicing,
@@ -7,7 +7,11 @@
     clippy::panic
 )]
 
+mod parse;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub use parse::{Change, parse_aor, parse_change, parse_domain, parse_source};
 
 /// Bytes of a packed entry.
 pub const ENTRY_BYTES: usize = 96;
@@ -29,6 +33,48 @@ enum Kind {
     Domain = 3,
     /// `text` is 4 or 16 bytes of a network address.
     Net = 4,
+}
+
+/// The lists of the configuration and of `memguard.priority`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum List {
+    /// `priority_aor`
+    Aor,
+    /// `priority_domain`
+    Domain,
+    /// `priority_source`
+    Source,
+}
+
+impl List {
+    /// Every list in the order of the contract.
+    pub const ALL: [List; 3] = [List::Aor, List::Domain, List::Source];
+
+    /// Its word: "aor", "domain", "source".
+    pub const fn word(self) -> &'static str {
+        match self {
+            List::Aor => "aor",
+            List::Domain => "domain",
+            List::Source => "source",
+        }
+    }
+
+    /// Back from [`List::word`].
+    pub fn parse(word: &str) -> Option<List> {
+        List::ALL.into_iter().find(|list| list.word() == word)
+    }
+
+    /// Reads one value of this list.
+    ///
+    /// # Errors
+    /// A sentence for the operator: what was given and what is accepted.
+    pub fn entry(self, text: &str) -> Result<Entry, String> {
+        match self {
+            List::Aor => parse_aor(text),
+            List::Domain => parse_domain(text),
+            List::Source => parse_source(text),
+        }
+    }
 }
 
 /// One entry of the priority list. Plain data; all zero is an empty place.
@@ -138,14 +184,35 @@ impl Entry {
         }
     }
 
-    /// The list that the entry belongs to: "aor", "domain", "source"; empty for an empty place.
-    pub fn list(&self) -> &'static str {
-        match self.kind() {
-            None => "",
-            Some(Kind::User | Kind::Aor) => "aor",
-            Some(Kind::Domain) => "domain",
-            Some(Kind::Net) => "source",
+    /// Whether an entry whose first word ([`Entry::to_words`]) is `first` may fit; false is certain, true is not.
+    /// A list of hundreds is passed over by one word of each entry.
+    pub fn may_match(first: u64, user: &[u8], host: &[u8], source: Option<IpAddr>) -> bool {
+        let [kind, len, user_len, _, text @ ..] = first.to_ne_bytes();
+        let (len, user_len) = (usize::from(len), usize::from(user_len));
+        let begins = |sought: &[u8]| {
+            let mut pairs = text.iter().zip(sought);
+            pairs.all(|(ours, theirs)| ours.eq_ignore_ascii_case(theirs))
+        };
+        match kind {
+            k if k == Kind::User as u8 => len == user.len() && begins(user),
+            k if k == Kind::Aor as u8 => {
+                user_len == user.len() && len == user.len() + host.len() && begins(user)
+            }
+            k if k == Kind::Domain as u8 => len == host.len() && begins(host),
+            k if k == Kind::Net as u8 => {
+                source.is_some_and(|source| source.to_canonical().is_ipv4() == (len == 4))
+            }
+            _ => false,
         }
+    }
+
+    /// The list that the entry belongs to; `None` for an empty place.
+    pub fn list(&self) -> Option<List> {
+        Some(match self.kind()? {
+            Kind::User | Kind::Aor => List::Aor,
+            Kind::Domain => List::Domain,
+            Kind::Net => List::Source,
+        })
     }
 }
 
@@ -166,21 +233,10 @@ impl std::fmt::Display for Entry {
 }
 
 impl std::fmt::Debug for Entry {
+    /// With its list before it, as `memguard.priority` takes it: `aor alice`, `source 192.0.2.0/24`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Entry({} {self})", self.list())
+        write!(f, "{} {self}", self.list().map_or("no entry", List::word))
     }
-}
-
-/// Whether any entry fits; see [`Entry::matches`].
-pub fn is_priority<'a>(
-    entries: impl IntoIterator<Item = &'a Entry>,
-    user: &[u8],
-    host: &[u8],
-    source: Option<IpAddr>,
-) -> bool {
-    entries
-        .into_iter()
-        .any(|entry| entry.matches(user, host, source))
 }
 
 const fn bits(address: IpAddr) -> u8 {
@@ -247,143 +303,4 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit)
         .to_digit(16)
         .and_then(|value| u8::try_from(value).ok())
-}
-
-fn without_scheme(text: &str) -> &str {
-    let scheme = |name: &str| {
-        let (front, rest) = text.split_at_checked(name.len())?;
-        front.eq_ignore_ascii_case(name).then_some(rest)
-    };
-    scheme("sip:").or_else(|| scheme("sips:")).unwrap_or(text)
-}
-
-/// Lower-case host without its final dot; `None` when it is none. A literal IPv6 address keeps its brackets.
-fn host_of(text: &str) -> Option<String> {
-    let is_v6 = |inner: &str| inner.parse::<Ipv6Addr>().is_ok();
-    if let Some(inner) = text.strip_prefix('[') {
-        return is_v6(inner.strip_suffix(']')?).then(|| text.to_ascii_lowercase());
-    }
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let is_label = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    name.split('.')
-        .all(is_label)
-        .then(|| name.to_ascii_lowercase())
-}
-
-/// `None` unless every byte may stand in a URI's user part and every `%` begins an escape (RFC 3261 §25.1).
-fn user_of(text: &str) -> Option<Vec<u8>> {
-    let is_user = |b: u8| b.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/%#".contains(&b);
-    let is_escape = |after: &str| after.bytes().take(2).filter(|b| hex(*b).is_some()).count() == 2;
-    let are_escapes = text.split('%').skip(1).all(is_escape);
-    if text.is_empty() || !text.bytes().all(is_user) || !are_escapes {
-        return None;
-    }
-    let mut out = vec![0; text.len()]; // the canonical form is never longer
-    let len = canonical_user(text.as_bytes(), &mut out)?;
-    out.truncate(len);
-    Some(out)
-}
-
-fn too_long(parameter: &str, text: &str) -> String {
-    format!(
-        "{parameter} \"{text}\" is too long: user and domain may have {MAX_TEXT} bytes together"
-    )
-}
-
-/// Reads one `priority_aor`: `user` or `user@domain`, with or without `sip:` or `sips:`.
-///
-/// # Errors
-/// A sentence for the operator: what was given and what is accepted.
-pub fn parse_aor(text: &str) -> Result<Entry, String> {
-    let wrong = || {
-        format!(
-            "priority_aor \"{text}\" is no AoR: accepts user or user@domain, with or without sip:, without port, \
-             parameters and angle brackets"
-        )
-    };
-    let uri = without_scheme(text.trim());
-    let entry = match uri.split_once('@') {
-        None => {
-            let user = user_of(uri).ok_or_else(wrong)?;
-            Entry::new(Kind::User, user.len(), 0, [&user, &[]])
-        }
-        Some((user, host)) => {
-            let user = user_of(user).ok_or_else(wrong)?;
-            let host = host_of(host).ok_or_else(wrong)?;
-            Entry::new(Kind::Aor, user.len(), 0, [&user, host.as_bytes()])
-        }
-    };
-    entry.ok_or_else(|| too_long("priority_aor", text))
-}
-
-/// Reads one `priority_domain`: a host name or address, with or without `sip:` or `sips:`.
-///
-/// # Errors
-/// A sentence for the operator: what was given and what is accepted.
-pub fn parse_domain(text: &str) -> Result<Entry, String> {
-    let host = host_of(without_scheme(text.trim())).ok_or_else(|| {
-        format!(
-            "priority_domain \"{text}\" is no domain: accepts a host name or an address ([…] around IPv6), without user, \
-             port and parameters"
-        )
-    })?;
-    Entry::new(Kind::Domain, 0, 0, [host.as_bytes(), &[]])
-        .ok_or_else(|| too_long("priority_domain", text))
-}
-
-/// Reads one `priority_source`: an address, or a network as address/prefix, IPv4 or IPv6 (with or without brackets).
-///
-/// Bits of the address behind the prefix do not count.
-///
-/// # Errors
-/// A sentence for the operator: what was given and what is accepted.
-pub fn parse_source(text: &str) -> Result<Entry, String> {
-    let wrong = || {
-        format!(
-            "priority_source \"{text}\" is no address or network: accepts IPv4 or IPv6, alone or with a prefix length, \
-             as in 192.0.2.0/24 or 2001:db8::/32"
-        )
-    };
-    let (address, prefix) = match text.trim().split_once('/') {
-        Some((address, prefix)) => (address, Some(prefix)),
-        None => (text.trim(), None),
-    };
-    let bare = match address.strip_prefix('[') {
-        Some(inner) => inner.strip_suffix(']').ok_or_else(wrong)?,
-        None => address,
-    };
-    let given: IpAddr = bare.parse().map_err(|_| wrong())?;
-    let given_prefix = match prefix {
-        None => bits(given),
-        Some(prefix) if prefix.bytes().all(|b| b.is_ascii_digit()) => {
-            prefix.parse().map_err(|_| wrong())?
-        }
-        Some(_) => return Err(wrong()),
-    };
-    if given_prefix > bits(given) {
-        return Err(wrong());
-    }
-    // ::ffff:192.0.2.0/120 is 192.0.2.0/24; a prefix that is shorter than the mapping stays IPv6
-    let mapped = given_prefix.checked_sub(96);
-    let (net, prefix) = match (given.to_canonical(), mapped) {
-        (IpAddr::V4(v4), Some(prefix)) => (IpAddr::V4(v4), prefix),
-        (IpAddr::V4(v4), None) if given.is_ipv4() => (IpAddr::V4(v4), given_prefix),
-        _ => (given, given_prefix),
-    };
-    let entry = match net {
-        IpAddr::V4(v4) => {
-            let masked = masked_v4(v4, prefix).to_be_bytes();
-            Entry::new(Kind::Net, 0, prefix, [&masked, &[]])
-        }
-        IpAddr::V6(v6) => {
-            let masked = masked_v6(v6, prefix).to_be_bytes();
-            Entry::new(Kind::Net, 0, prefix, [&masked, &[]])
-        }
-    };
-    entry.ok_or_else(wrong)
 }
