@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::sys;
 use crate::shared::contexts::FRAMES;
 
-/// Frames that are looked at, recorded or not.
+/// Frames that are looked at for the action, recorded or not.
 const MOST_STEPS: usize = 64;
 
 /// x86-64's registers that a function keeps for its caller (System V ABI, DWARF numbers): rbx, rbp, r12 to r15.

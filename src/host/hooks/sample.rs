@@ -276,7 +276,10 @@ fn carry(contexts: &'static Contexts, rate: u64, pool: SitePool, block: *mut c_v
 fn reached(context: &mut Context) {
     // SAFETY: reads a static pointer of the core (core/action.c).
     let action = unsafe { sys::mg_cfg_action() };
-    let seek = action.is_null() && LOCAL_DRAWN.action_file.get() != 0;
+    // ORDERING: Relaxed; as in message. Without a message no script is run, but for timers.
+    let [first, _] = &LOCAL_MESSAGE;
+    let has_message = first.load(Ordering::Relaxed) != 0;
+    let seek = action.is_null() && has_message && LOCAL_DRAWN.action_file.get() != 0;
     let (depth, outer) = stack::walk(
         &mut context.frames,
         seek.then_some(is_action as fn(usize) -> bool),
