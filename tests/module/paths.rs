@@ -221,7 +221,9 @@ fn paths_estimate_what_lives_without_bias_and_follow_a_change_of_the_rate_at_onc
         let server = Server::registrar(pair)
             .with_mgtest()
             .param("sample_bytes", 0)
-            .config(|c| drop(c.module("cfg_rpc")))
+            .config(|c| {
+                c.module("cfg_rpc");
+            })
             .start();
         let hold = |count: i64| server.rpc("mgtest.hold_shm", json!([1000, count]));
         hold(2000);
