@@ -22,6 +22,7 @@ mod order;
 mod outside;
 mod package;
 mod parameters;
+mod paths;
 mod pressure;
 mod priority;
 mod profile;
