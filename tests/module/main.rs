@@ -2,6 +2,7 @@
 //! Forbidden here: linking Kamailio, traffic beyond loopback, processes, ports or files that outlive a test.
 
 mod accounting;
+mod avalanche;
 mod classes;
 mod examples;
 mod forecast;
