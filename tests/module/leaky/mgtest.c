@@ -290,6 +290,8 @@ static sr_kemi_t kemi[] = {
 
 int mod_register(char *path, int *dlflags, void *p1, void *p2)
 {
+	if(getenv("MGTEST_FAULTS") && install_faults() < 0)
+		return -1;
 	return sr_kemi_modules_add(kemi);
 }
 
@@ -459,14 +461,15 @@ static int let_pass(sr_event_param_t *event)
 
 static int mod_init(void)
 {
-	return take_datagrams ? sr_event_register_cb(SREV_NET_DGRAM_IN, let_pass) : 0;
+	if(take_datagrams && sr_event_register_cb(SREV_NET_DGRAM_IN, let_pass) < 0)
+		return -1;
+	return watch_messages();
 }
 
 struct module_exports exports = {.name = "mgtest",
 		.dlflags = DEFAULT_DLFLAGS,
 		.cmds = cmds,
 		.params = params,
-		.init_mod_f = mod_init,
 		.rpc_methods = rpcs,
 		.pv_items = pvs,
 		.init_mod_f = mod_init};
