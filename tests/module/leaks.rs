@@ -181,7 +181,7 @@ fn leaks_in_a_timer_process_and_in_the_rpc_process_are_named() {
 fn healthy(builder: Builder) -> Builder {
     builder
         .shm_mb(32)
-        .pkg_mb(32) // a full pool would stop the leak
+        .pkg_mb(long_seconds().map_or(32, |_| 256)) // a full pool would stop the leak
         .with_mgtest()
         .workers(3)
         .param("sample_interval", 100)

@@ -12,6 +12,7 @@ use super::guard::{Guarded, SOON, number, rows, word};
 use super::harness::sip::Request;
 use super::harness::wait::holds_within;
 use super::harness::{Server, for_each_pair, for_each_pair_at_once, until};
+use super::profile::Folder;
 
 /// Between two REGISTERs: 100 per second.
 const STEP: Duration = Duration::from_millis(10);
@@ -87,6 +88,12 @@ fn assert_sums(server: &Server, when: &str) {
 #[test]
 fn sites_add_up_to_what_is_live_in_every_process_after_every_kind_of_traffic() {
     for_each_pair(|pair| {
+        let folder = Folder::new("reloads");
+        let list = folder.0.join("destinations").display().to_string();
+        let lines: String = (1..200)
+            .map(|i| format!("{} sip:127.0.0.1:{}\n", i % 9, 20_000 + i))
+            .collect();
+        std::fs::write(&list, lines).expect("the folder for temporary files is writable");
         let server = Server::registrar(pair)
             .shm_mb(32)
             .pkg_mb(8)
@@ -94,12 +101,18 @@ fn sites_add_up_to_what_is_live_in_every_process_after_every_kind_of_traffic() {
             .config(|c| {
                 c.param("usrloc", "timer_interval", 1).param("registrar", "min_expires", 1);
                 c.param("htable", "htable", "t=>size=6;autoexpire=2;");
+                c.module("dispatcher");
+                c.param("dispatcher", "list_file", &list).param("dispatcher", "reload_delta", 0);
                 c.before = "mgtest_shrink_pkg(\"400\", \"100\"); mgtest_shrink_shm(\"400\", \"100\"); $sht(t=>$ci) = $ci;".into();
             })
             .start();
         assert_sums(&server, "after the start");
         churn(&server);
         assert_sums(&server, "after the churn");
+        for _ in 0..30 {
+            server.rpc("dispatcher.reload", json!([]));
+        }
+        assert_sums(&server, "after the reloads");
         server.rpc("mgtest.fill_shm", json!([2000]));
         server.rpc("mgtest.release", json!([]));
         assert_sums(&server, "after shm was full");
