@@ -12,6 +12,8 @@
 #include "core/mod_fix.h"
 #include "core/msg_translator.h"
 #include "core/daemonize.h"
+#include "core/globals.h"
+#include "core/tcp_info.h"
 #include "core/data_lump_rpl.h"
 #include "modules/sl/sl.h"
 #include "modules/tm/tm_load.h"
@@ -286,6 +288,16 @@ long mg_module_int(const char *module, const char *name, long fallback)
 		return fallback;
 	value = (int *)find_param_export(found, (char *)name, PARAM_INT, &type);
 	return value != NULL && !(type & PARAM_USE_FUNC) ? *value : fallback;
+}
+
+/* the counters are static in core/tcp_main.c and not there without TCP */
+int mg_tcp_connections(void)
+{
+	struct tcp_gen_info info;
+	if(tcp_disable)
+		return 0;
+	tcp_get_info(&info);
+	return info.tcp_connections_no;
 }
 
 /* the callback's argument order is counters.h's */

@@ -7,8 +7,10 @@ mod harness;
 mod allocator;
 mod decision;
 mod footprint;
+mod refused;
 mod register;
 mod report;
+mod reports;
 mod sampling;
 
 use report::Table;
@@ -17,15 +19,18 @@ use report::Table;
 type Measure = fn(&mut Table);
 
 /// The parts, by the word that `MEMGUARD_BENCH` chooses them with; all without it.
-const PARTS: [(&str, Measure); 5] = [
+const PARTS: [(&str, Measure); 7] = [
     ("decision", decision::measure),
     ("allocator", allocator::measure),
     ("register", register::measure),
+    ("reports", reports::measure),
+    ("refused", refused::measure),
     ("sampling", sampling::measure),
     ("footprint", footprint::measure),
 ];
 
 fn main() {
+    refused::be_the_floor_if_asked();
     let wanted = std::env::var("MEMGUARD_BENCH").unwrap_or_default();
     let mut table = Table::default();
     for (word, measure) in PARTS {

@@ -1,6 +1,7 @@
 //! Why memory grows, with how much confidence, in plain words.
 //! Forbidden here: measuring; the growths come as arguments.
 
+use super::fragments::Pieces;
 use super::growth::Leak;
 use super::outside::Part;
 use super::text::Bytes;
@@ -63,6 +64,8 @@ pub struct Evidence {
     pub free: u64,
     /// Its largest free block (a lower bound); `None` when unknown.
     pub largest_free: Option<u64>,
+    /// How broken up the free memory is.
+    pub pieces: Pieces,
     /// Growth of the private memory of the process that grows most. For `os` only.
     pub private: f64,
     /// That process.
@@ -90,6 +93,7 @@ impl Default for Evidence {
             size: 0,
             free: 0,
             largest_free: None,
+            pieces: Pieces::Whole,
             private: 0.0,
             worker: None,
             part: Part::Other,
@@ -125,13 +129,19 @@ pub fn judge(e: &Evidence) -> Judgement {
         let is_sure = e.leak == Leak::Confirmed || (e.is_foreseen && part(e.private) >= MOST);
         return say(Cause::Outside, if is_sure { High } else { Medium });
     }
+    let broken = match e.pieces {
+        Pieces::Whole => None,
+        Pieces::Small => Some(say(Cause::Fragmentation, Low)),
+        Pieces::Fallen => Some(say(Cause::Fragmentation, Medium)),
+    };
+    if let Some(broken) =
+        broken.filter(|_| !grows || (!e.is_foreseen && e.pieces == Pieces::Fallen))
+    {
+        return broken;
+    }
     if !grows {
-        let pieces = e
-            .largest_free
-            .is_some_and(|largest| e.free > e.size / 10 && largest.saturating_mul(50) < e.free);
-        return match pieces {
-            true => say(Cause::Fragmentation, Low),
-            false if e.is_unsure => say(Cause::None, Low),
+        return match e.is_unsure {
+            true => say(Cause::None, Low),
             false => say(Cause::None, High),
         };
     }
@@ -316,10 +326,31 @@ mod tests {
                 Evidence {
                     growth: 0.0,
                     largest_free: Some(4096),
+                    pieces: Pieces::Small,
                     ..growing()
                 },
                 Cause::Fragmentation,
                 Confidence::Low,
+            ),
+            (
+                Evidence {
+                    is_foreseen: false,
+                    is_unsure: true,
+                    largest_free: Some(4096),
+                    pieces: Pieces::Fallen,
+                    ..growing()
+                },
+                Cause::Fragmentation,
+                Confidence::Medium,
+            ),
+            (
+                Evidence {
+                    site: Some(9_900.0),
+                    pieces: Pieces::Fallen,
+                    ..growing()
+                },
+                Cause::Leak,
+                Confidence::High,
             ),
         ];
         for (evidence, cause, confidence) in cases {

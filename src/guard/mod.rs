@@ -15,6 +15,7 @@ pub mod cost;
 pub mod event;
 pub mod filters;
 pub mod forecast;
+pub mod fragments;
 pub mod growth;
 pub mod http;
 pub mod level;

@@ -3,7 +3,7 @@
 
 use super::commands::region;
 use super::{hooks, reports, state};
-use crate::guard::cause::{self, Cause, Judgement};
+use crate::guard::cause::{self, Cause, Confidence, Judgement};
 use crate::guard::cost;
 use crate::guard::filters;
 use crate::guard::growth::Leak;
@@ -34,10 +34,17 @@ pub fn soonest(region: &Region) -> (Pool, Forecast) {
         }
     };
     let pool = pools.into_iter().min_by_key(foreseen).unwrap_or(tightest);
-    let os = region.forecasts.read(Pool::Os);
-    // Nothing ends as far as can be seen, but a process leaks outside the pools: that is what is to be known.
-    if foreseen(&pool) == NONE_FORESEEN_S && os.evidence.leak != Leak::None {
-        return (Pool::Os, os);
+    // Nothing ends as far as can be seen. A process that leaks outside the pools is to be known all the same, and so is
+    // free memory that fell to pieces.
+    if foreseen(&pool) == NONE_FORESEEN_S {
+        let stands_alone = |(_, f): &(Pool, Forecast)| {
+            f.evidence.leak != Leak::None
+                || (f.cause == Cause::Fragmentation && f.confidence >= Confidence::Medium)
+        };
+        let others = [Pool::Os, Pool::Shm].map(|pool| (pool, region.forecasts.read(pool)));
+        if let Some(found) = others.into_iter().find(stands_alone) {
+            return found;
+        }
     }
     (pool, region.forecasts.read(pool))
 }
@@ -69,6 +76,14 @@ pub fn status_fields(region: &Region) -> Fields {
             "registrations_left",
             Node::Count(registrations_left(region, cost)),
         ));
+        let control = &region.control;
+        if control.connection_cost.get() > 0 {
+            fields.push(("binding_cost", Node::Count(control.binding_cost.get())));
+            fields.push((
+                "connection_cost",
+                Node::Count(control.connection_cost.get()),
+            ));
+        }
     }
     fields
 }

@@ -1,10 +1,11 @@
 //! The sampling process's forecasts: feeds each pool's, finds the cause, learns what a registration costs.
 //! Forbidden here: Kamailio's allocators and locks; deciding (that is `guard::forecast`, `cause` and `cost`).
 
-use super::{hooks, owners};
+use super::{hooks, owners, sys};
 use crate::guard::cause::{self, Cause, Confidence, Evidence};
 use crate::guard::cost::CostLearner;
 use crate::guard::forecast::{Forecaster, Outlook};
+use crate::guard::fragments::Fragments;
 use crate::guard::growth::{Leak, Trail};
 use crate::guard::outside::{LeakIn, Part};
 use crate::guard::text::NONE_FORESEEN_S;
@@ -40,6 +41,7 @@ pub struct Forecasts {
     pkg_parts: Vec<Parts>,
     bindings: Trail,
     cost: CostLearner,
+    fragments: Fragments,
     messages: u64,
     rate: f64,
     last_ms: u64,
@@ -60,6 +62,7 @@ impl Forecasts {
             pkg_parts: Vec::new(),
             bindings: Trail::default(),
             cost: CostLearner::default(),
+            fragments: Fragments::default(),
             messages: 0,
             rate: 0.0,
             last_ms: 0,
@@ -98,17 +101,25 @@ impl Forecasts {
             .map(|row| row.shm_sum().unbooked)
             .fold(0, u64::wrapping_add);
         let booked = pool.real_used.saturating_sub(unbooked);
-        let cost = self.cost.push(now_ms, figures.known_bindings, booked);
+        let cost = self
+            .cost
+            .push(now_ms, figures.known_bindings, connections(), booked);
         region.control.registration_cost.set(cost);
+        let (binding, connection) = self.cost.parts().unwrap_or_default();
+        region.control.binding_cost.set(binding);
+        region.control.connection_cost.set(connection);
         self.shm.push(now_ms, pool.real_used, size, load);
         self.shm_parts.used.feed(now_ms, pool.real_used as i64);
         self.shm_parts.drift.feed(now_ms, unbooked as i64);
         let outlook = self.shm.outlook(size);
+        let largest_free = Some(hooks::shm_largest_free()).filter(|bytes| *bytes > 0);
+        let free = size.saturating_sub(pool.real_used);
         let evidence = Evidence {
             registrations: self.bindings.growth().now * cost as f64,
             cost_known: cost > 0,
             site: largest_site(),
-            largest_free: Some(hooks::shm_largest_free()).filter(|bytes| *bytes > 0),
+            largest_free,
+            pieces: self.fragments.feed(size, free, largest_free),
             ..self.shm_parts.evidence(&outlook, size, pool.real_used)
         };
         self.publish(region, Pool::Shm, outlook, evidence, None);
@@ -236,25 +247,29 @@ impl Forecasts {
         let Some(said) = self.announced.get_mut(pool.index()) else {
             return;
         };
-        let leaks = evidence.leak != Leak::None;
-        if leaks && !is_foreseen(&outlook) && *said != judgement.cause {
+        let is_news = *said != judgement.cause && judgement.confidence >= Confidence::Medium;
+        let stands_alone = evidence.leak != Leak::None || judgement.cause == Cause::Fragmentation;
+        if is_news && stands_alone && !is_foreseen(&outlook) {
             *said = judgement.cause;
             let why = cause::sentence(&judgement, &evidence);
-            log!(
-                Severity::Warn,
-                "a leak outside the pools is suspected: {why}"
-            );
+            log!(Severity::Warn, "{pool} has no end in sight, but {why}");
         } else if !is_foreseen(&outlook) {
             if judgement.cause == Cause::None {
                 *said = Cause::None;
             }
-        } else if *said != judgement.cause && judgement.confidence >= Confidence::Medium {
+        } else if is_news {
             *said = judgement.cause;
             let when = crate::guard::text::Until(outlook.exhaustion_s);
             let why = cause::sentence(&judgement, &evidence);
             log!(Severity::Warn, "{pool} will be full in {when}: {why}");
         }
     }
+}
+
+/// Open TCP connections, those of TLS and WebSocket among them.
+fn connections() -> u64 {
+    // SAFETY: reads two words of shm that the core made before the fork.
+    u64::try_from(unsafe { sys::mg_tcp_connections() }).unwrap_or(0)
 }
 
 /// Whether a time is foreseen.

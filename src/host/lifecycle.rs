@@ -307,7 +307,8 @@ fn bind_usrloc(region: &Region) {
         .set(u64::from(db_mode != DB_ONLY));
 }
 
-/// Names of usrloc's tables, from its statistics "<table>-contacts" (usrloc/udomain.c new_udomain).
+/// Names of usrloc's tables, from its statistics "<table>_contacts" (usrloc/udomain.c new_udomain); the separator is
+/// one character that the core parameter `stats_name_separator` sets.
 fn usrloc_tables() -> Vec<CString> {
     unsafe extern "C" fn each(closure: *mut c_void, name: *mut sys::str_) {
         guarded("usrloc's tables", || {
@@ -318,10 +319,11 @@ fn usrloc_tables() -> Vec<CString> {
                     settings::text_of(name),
                 )
             };
-            names.extend(
-                name.strip_suffix("-contacts")
-                    .and_then(|t| CString::new(t).ok()),
-            );
+            let table = name.strip_suffix("contacts").and_then(|front| {
+                let (at, _separator) = front.char_indices().next_back()?;
+                front.get(..at)
+            });
+            names.extend(table.and_then(|table| CString::new(table).ok()));
         });
     }
     let mut names: Vec<CString> = Vec::new();

@@ -5,6 +5,7 @@ use super::mapping::SharedZeroable;
 use super::published::DoubleBuffer;
 use crate::guard::cause::{Cause, Confidence, Evidence};
 use crate::guard::forecast::{Method, Outlook};
+use crate::guard::fragments::Pieces;
 use crate::guard::growth::Leak;
 use crate::guard::outside::Part;
 use crate::guard::words::Pool;
@@ -89,7 +90,7 @@ impl Forecast {
             some(e.worker),
             e.part.index() as u64,
             e.leak as u64,
-            0,
+            e.pieces.index() as u64,
             0,
         ]
     }
@@ -128,6 +129,7 @@ impl Forecast {
                 worker: worker(w[19]),
                 part: Part::from_index(w[20]).unwrap_or(Part::Other),
                 leak: Leak::from_index(w[21]),
+                pieces: Pieces::from_index(w[22]).unwrap_or(Pieces::Whole),
                 python: flag(5),
                 is_os: flag(6),
             },
@@ -178,6 +180,7 @@ mod tests {
                 worker: Some(0),
                 part: Part::Python,
                 leak: Leak::Confirmed,
+                pieces: Pieces::Fallen,
                 ..Evidence::default()
             },
             worker: Some(7),

@@ -148,6 +148,10 @@ pub struct Control {
     pub os_peak: Word,
     /// Learned shm cost of one registration in bytes; 0: unknown.
     pub registration_cost: Word,
+    /// What of it a binding costs and what a connection (TCP, TLS, WebSocket); 0: not told apart.
+    pub binding_cost: Word,
+    /// As above.
+    pub connection_cost: Word,
     /// Longest Expires that was granted, seconds.
     pub longest_expires: Word,
     /// Every binding that was granted since then (Unix seconds) passed here: the start, or an earlier one where

@@ -1,10 +1,12 @@
 /*
  * mgbench: a Kamailio module that times the memory managers bare against the same managers as memguard wraps them,
  * in one process and in turn. It must be loaded before memguard, so that it can keep the managers' own functions.
+ * With its parameter `places` every process keeps a block from that many places of each pool, as a large server does.
  * Forbidden here: any header before sr_module.h, or the flag string is not Kamailio's.
  */
 #include "core/sr_module.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -153,14 +155,48 @@ static void rpc_run(rpc_t *rpc, void *ctx)
 	}
 }
 
+/* ---- places: a large server's, in every process ---- */
+
+static int places = 0;
+#define FILES 40
+static char files[FILES][40], owners[FILES][16];
+
+static void take_from_all_places(void)
+{
+	int i;
+	for(i = 0; i < places; i++) {
+		const char *file = files[i % FILES], *module = owners[i % FILES];
+		_shm_root.xmalloc(_shm_root.mem_block, sizes[i % 32], file, "a_place", 10 + i, module);
+		_pkg_root.xmalloc(_pkg_root.mem_block, sizes[i % 32], file, "a_place", 10 + i, module);
+	}
+}
+
+static int child_init(int rank)
+{
+	if(rank != PROC_INIT && rank != PROC_MAIN)
+		take_from_all_places();
+	return 0;
+}
+
+static param_export_t params[] = {{"places", PARAM_INT, &places}, {0, 0, 0}};
+
 static const char *doc[] = {"For memguard's benchmarks.", 0};
 static rpc_export_t rpcs[] = {{"mgbench.run", rpc_run, doc, 0}, {"mgbench.deep", rpc_deep, doc, 0}, {0, 0, 0, 0}};
 
-struct module_exports exports = {.name = "mgbench", .dlflags = DEFAULT_DLFLAGS, .rpc_methods = rpcs};
+struct module_exports exports = {.name = "mgbench",
+		.dlflags = DEFAULT_DLFLAGS,
+		.params = params,
+		.rpc_methods = rpcs,
+		.init_child_f = child_init};
 
 /* Runs when the module is loaded: memguard comes later and wraps what is kept here. */
 int mod_register(char *path, int *dlflags, void *p1, void *p2)
 {
+	int i;
+	for(i = 0; i < FILES; i++) {
+		snprintf(owners[i], sizeof(owners[i]), "bench%d", i);
+		snprintf(files[i], sizeof(files[i]), "bench%d: bench_%d.c", i, i);
+	}
 	if(!shm_initialized() && init_shm() < 0)
 		return -1;
 	bare_pkg = _pkg_root;

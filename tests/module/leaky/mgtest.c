@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "core/action.h"
+#include "core/events.h"
 #include "core/kemi.h"
 #include "core/mem/pkg.h"
 #include "core/mem/shm.h"
@@ -81,6 +82,20 @@ static int release_shm(void)
 		count++;
 	}
 	return count;
+}
+
+/* Takes all of shm in small blocks and gives every second one back: half is free, in pieces of that size. */
+static int checker_shm(int bytes)
+{
+	struct held *each;
+	while(hold_shm(bytes) > 0)
+		;
+	for(each = held_shm; each && each->next; each = each->next) {
+		struct held *gone = each->next;
+		each->next = gone->next;
+		shm_free(gone);
+	}
+	return 1;
 }
 
 /* Holds memory in halving pieces until an allocation of `leave` bytes fails; the smallest piece is 16 bytes. */
@@ -406,6 +421,17 @@ static void rpc_fill_shm(rpc_t *rpc, void *ctx)
 	rpc->add(ctx, "d", 1);
 }
 
+static void rpc_checker_shm(rpc_t *rpc, void *ctx)
+{
+	int bytes;
+	if(rpc->scan(ctx, "d", &bytes) < 1) {
+		rpc->fault(ctx, 400, "the size that must not fit any more, please");
+		return;
+	}
+	checker_shm(bytes);
+	rpc->add(ctx, "d", 1);
+}
+
 static void rpc_release(rpc_t *rpc, void *ctx)
 {
 	rpc->add(ctx, "d", release_shm() + release_pkg());
@@ -417,13 +443,30 @@ static rpc_export_t rpcs[] = {{"mgtest.pkg_info", rpc_pkg_info, doc, 0},
 		{"mgtest.hold_shm", rpc_hold_shm, doc, 0},
 		{"mgtest.leak_pkg", rpc_leak_pkg, doc, 0},
 		{"mgtest.fill_shm", rpc_fill_shm, doc, 0},
+		{"mgtest.checker_shm", rpc_checker_shm, doc, 0},
 		{"mgtest.release", rpc_release, doc, 0},
 		{"mgtest.fail", rpc_fail, doc, 0},
 		{"mgtest.faults", rpc_faults, doc, 0}, {0, 0, 0, 0}};
 
+/* 1: holds the hook for datagrams, as sipcapture does, so that memguard cannot have it */
+static int take_datagrams = 0;
+static param_export_t params[] = {{"take_datagrams", PARAM_INT, &take_datagrams}, {0, 0, 0}};
+
+static int let_pass(sr_event_param_t *event)
+{
+	return 0;
+}
+
+static int mod_init(void)
+{
+	return take_datagrams ? sr_event_register_cb(SREV_NET_DGRAM_IN, let_pass) : 0;
+}
+
 struct module_exports exports = {.name = "mgtest",
 		.dlflags = DEFAULT_DLFLAGS,
 		.cmds = cmds,
+		.params = params,
+		.init_mod_f = mod_init,
 		.rpc_methods = rpcs,
 		.pv_items = pvs,
 		.init_mod_f = mod_init};
