@@ -3,6 +3,7 @@
 
 mod accounting;
 mod agreement;
+mod avalanche;
 mod bindings_file;
 mod blackbox;
 mod classes;

@@ -129,12 +129,14 @@ static int install_faults(void)
 	return 0;
 }
 
-int mod_register(char *path, int *dlflags, void *p1, void *p2)
+/* from mod_register */
+static int register_faults(void)
 {
 	return getenv("MGTEST_FAULTS") ? install_faults() : 0;
 }
 
-static int mod_init(void)
+/* from mod_init */
+static int init_faults(void)
 {
 	return faults ? sr_event_register_cb(SREV_NET_DATA_IN, on_message) : 0;
 }

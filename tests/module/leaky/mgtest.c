@@ -290,7 +290,7 @@ static sr_kemi_t kemi[] = {
 
 int mod_register(char *path, int *dlflags, void *p1, void *p2)
 {
-	return sr_kemi_modules_add(kemi);
+	return register_faults() < 0 ? -1 : sr_kemi_modules_add(kemi);
 }
 
 static cmd_export_t cmds[] = {
@@ -459,6 +459,8 @@ static int let_pass(sr_event_param_t *event)
 
 static int mod_init(void)
 {
+	if(init_faults() < 0)
+		return -1;
 	return take_datagrams ? sr_event_register_cb(SREV_NET_DGRAM_IN, let_pass) : 0;
 }
 
@@ -466,7 +468,6 @@ struct module_exports exports = {.name = "mgtest",
 		.dlflags = DEFAULT_DLFLAGS,
 		.cmds = cmds,
 		.params = params,
-		.init_mod_f = mod_init,
 		.rpc_methods = rpcs,
 		.pv_items = pvs,
 		.init_mod_f = mod_init};
