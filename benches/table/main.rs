@@ -23,9 +23,9 @@ const PARTS: [(&str, Measure); 7] = [
     ("decision", decision::measure),
     ("allocator", allocator::measure),
     ("register", register::measure),
-    ("sampling", sampling::measure),
     ("reports", reports::measure),
     ("refused", refused::measure),
+    ("sampling", sampling::measure),
     ("footprint", footprint::measure),
 ];
 

@@ -214,12 +214,13 @@ impl Contexts {
         let mut claims = 0;
         let used = self.used().div_ceil(64);
         for (at, word) in self.free.iter().take(used).enumerate() {
-            // ORDERING: Relaxed throughout; a bit is a hint, the slot's state decides.
+            // ORDERING: Relaxed loads; a bit is a hint, the slot's state decides. Acquire where it is taken; pairs with
+            // the Release in give: who takes the bit sees the slot free, else bit and slot would be lost.
             let mut bits = word.load(Ordering::Relaxed);
             while bits != 0 && claims < CLAIMS {
                 claims += 1;
                 let bit = bits & bits.wrapping_neg();
-                let before = word.fetch_and(!bit, Ordering::Relaxed);
+                let before = word.fetch_and(!bit, Ordering::Acquire);
                 let slot = at
                     .wrapping_mul(64)
                     .wrapping_add(bit.trailing_zeros() as usize);
@@ -327,8 +328,8 @@ impl Contexts {
             ) {
                 Ok(_) if next.is_free() => {
                     if let Some(word) = self.free.get(carried.0 / 64) {
-                        // ORDERING: Relaxed; a hint.
-                        word.fetch_or(1 << (carried.0 % 64), Ordering::Relaxed);
+                        // ORDERING: Release; pairs with the Acquire in own_one.
+                        word.fetch_or(1 << (carried.0 % 64), Ordering::Release);
                     }
                     return;
                 }
