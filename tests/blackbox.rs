@@ -311,7 +311,11 @@ fn new_runs_keep_the_long_ones_and_the_last_one() {
     let before = open(&folder.file(), START + 900_000).before;
     assert_eq!(before.last().map(|run| run.number), Some(14));
     assert_eq!(before.first().map(|run| run.seconds.len()), Some(700));
-    assert_eq!(numbers(), [12, 13, 14, 15], "the last run stays, short as it was");
+    assert_eq!(
+        numbers(),
+        [12, 13, 14, 15],
+        "the last run stays, short as it was"
+    );
 }
 
 #[test]
