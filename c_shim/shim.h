@@ -85,9 +85,14 @@ int mg_script_reply(struct sip_msg *msg, int code, const char *reason, const cha
 long mg_cfg_int(const char *group, const char *name, long fallback);
 int mg_cfg_text(const char *group, const char *name, char *out, int size);
 int mg_any_module_loaded(void);
+int mg_tcp_connections(void);
 int mg_has_module(const char *name);
 long mg_module_int(const char *module, const char *name, long fallback);
 void mg_each_counter(const char *group, void (*each)(void *closure, str *name), void *closure);
+
+const void *mg_cfg_action(void);
+const void *mg_cfg_any_action(void);
+int mg_cfg_place(const void *action, const char **file, const char **route);
 
 int mg_event_route_exists(const char *name);
 int mg_event_route_run(const char *route, const char *callback);

@@ -3,9 +3,10 @@
 
 use super::commands::region;
 use super::{hooks, reports, state};
-use crate::guard::cause::{self, Judgement};
+use crate::guard::cause::{self, Cause, Confidence, Judgement};
 use crate::guard::cost;
 use crate::guard::filters;
+use crate::guard::growth::Leak;
 use crate::guard::level::{Thresholds, permyriad};
 use crate::guard::nagios::{self, Server, Standing};
 use crate::guard::params::Int;
@@ -33,6 +34,18 @@ pub fn soonest(region: &Region) -> (Pool, Forecast) {
         }
     };
     let pool = pools.into_iter().min_by_key(foreseen).unwrap_or(tightest);
+    // Nothing ends as far as can be seen. A process that leaks outside the pools is to be known all the same, and so is
+    // free memory that fell to pieces.
+    if foreseen(&pool) == NONE_FORESEEN_S {
+        let stands_alone = |(_, f): &(Pool, Forecast)| {
+            f.evidence.leak != Leak::None
+                || (f.cause == Cause::Fragmentation && f.confidence >= Confidence::Medium)
+        };
+        let others = [Pool::Os, Pool::Shm].map(|pool| (pool, region.forecasts.read(pool)));
+        if let Some(found) = others.into_iter().find(stands_alone) {
+            return found;
+        }
+    }
     (pool, region.forecasts.read(pool))
 }
 
@@ -55,6 +68,7 @@ pub fn status_fields(region: &Region) -> Fields {
             word(cause::sentence(&judgement, &forecast.evidence)),
         ),
     ];
+    fields.extend(culprit_fields(&forecast));
     let cost = region.control.registration_cost.get();
     if cost > 0 {
         fields.push(("registration_cost", Node::Count(cost)));
@@ -62,6 +76,25 @@ pub fn status_fields(region: &Region) -> Fields {
             "registrations_left",
             Node::Count(registrations_left(region, cost)),
         ));
+        let control = &region.control;
+        if control.connection_cost.get() > 0 {
+            fields.push(("binding_cost", Node::Count(control.binding_cost.get())));
+            fields.push((
+                "connection_cost",
+                Node::Count(control.connection_cost.get()),
+            ));
+        }
+    }
+    fields
+}
+
+/// Whose the cause is, where that is one process, and who in it.
+fn culprit_fields(forecast: &Forecast) -> Fields {
+    let mut fields = Fields::new();
+    let worker = forecast.worker.filter(|_| forecast.cause != Cause::None);
+    fields.extend(worker.map(|worker| ("cause_worker", int(u64::from(worker)))));
+    if worker.is_some() && forecast.cause == Cause::Outside {
+        fields.push(("cause_part", word(forecast.evidence.part)));
     }
     fields
 }
@@ -122,6 +155,9 @@ fn row(pool: Pool, forecast: &Forecast) -> Fields {
             .worker
             .map(|worker| ("worker", int(u64::from(worker)))),
     );
+    if forecast.worker.is_some() && forecast.cause == Cause::Outside {
+        fields.push(("part", word(evidence.part)));
+    }
     fields
 }
 

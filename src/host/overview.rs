@@ -3,6 +3,7 @@
 
 use super::{blackbox, forecast_reports, hooks, measures, reports, sampler, site_reports, state};
 use crate::guard::cause::{self, Judgement};
+use crate::guard::growth::Leak;
 use crate::guard::level::{Thresholds, permyriad};
 use crate::guard::osmem::Source;
 use crate::guard::page::history::Point;
@@ -93,11 +94,12 @@ fn outlook(region: &Region, workers: &[WorkerRow]) -> Outlook {
         },
     );
     let is_foreseen = when.valid && when.exhaustion_s < NONE_FORESEEN_S;
+    let is_known = is_foreseen || forecast.evidence.leak != Leak::None;
     let worker = forecast.worker.or(forecast.evidence.worker);
     let leaking = workers.iter().find(|w| w.leak != "none");
     let named = workers
         .iter()
-        .find(|w| is_foreseen && worker.is_some_and(|index| u64::from(index) == w.index));
+        .find(|w| is_known && worker.is_some_and(|index| u64::from(index) == w.index));
     Outlook {
         exhaustion_s: if when.valid {
             when.exhaustion_s
@@ -210,7 +212,12 @@ fn workers(region: &Region) -> Vec<WorkerRow> {
                 private: row.private_bytes.get(),
                 messages: row.sip.messages.get(),
                 level: row.level(),
-                leak: row.leak().to_string(),
+                leak: match region.outside.get(index) {
+                    Some(outside) if row.leak() != Leak::None => {
+                        format!("{} ({})", row.leak(), outside.leak_in())
+                    }
+                    _ => row.leak().to_string(),
+                },
             })
         })
         .collect();

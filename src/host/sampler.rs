@@ -11,7 +11,10 @@ use super::forecasts::Forecasts;
 use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
+use super::outside::Questions;
 use super::past::Past;
+use super::path_reports::PathGrowths;
+
 use super::serve::{self, Server};
 use super::textfile::TextFile;
 use super::{blackbox, ending, hooks, measures, state, sys};
@@ -123,6 +126,8 @@ struct Sampler {
     bindings: Census,
     aors: Census,
     growths: Growths,
+    path_growths: PathGrowths,
+    questions: Questions,
     forecasts: Forecasts,
     figures: Figures,
     last_ms: u64,
@@ -153,6 +158,8 @@ impl Sampler {
             bindings: Census::default(),
             aors: Census::default(),
             growths: Growths::new(),
+            path_growths: PathGrowths::default(),
+            questions: Questions::default(),
             forecasts: Forecasts::new(),
             figures: Figures::default(),
             last_ms: now,
@@ -194,12 +201,16 @@ impl Sampler {
         let os = self.sample_os(now);
         self.sample_rates(now, elapsed);
         self.sample_tables(now);
+        let interval = self.region.settings.get_u64(Int::SampleInterval);
+        self.questions
+            .ask(self.region, hooks::processes(), now, interval);
         self.growths.tick(
             self.region,
             hooks::processes(),
             self.figures.known_bindings,
             now,
         );
+        self.path_growths.tick(now);
         let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
         self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
         let worst = self.sample_shed(memory, now);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::guard::{SOON, number, rows, word};
+use super::guard::{Guarded, SOON, number, rows, word};
 use super::harness::sip::Request;
 use super::harness::{Pair, Server, for_each_pair, until};
 
@@ -118,6 +118,7 @@ fn forecast_registrations_are_named_and_what_one_costs_is_learned() {
         let cost = number(&named, "registration_cost");
         assert!((500..5_000).contains(&cost), "{named}");
         let left = number(&named, "registrations_left");
+        super::order::reserve_holds_the_last_registration_for_priority(&server, cost);
         assert!(left > 0 && left * cost < 16 * 1_048_576, "{named}");
         assert!(
             shm(&server)["explained_by_registrations_pct"].as_f64() > Some(50.0),
@@ -148,6 +149,56 @@ fn forecast_the_managers_books_are_not_called_a_leak() {
             ["medium", "high"].contains(&word(&named, "confidence")),
             "{named}"
         );
+    });
+}
+
+#[test]
+fn forecast_free_memory_in_small_pieces_is_called_fragmentation() {
+    for_each_pair(|pair| {
+        let server = Server::registrar(pair)
+            .with_mgtest()
+            .param("sample_interval", 200)
+            .start();
+        let most_free = number(&server.pool("shm"), "free");
+        // With a third of it free there was a large block: that must have been seen.
+        server.fill_shm(66);
+        until(SOON, "a sample saw it", || {
+            let past = server.rpc("memguard.history", json!(["shm_used", 1]));
+            let last = past["values"][0].as_str().and_then(|v| v.parse().ok());
+            last > Some(16 * 1_048_576 * 65 / 100)
+        });
+        assert_ne!(word(&status(&server), "cause"), "fragmentation");
+        server.release_shm();
+        server.rpc("mgtest.checker_shm", json!([512]));
+
+        let shm = server.pool("shm");
+        let (free, largest) = (number(&shm, "free"), number(&shm, "largest_free"));
+        assert!(3 * free > most_free && 20 * largest < free, "{shm}");
+        until(SOON, "it is named", || {
+            word(&status(&server), "cause") == "fragmentation"
+        });
+        let said = status(&server);
+        assert_eq!(
+            (word(&said, "confidence"), word(&said, "exhaustion_pool")),
+            ("medium", "shm"),
+            "{said}"
+        );
+        assert!(
+            word(&said, "explanation").contains("largest piece"),
+            "{said}"
+        );
+        until(SOON, "the log says it", || {
+            server
+                .log()
+                .contains("shm has no end in sight, but fragmentation")
+        });
+        if pair.manager != "fm" {
+            // fm does not join what is freed
+            server.release_shm();
+            until(SOON, "joined again, it is not named any more", || {
+                word(&status(&server), "cause") != "fragmentation"
+            });
+        }
     });
 }
 

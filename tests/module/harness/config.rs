@@ -28,7 +28,7 @@ pub struct Config {
     pub other: String,
     /// What an HTTP request to Kamailio's own xhttp runs.
     pub http: String,
-    /// A whole `request_route` in place of all the script above.
+    /// A whole `request_route` in place of all the script above; the empty one: none, for a KEMI script.
     pub script: Option<String>,
     /// Listen for TLS.
     pub tls: bool,
@@ -194,6 +194,9 @@ impl Config {
         if let Some(engine) = &self.engine {
             let http = "event_route[xhttp:request] { jsonrpc_dispatch(); }";
             return format!("\ncfgengine \"{engine}\"\n{http}\n{}", self.routes);
+        }
+        if self.script.as_deref() == Some("") {
+            return self.routes.clone();
         }
         if let Some(script) = &self.script {
             return format!("\nrequest_route {{\n{script}\n}}\n{}", self.routes);
