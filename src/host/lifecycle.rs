@@ -157,6 +157,7 @@ fn make_tables(region: &Region) -> Result<(), String> {
         region.priorities.add(&entry, 0); // there is room for all that a configuration can hold
     }
     state::set_tables(tables);
+    bindings_file::begin(region);
     Ok(())
 }
 
