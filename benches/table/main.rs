@@ -7,8 +7,11 @@ mod harness;
 mod allocator;
 mod decision;
 mod footprint;
+mod refused;
 mod register;
 mod report;
+mod reports;
+mod sampling;
 
 use report::Table;
 
@@ -16,14 +19,18 @@ use report::Table;
 type Measure = fn(&mut Table);
 
 /// The parts, by the word that `MEMGUARD_BENCH` chooses them with; all without it.
-const PARTS: [(&str, Measure); 4] = [
+const PARTS: [(&str, Measure); 7] = [
     ("decision", decision::measure),
     ("allocator", allocator::measure),
     ("register", register::measure),
+    ("sampling", sampling::measure),
+    ("reports", reports::measure),
+    ("refused", refused::measure),
     ("footprint", footprint::measure),
 ];
 
 fn main() {
+    refused::be_the_floor_if_asked();
     let wanted = std::env::var("MEMGUARD_BENCH").unwrap_or_default();
     let mut table = Table::default();
     for (word, measure) in PARTS {

@@ -190,13 +190,19 @@ fn fitting(mut view: Map<String, Value>) -> String {
 /// Fills the box, tick by tick. Process: sampling.
 pub struct Recorder {
     writer: Option<Writer>,
-    /// Level changes that are written.
+    pace: Pace,
+    has_failed: bool,
+}
+
+/// What is written already.
+#[derive(Default)]
+struct Pace {
+    /// Level changes.
     events: u64,
-    /// Level and time of the last view.
+    /// Level and time of the last view that was kept, and time of the newest one.
     level: u64,
     view_ms: u64,
     latest_ms: u64,
-    has_failed: bool,
 }
 
 impl Recorder {
@@ -204,22 +210,20 @@ impl Recorder {
     pub fn new() -> Recorder {
         Recorder {
             writer: take(),
-            events: 0,
-            level: 0,
-            view_ms: 0,
-            latest_ms: 0,
+            pace: Pace::default(),
             has_failed: false,
         }
     }
 
     /// What this tick adds. `kept` is what the history took of it.
     pub fn tick(&mut self, region: &Region, kept: &Kept, now_ms: u64) {
-        let Some(mut writer) = self.writer.take() else {
+        let Some(writer) = &mut self.writer else {
             return;
         };
-        let result =
-            put_sample(&mut writer, kept).and_then(|()| self.put_news(&mut writer, region, now_ms));
-        self.writer = Some(writer);
+        let result = match put_sample(writer, kept) {
+            Ok(()) => self.pace.put_news(writer, region, now_ms),
+            failed => failed,
+        };
         if result.is_err() != self.has_failed {
             self.has_failed = result.is_err();
             region.warn(Warning::BlackBox, self.has_failed);
@@ -230,14 +234,32 @@ impl Recorder {
         }
     }
 
+    /// The last words: what was not written yet, a last view, and how the server ends.
+    pub fn end(&mut self, region: &Region, how: Fate, died: Option<usize>) {
+        let Some(mut writer) = self.writer.take() else {
+            return;
+        };
+        let now_ms = state::now_ms();
+        let _ = self.pace.put_news(&mut writer, region, now_ms); // the end itself matters more
+        let last = view(now_ms / 1000, "end");
+        let _ = writer.put_text(Ring::Latest, now_ms / 1000, &last);
+        if write_end(&mut writer, how, died).is_ok() {
+            region.control.end_written.set(1);
+        }
+    }
+}
+
+impl Pace {
     /// Level changes, and views where they are due.
     fn put_news(&mut self, writer: &mut Writer, region: &Region, now_ms: u64) -> io::Result<()> {
-        let mut news: Vec<(u64, Event)> = region.events.last(events::KEPT).collect();
-        news.reverse();
-        for (ticket, event) in news {
-            if ticket >= self.events {
-                writer.put(Ring::Events, &event.pack())?;
-                self.events = ticket + 1;
+        if region.events.pushed() > self.events {
+            let mut news: Vec<(u64, Event)> = region.events.last(events::KEPT).collect();
+            news.reverse();
+            for (ticket, event) in news {
+                if ticket >= self.events {
+                    writer.put(Ring::Events, &event.pack())?;
+                    self.events = ticket + 1;
+                }
             }
         }
         let level = reports::level_now(region).index() as u64;
@@ -258,19 +280,6 @@ impl Recorder {
             }
         }
         Ok(())
-    }
-
-    /// The last words.
-    pub fn end(&mut self, region: &Region, how: Fate, died: Option<usize>) {
-        let Some(mut writer) = self.writer.take() else {
-            return;
-        };
-        let now_ms = state::now_ms();
-        let _ = self.put_news(&mut writer, region, now_ms);
-        let _ = writer.put_text(Ring::Latest, now_ms / 1000, &view(now_ms / 1000, "end"));
-        if write_end(&mut writer, how, died).is_ok() {
-            region.control.end_written.set(1);
-        }
     }
 }
 

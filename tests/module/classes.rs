@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::guard::{CLASSES, Counts, Guarded, SOON, counts, number};
+use super::harness::builder::Builder;
 use super::harness::sip::{Reply, Request};
 use super::harness::wait::holds_within;
 use super::harness::{Pair, Server, for_each_pair, until};
@@ -182,7 +183,7 @@ fn classes_the_same_aor_and_contact_in_other_spellings_are_a_refresh() {
 #[test]
 fn classes_credentials_make_a_followup_only_after_a_challenge_of_this_server() {
     for_each_pair(|pair| {
-        let server = challenging(pair);
+        let server = challenging(pair).start();
         let client = server.udp();
         let mut watch = Watch::new(&server, "received");
         let first = Request::register("dora");
@@ -223,19 +224,17 @@ fn classes_credentials_make_a_followup_only_after_a_challenge_of_this_server() {
     });
 }
 
-const CREDENTIALS: &str = "Authorization: Digest username=\"u\", realm=\"example.test\", nonce=\"n1\", uri=\"sip:example.test\", response=\"0123456789abcdef0123456789abcdef\"";
+pub const CREDENTIALS: &str = "Authorization: Digest username=\"u\", realm=\"example.test\", nonce=\"n1\", uri=\"sip:example.test\", response=\"0123456789abcdef0123456789abcdef\"";
 
 /// A registrar that asks for credentials, and believes any.
-fn challenging(pair: &Pair) -> Server {
+pub fn challenging(pair: &Pair) -> Builder {
     let script = "if (!is_present_hf(\"Authorization\")) {
             append_to_reply(\"WWW-Authenticate: Digest realm=\\\"example.test\\\", nonce=\\\"n1\\\"\\r\\n\");
             sl_send_reply(\"401\", \"Unauthorized\");
             exit;
         }
         if (!save(\"location\")) { sl_reply_error(); }";
-    Server::registrar(pair)
-        .config(|c| c.register = script.into())
-        .start()
+    Server::registrar(pair).config(|c| c.register = script.into())
 }
 
 #[test]
@@ -279,7 +278,7 @@ fn classes_priority_is_let_in_by_aor_domain_source_and_sos() {
                 "another domain's",
             ),
             (
-                client.request(&of("sip:anna@sub.control.test")),
+                client.request(&of("sip:berta@sub.control.test")),
                 "a domain below",
             ),
             (
@@ -349,5 +348,43 @@ fn classes_every_register_is_counted_once_with_retransmissions_and_eight_senders
             number(&server.registrations(), "known_aors"),
             (SENDERS * EACH + 1) as i64
         );
+    });
+}
+
+#[test]
+fn classes_usrloc_is_asked_where_the_table_has_forgotten() {
+    const PHONES: usize = 6000;
+    for_each_pair(|pair| {
+        // usrloc's tables are found by the names of its statistics, whose separator can be set.
+        let separator = if pair.manager == "qm" { "_" } else { "-" };
+        // Room for a few of them: most are pushed out of the table, and usrloc knows them all.
+        let server = Server::registrar(pair)
+            .shm_mb(64)
+            .param("bindings", 1024)
+            .config(|c| {
+                c.global(&format!("stats_name_separator = \"{separator}\""));
+            })
+            .start();
+        let client = server.udp();
+        let phones = || (0..PHONES).map(|i| Request::register(&format!("p{i}")));
+        assert_eq!(client.flood(phones(), 16, |_, _, _| ()).of(200), PHONES);
+        server.rpc("memguard.shed", json!([60]));
+        let again = client.flood(phones().map(|p| p.next()), 16, |_, _, _| ());
+        assert_eq!(
+            again.of(200),
+            PHONES,
+            "nobody who is registered is refused: {again:?}"
+        );
+        let stranger = client.request(&Request::register("stranger"));
+        assert_eq!(stranger.code, 503, "{stranger:?}");
+        let elsewhere = Request::register("p7").contact("<sip:p7@192.0.2.77>");
+        assert_eq!(
+            client.request(&elsewhere).code,
+            503,
+            "known, but another contact"
+        );
+        until(SOON, "both are counted", || {
+            server.by_class("rejected") == counts(&[("new", 1), ("returning", 1)])
+        });
     });
 }

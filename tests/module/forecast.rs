@@ -118,6 +118,7 @@ fn forecast_registrations_are_named_and_what_one_costs_is_learned() {
         let cost = number(&named, "registration_cost");
         assert!((500..5_000).contains(&cost), "{named}");
         let left = number(&named, "registrations_left");
+        super::order::reserve_holds_the_last_registration_for_priority(&server, cost);
         assert!(left > 0 && left * cost < 16 * 1_048_576, "{named}");
         assert!(
             shm(&server)["explained_by_registrations_pct"].as_f64() > Some(50.0),

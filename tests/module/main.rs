@@ -2,6 +2,8 @@
 //! Forbidden here: linking Kamailio, traffic beyond loopback, processes, ports or files that outlive a test.
 
 mod accounting;
+mod agreement;
+mod avalanche;
 mod bindings_file;
 mod blackbox;
 mod classes;
@@ -17,9 +19,11 @@ mod leaks;
 mod levels;
 mod monitoring;
 mod observe;
+mod order;
 mod outside;
 mod package;
 mod parameters;
+mod paths;
 mod pressure;
 mod priority;
 mod profile;

@@ -301,10 +301,9 @@ fn last_state(run: &Run, fate: Fate, out: &mut String) -> Result {
     let status = &view["status"];
     writeln!(
         out,
-        "  Why: {} (confidence {}): {}.",
-        text(status, "cause"),
-        text(status, "confidence"),
-        text(status, "explanation")
+        "  Why: {} (confidence {}).",
+        text(status, "explanation"),
+        text(status, "confidence")
     )?;
     if let Some(site) = worst(view, pool) {
         let is_growing = site["growth"].as_f64().is_some_and(|growth| growth > 0.0);
@@ -319,14 +318,10 @@ fn last_state(run: &Run, fate: Fate, out: &mut String) -> Result {
     }
     let rejected = value(values, Track::Rejected);
     if rejected > 0 {
-        let registrations = &view["registrations"];
-        let of = |class: &str| number(registrations, &format!("{class}_rejected"));
         writeln!(
             out,
-            "  Refused since the start: {} registrations (new {}, returning {}).",
-            Count(rejected),
-            Count(of("new")),
-            Count(of("returning"))
+            "  Refused since the start: {} registrations.",
+            Count(rejected)
         )?;
     }
     let status = if status["mode"] == "observe" {
