@@ -67,7 +67,9 @@ mod host {
         shim.include(&src)
             .include("c_shim")
             .warnings(false)
-            .flag("-fno-strict-aliasing");
+            .flag("-fno-strict-aliasing")
+            // Inline functions of Kamailio's headers log where they are: not where that was on this machine.
+            .flag(format!("-ffile-prefix-map={}=kamailio", src.display()));
         let mut clang = vec![
             format!("-I{}", src.display()),
             "-Ic_shim".into(),
@@ -186,12 +188,12 @@ mod host {
         bindgen::Builder::default()
             .header("c_shim/shim.h")
             .clang_args(clang_args)
-            .allowlist_function("mg_.*|register_script_cb|sr_event_register_cb|fork_process|register_procs")
+            .allowlist_function("mg_.*|register_script_cb|sr_event_register_cb|fork_process|register_procs|run_actions")
             .allowlist_function("counter_register|cfg_declare|cfg_child_init|find_export|sr_wtimer_add")
-            .allowlist_function("cfg_register_child|init_shm|sr_kemi_modules_add")
+            .allowlist_function("cfg_register_child|init_shm|sr_kemi_modules_add|sr_corecb_get")
             .allowlist_type("script_cb_flag|counter_handle_t|mg_.*|module_exports_t|cmd_export_t|param_export_t|rpc_export_t|pv_export_t")
             .allowlist_type("sr_pkg_api_t|sr_shm_api_t|cfg_def_t|sr_kemi_t|process_table|mem_info|mem_counter")
-            .allowlist_var("mg_.*|_pkg_root|_shm_root|process_no|process_count|pt|pkg_mem_size|shm_mem_size|PROC_.*|SREV_NET_.*")
+            .allowlist_var("mg_.*|_pkg_root|_shm_root|process_no|process_count|pt|pkg_mem_size|shm_mem_size|uid|gid|PROC_.*|SREV_NET_.*")
             .allowlist_var("SR_KEMIP_.*|REQUEST_ROUTE|PARAM_.*|CFG_VAR_.*|CFG_ATOMIC|CNT_F_NO_RESET|L_.*|PRE_SCRIPT_CB|POST_SCRIPT_CB")
             .opaque_type("sip_msg|receive_info|socket_info|dest_info|action|cell|_pv_.*|pv_spec|_IO_FILE")
             .blocklist_type("max_align_t")

@@ -12,6 +12,8 @@
 #include "core/mod_fix.h"
 #include "core/msg_translator.h"
 #include "core/daemonize.h"
+#include "core/globals.h"
+#include "core/tcp_info.h"
 #include "core/data_lump_rpl.h"
 #include "modules/sl/sl.h"
 #include "modules/tm/tm_load.h"
@@ -288,10 +290,14 @@ long mg_module_int(const char *module, const char *name, long fallback)
 	return value != NULL && !(type & PARAM_USE_FUNC) ? *value : fallback;
 }
 
-/* get_max_procs() aborts before PROC_INIT (core/pt.c) */
-int mg_max_processes(void)
+/* the counters are static in core/tcp_main.c and not there without TCP */
+int mg_tcp_connections(void)
 {
-	return get_max_procs();
+	struct tcp_gen_info info;
+	if(tcp_disable)
+		return 0;
+	tcp_get_info(&info);
+	return info.tcp_connections_no;
 }
 
 /* the callback's argument order is counters.h's */
@@ -309,6 +315,36 @@ void mg_each_counter(const char *group, void (*each)(void *closure, str *name), 
 {
 	each_counter = each;
 	counter_iterate_grp_vars(group, on_counter, closure);
+}
+
+/* struct action is full of unions; only its place in the configuration is wanted */
+const void *mg_cfg_action(void)
+{
+	return get_cfg_crt_action();
+}
+
+/* as above; returns the line */
+int mg_cfg_place(const void *action, const char **file, const char **route)
+{
+	const struct action *a = (const struct action *)action;
+
+	*file = a->cfile;
+	*route = a->rname;
+	return a->cline;
+}
+
+/* the lists of routes are the script interpreter's; any action will do */
+const void *mg_cfg_any_action(void)
+{
+	struct route_list *lists[] = {&main_rt, &onreply_rt, &event_rt, &failure_rt, &branch_rt};
+	unsigned i;
+	int j;
+
+	for(i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+		for(j = 0; j < lists[i]->entries; j++)
+			if(lists[i]->rlist != NULL && lists[i]->rlist[j] != NULL)
+				return lists[i]->rlist[j];
+	return NULL;
 }
 
 /* event routes live in a table of the script interpreter */
@@ -480,6 +516,11 @@ int mg_rpc_list_text(rpc_t *rpc, void *list, const char *value)
 int mg_rpc_list_count(rpc_t *rpc, void *list, unsigned long long value)
 {
 	return rpc->array_add(list, "J", value);
+}
+
+int mg_rpc_list_float(rpc_t *rpc, void *list, double value)
+{
+	return rpc->array_add(list, "f", value);
 }
 
 /* the flag's name changed from RET_ARRAY in 5.8 (core/rpc.h) */

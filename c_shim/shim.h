@@ -85,10 +85,14 @@ int mg_script_reply(struct sip_msg *msg, int code, const char *reason, const cha
 long mg_cfg_int(const char *group, const char *name, long fallback);
 int mg_cfg_text(const char *group, const char *name, char *out, int size);
 int mg_any_module_loaded(void);
-int mg_max_processes(void);
+int mg_tcp_connections(void);
 int mg_has_module(const char *name);
 long mg_module_int(const char *module, const char *name, long fallback);
 void mg_each_counter(const char *group, void (*each)(void *closure, str *name), void *closure);
+
+const void *mg_cfg_action(void);
+const void *mg_cfg_any_action(void);
+int mg_cfg_place(const void *action, const char **file, const char **route);
 
 int mg_event_route_exists(const char *name);
 int mg_event_route_run(const char *route, const char *callback);
@@ -108,6 +112,7 @@ int mg_rpc_put_float(rpc_t *rpc, void *at, const char *name, double value);
 int mg_rpc_list_struct(rpc_t *rpc, void *list, void **out);
 int mg_rpc_list_text(rpc_t *rpc, void *list, const char *value);
 int mg_rpc_list_count(rpc_t *rpc, void *list, unsigned long long value);
+int mg_rpc_list_float(rpc_t *rpc, void *list, double value);
 
 pv_export_t *mg_pv_table(mg_pv_key_f key, mg_pv_value_f value);
 

@@ -170,6 +170,7 @@ fn page(history: &[Point]) -> Page<'_> {
         warnings: vec![
             "no cgroup memory limit could be read: the machine's memory is held against /proc/meminfo only",
         ],
+        before: None,
         history,
     }
 }
@@ -203,6 +204,7 @@ fn worst(history: &[Point]) -> Page<'_> {
     ];
     page.events = vec![page.events[1]; 256];
     page.warnings = vec![page.warnings[0]; 17];
+    page.before = Some("the run before <b>&\"'</b>\u{202e} was killed, all processes at once");
     page
 }
 

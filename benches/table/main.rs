@@ -10,6 +10,8 @@ mod footprint;
 mod refused;
 mod register;
 mod report;
+mod reports;
+mod sampling;
 
 use report::Table;
 
@@ -17,10 +19,12 @@ use report::Table;
 type Measure = fn(&mut Table);
 
 /// The parts, by the word that `MEMGUARD_BENCH` chooses them with; all without it.
-const PARTS: [(&str, Measure); 5] = [
+const PARTS: [(&str, Measure); 7] = [
     ("decision", decision::measure),
     ("allocator", allocator::measure),
     ("register", register::measure),
+    ("sampling", sampling::measure),
+    ("reports", reports::measure),
     ("refused", refused::measure),
     ("footprint", footprint::measure),
 ];

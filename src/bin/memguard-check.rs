@@ -3,24 +3,38 @@
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: memguard-check MODULE.so [REFERENCE.so]\n\
+const USAGE: &str = "usage: memguard-check [MODULE.so [REFERENCE.so] | FOLDER]\n\
     Prints MODULE's version and flags; with REFERENCE (any module of the Kamailio in question, pv.so say)\n\
-    exits 0 when both strings are equal, 1 when not. 2: a file cannot be read.";
+    exits 0 when both strings are equal, 1 when not. 2: a file cannot be read.\n\
+    With FOLDER, or without arguments where Debian puts modules: memguard.so in it against pv.so in it.";
+
+/// Where Debian's package puts modules.
+const DEBIAN: &str = "/usr/lib/x86_64-linux-gnu/kamailio/modules";
 
 /// What Kamailio's loader compares (core/sr_module.c, version control).
 const SYMBOLS: [&str; 2] = ["module_version", "module_flags"];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    let in_folder = |folder: &str| {
+        let of = |name| format!("{folder}/{name}");
+        (of("memguard.so"), Some(of("pv.so")))
+    };
     let (module, reference) = match args.as_slice() {
-        [module] if !module.starts_with('-') => (module, None),
-        [module, reference] => (module, Some(reference)),
+        [] => in_folder(DEBIAN),
+        [word] if ["-h", "--help"].contains(&word.as_str()) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        [folder] if std::path::Path::new(folder).is_dir() => in_folder(folder),
+        [module] if !module.starts_with('-') => (module.clone(), None),
+        [module, reference] => (module.clone(), Some(reference.clone())),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
     };
-    match check(module, reference.map(String::as_str)) {
+    match check(&module, reference.as_deref()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(sentence) => {

@@ -1,6 +1,9 @@
 //! Why memory grows, with how much confidence, in plain words.
 //! Forbidden here: measuring; the growths come as arguments.
 
+use super::fragments::Pieces;
+use super::growth::Leak;
+use super::outside::Part;
 use super::text::Bytes;
 use super::words::words;
 
@@ -39,7 +42,7 @@ words! {
 }
 
 /// What is known of one pool's growth. Growths are bytes per second.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Evidence {
     /// Of the pool's low-water mark.
     pub growth: f64,
@@ -61,14 +64,44 @@ pub struct Evidence {
     pub free: u64,
     /// Its largest free block (a lower bound); `None` when unknown.
     pub largest_free: Option<u64>,
+    /// How broken up the free memory is.
+    pub pieces: Pieces,
     /// Growth of the private memory of the process that grows most. For `os` only.
     pub private: f64,
     /// That process.
     pub worker: Option<u16>,
-    /// app_python3 is loaded.
+    /// Who holds what grows there.
+    pub part: Part,
+    /// Whether that is called a leak.
+    pub leak: Leak,
+    /// A Python interpreter is in the processes.
     pub python: bool,
     /// The pool is the machine's memory.
     pub is_os: bool,
+}
+
+impl Default for Evidence {
+    fn default() -> Evidence {
+        Evidence {
+            growth: 0.0,
+            is_foreseen: false,
+            is_unsure: false,
+            registrations: 0.0,
+            cost_known: false,
+            drift: 0.0,
+            site: None,
+            size: 0,
+            free: 0,
+            largest_free: None,
+            pieces: Pieces::Whole,
+            private: 0.0,
+            worker: None,
+            part: Part::Other,
+            leak: Leak::None,
+            python: false,
+            is_os: false,
+        }
+    }
 }
 
 /// The answer.
@@ -91,13 +124,24 @@ pub fn judge(e: &Evidence) -> Judgement {
     let say = |cause, confidence| Judgement { cause, confidence };
     let part = |of: f64| if e.growth > 0.0 { of / e.growth } else { 0.0 };
     let grows = e.growth * 86_400.0 > LEAST_PER_DAY * e.size as f64;
+    if e.is_os && e.leak != Leak::None {
+        // However little of the machine that is yet: what leaks in one process is known before its end is.
+        let is_sure = e.leak == Leak::Confirmed || (e.is_foreseen && part(e.private) >= MOST);
+        return say(Cause::Outside, if is_sure { High } else { Medium });
+    }
+    let broken = match e.pieces {
+        Pieces::Whole => None,
+        Pieces::Small => Some(say(Cause::Fragmentation, Low)),
+        Pieces::Fallen => Some(say(Cause::Fragmentation, Medium)),
+    };
+    if let Some(broken) =
+        broken.filter(|_| !grows || (!e.is_foreseen && e.pieces == Pieces::Fallen))
+    {
+        return broken;
+    }
     if !grows {
-        let pieces = e
-            .largest_free
-            .is_some_and(|largest| e.free > e.size / 10 && largest.saturating_mul(50) < e.free);
-        return match pieces {
-            true => say(Cause::Fragmentation, Low),
-            false if e.is_unsure => say(Cause::None, Low),
+        return match e.is_unsure {
+            true => say(Cause::None, Low),
             false => say(Cause::None, High),
         };
     }
@@ -158,17 +202,30 @@ pub fn sentence(judgement: &Judgement, e: &Evidence) -> String {
             Bytes(e.free),
             Bytes(e.largest_free.unwrap_or(0))
         ),
-        Cause::Outside => match (e.worker, e.python) {
-            (Some(worker), true) => format!(
-                "memory outside the pools, most of it in worker {worker} (Python is loaded): {rate}"
-            ),
-            (Some(worker), false) => {
-                format!("memory outside the pools, most of it in worker {worker}: {rate}")
-            }
-            (None, _) => format!("memory outside Kamailio: {rate}"),
-        },
+        Cause::Outside => outside(e, &rate),
         Cause::Unknown => {
             format!("memory grows by {rate}; whether that lasts, and why, is not known yet")
+        }
+    }
+}
+
+fn outside(e: &Evidence, rate: &str) -> String {
+    let own = format!("{} per hour", Bytes((e.private.max(0.0) * 3_600.0) as u64));
+    let Some(worker) = e.worker else {
+        return format!("memory outside Kamailio: {rate}");
+    };
+    match e.part {
+        Part::Python => format!(
+            "outside / python: the Python script in worker {worker} keeps references; its memory grows by {own}"
+        ),
+        Part::Libc => format!(
+            "outside / libc: the heap of libc in worker {worker} grows by {own} (a library or a module calls malloc and does not free)"
+        ),
+        Part::Other if e.python => format!(
+            "memory outside the pools, most of it in worker {worker} (Python is loaded): {own}"
+        ),
+        Part::Other => {
+            format!("memory outside the pools, most of it in worker {worker}: {own}")
         }
     }
 }
@@ -237,6 +294,19 @@ mod tests {
             ),
             (
                 Evidence {
+                    growth: 0.0,
+                    is_foreseen: false,
+                    is_os: true,
+                    leak: Leak::Suspected,
+                    part: Part::Python,
+                    worker: Some(7),
+                    ..growing()
+                },
+                Cause::Outside,
+                Confidence::Medium,
+            ),
+            (
+                Evidence {
                     is_foreseen: false,
                     is_unsure: true,
                     ..growing()
@@ -256,10 +326,31 @@ mod tests {
                 Evidence {
                     growth: 0.0,
                     largest_free: Some(4096),
+                    pieces: Pieces::Small,
                     ..growing()
                 },
                 Cause::Fragmentation,
                 Confidence::Low,
+            ),
+            (
+                Evidence {
+                    is_foreseen: false,
+                    is_unsure: true,
+                    largest_free: Some(4096),
+                    pieces: Pieces::Fallen,
+                    ..growing()
+                },
+                Cause::Fragmentation,
+                Confidence::Medium,
+            ),
+            (
+                Evidence {
+                    site: Some(9_900.0),
+                    pieces: Pieces::Fallen,
+                    ..growing()
+                },
+                Cause::Leak,
+                Confidence::High,
             ),
         ];
         for (evidence, cause, confidence) in cases {
@@ -270,6 +361,31 @@ mod tests {
                 "{evidence:?}"
             );
             assert!(!sentence(&said, &evidence).is_empty());
+        }
+    }
+
+    #[test]
+    fn the_sentence_about_outside_names_the_worker_and_what_holds_it() {
+        let e = Evidence {
+            is_os: true,
+            leak: Leak::Confirmed,
+            worker: Some(7),
+            private: 1_048_576.0 / 3_600.0,
+            ..growing()
+        };
+        for (part, word) in [
+            (Part::Python, "python"),
+            (Part::Libc, "libc"),
+            (Part::Other, "outside"),
+        ] {
+            let e = Evidence { part, ..e };
+            let said = sentence(&judge(&e), &e);
+            assert!(
+                said.contains("worker 7")
+                    && said.contains(word)
+                    && said.contains("1.0 MiB per hour"),
+                "{said}"
+            );
         }
     }
 

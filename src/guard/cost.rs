@@ -1,5 +1,10 @@
-//! What one registration costs: learned from how use moves with the number of known bindings.
+//! What one registration costs: learned from how use moves with the number of known bindings and of connections.
 //! Forbidden here: clocks, allocation, and asking the registrar.
+//!
+//! A phone on TCP, TLS or WebSocket brings a connection, which holds many times what its binding holds. While all phones
+//! come alike, a binding and what comes with it are one figure. As soon as bindings and connections move differently
+//! the two are told apart, and the next registration costs what a binding costs and as much of a connection as the
+//! last ones brought.
 
 use super::trend::median;
 
@@ -18,97 +23,182 @@ const LEAST_TAUGHT: usize = 3;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct CostLearner {
-    /// Seconds, bindings gained, bytes gained.
-    kept: [[f64; 3]; KEPT],
+    /// Seconds, bindings gained, connections gained, bytes gained.
+    kept: [[f64; 4]; KEPT],
     len: usize,
     next: usize,
     since_ms: u64,
     bindings: f64,
+    connections: f64,
     used: f64,
     cost: f64,
+    /// What a binding and a connection cost, once they are told apart.
+    parts: Option<(f64, f64)>,
 }
 
 impl Default for CostLearner {
     fn default() -> Self {
         CostLearner {
-            kept: [[0.0; 3]; KEPT],
+            kept: [[0.0; 4]; KEPT],
             len: 0,
             next: 0,
             since_ms: 0,
             bindings: 0.0,
+            connections: 0.0,
             used: 0.0,
             cost: 0.0,
+            parts: None,
         }
     }
 }
 
 impl CostLearner {
     /// Takes the totals as they stand; answers the cost of one binding in bytes, 0 while it is not known.
-    pub fn push(&mut self, now_ms: u64, bindings: u64, used: u64) -> u64 {
-        let (bindings, used) = (bindings as f64, used as f64);
+    pub fn push(&mut self, now_ms: u64, bindings: u64, connections: u64, used: u64) -> u64 {
+        let (bindings, connections, used) = (bindings as f64, connections as f64, used as f64);
         let passed = now_ms.saturating_sub(self.since_ms);
-        let gained = bindings - self.bindings;
-        if self.since_ms == 0 || now_ms < self.since_ms || passed > 10 * LONGEST_MS {
-            (self.since_ms, self.bindings, self.used) = (now_ms, bindings, used);
-            return self.cost();
+        let gained = [
+            passed as f64 / 1000.0,
+            bindings - self.bindings,
+            connections - self.connections,
+            used - self.used,
+        ];
+        let is_first = self.since_ms == 0 || now_ms < self.since_ms || passed > 10 * LONGEST_MS;
+        let teaches = |gained: f64, of: f64| gained.abs() >= LEAST_BINDINGS.max(0.01 * of);
+        let taught = teaches(gained[1], self.bindings) || teaches(gained[2], self.connections);
+        let is_over = passed >= LONGEST_MS || (passed >= LEAST_MS && taught);
+        if is_first || is_over {
+            self.since_ms = now_ms;
+            (self.bindings, self.connections, self.used) = (bindings, connections, used);
         }
-        let teaches = gained.abs() >= LEAST_BINDINGS.max(0.01 * self.bindings);
-        if passed >= LONGEST_MS || (passed >= LEAST_MS && teaches) {
+        if is_over && !is_first {
             if let Some(slot) = self.kept.get_mut(self.next) {
-                *slot = [passed as f64 / 1000.0, gained, used - self.used];
+                *slot = gained;
             }
             self.next = (self.next + 1) % KEPT;
             self.len = (self.len + 1).min(KEPT);
-            (self.since_ms, self.bindings, self.used) = (now_ms, bindings, used);
             self.learn();
         }
         self.cost()
     }
 
-    /// Bytes per binding; 0 while it is not known.
+    /// Bytes per binding, with what of a connection comes with it; 0 while it is not known.
     pub fn cost(&self) -> u64 {
         self.cost as u64
     }
 
-    /// Huber's regression of bytes on bindings and time (a leak goes on without bindings), without a constant.
+    /// Bytes of a binding and of a connection, once they are told apart.
+    pub fn parts(&self) -> Option<(u64, u64)> {
+        self.parts
+            .map(|(binding, connection)| (binding as u64, connection as u64))
+    }
+
+    /// Huber's regression of bytes on bindings, connections and time (a leak goes on without bindings), without a
+    /// constant.
     fn learn(&mut self) {
         let kept = &self.kept[..self.len];
         if kept.iter().filter(|k| k[1].abs() >= LEAST_BINDINGS).count() < LEAST_TAUGHT {
             return;
         }
+        // Connections that come exactly with the bindings, or not at all, cannot be told from them.
+        let sum = |i: usize, j: usize| kept.iter().map(|k| k[i] * k[j]).sum::<f64>();
+        let (bb, bn, nn) = (sum(1, 1), sum(1, 2), sum(2, 2));
+        let has_connections = nn >= LEAST_BINDINGS * LEAST_BINDINGS;
+        let are_apart = has_connections && bb * nn - bn * bn > APART * bb * nn;
         let mut weights = [1.0; KEPT];
         let mut scratch = [0.0; KEPT];
-        let (mut cost, mut ratio) = (0.0, 0.0);
+        let (mut costs, mut ratio) = ([0.0; 3], 0.0);
         for _ in 0..6 {
-            let (mut bb, mut bt, mut tt, mut bu, mut tu) = (0.0, 0.0, 0.0, 0.0, 0.0);
-            for (weight, [t, b, u]) in weights.iter().zip(kept) {
-                bb += weight * b * b;
-                bt += weight * b * t;
-                tt += weight * t * t;
-                bu += weight * b * u;
-                tu += weight * t * u;
-            }
-            let apart = bb * tt - bt * bt;
-            // Bindings that come as steadily as time passes cannot be told from a leak: then all of it is theirs.
-            let leak;
-            (cost, leak) = match apart > 0.02 * bb * tt {
-                true => ((bu * tt - tu * bt) / apart, (tu * bb - bu * bt) / apart),
-                false => (bu / bb.max(1.0), 0.0),
-            };
-            for (slot, [t, b, u]) in scratch.iter_mut().zip(kept) {
-                *slot = (u - cost * b - leak * t).abs();
+            costs = fitted(kept, &weights, are_apart);
+            for (slot, [t, b, n, u]) in scratch.iter_mut().zip(kept) {
+                *slot = (u - costs[0] * b - costs[1] * n - costs[2] * t).abs();
             }
             let mut rests = scratch;
             let scatter = (1.48 * median(&mut rests[..kept.len()])).max(256.0);
             for (weight, rest) in weights.iter_mut().zip(&scratch) {
                 *weight = (1.5 * scatter / rest.max(1.0)).min(1.0);
             }
-            ratio = scatter * (kept.len() as f64).sqrt() / (bb.sqrt() * cost.abs().max(1.0));
+            let moved = (costs[0] * costs[0] * bb + costs[1] * costs[1] * nn).sqrt();
+            ratio = scatter * (kept.len() as f64).sqrt() / moved.max(1.0);
         }
-        // Less than a small string or more than 64 KiB is no registration; nor is what scatters as much as itself.
-        if (64.0..65_536.0).contains(&cost) && ratio < 1.0 {
+        let cost = costs[0] + costs[1] * self.connections_per_binding();
+        // Less than a small string or more than 256 KiB (TLS: up to 130 KiB) is no registration; nor is what scatters
+        // as much as itself.
+        let is_plausible = (64.0..262_144.0).contains(&cost) && costs[0] >= 0.0 && costs[1] >= 0.0;
+        if is_plausible && ratio < 1.0 {
             self.cost = cost;
+            if are_apart {
+                self.parts = Some((costs[0], costs[1]));
+            }
         }
+    }
+
+    /// Connections that came with each binding lately, 0 to 1.
+    fn connections_per_binding(&self) -> f64 {
+        let (mut bindings, mut connections, mut intervals) = (0.0, 0.0, 0);
+        for back in 1..=self.len {
+            let at = (self.next + KEPT - back) % KEPT;
+            if let Some([_, b, n, _]) = self.kept.get(at).filter(|k| k[1] >= LEAST_BINDINGS) {
+                bindings += b;
+                connections += n;
+                intervals += 1;
+            }
+            if intervals == LATELY {
+                break;
+            }
+        }
+        if bindings > 0.0 {
+            (connections / bindings).clamp(0.0, 1.0)
+        } else {
+            0.0
+        }
+    }
+}
+
+/// Two series are told apart when this part of them is not the other's.
+const APART: f64 = 0.02;
+/// Intervals with new bindings that say how phones come lately.
+const LATELY: usize = 3;
+
+/// Bytes per binding, per connection (0 when they are not told apart) and per second.
+fn fitted(kept: &[[f64; 4]], weights: &[f64; KEPT], are_apart: bool) -> [f64; 3] {
+    let sum = |i: usize, j: usize| {
+        let weighed = weights.iter().zip(kept).map(|(w, k)| w * k[i] * k[j]);
+        weighed.sum::<f64>()
+    };
+    let (tt, bb, nn) = (sum(0, 0), sum(1, 1), sum(2, 2));
+    let (bt, nt, bn) = (sum(1, 0), sum(2, 0), sum(1, 2));
+    let (bu, nu, tu) = (sum(1, 3), sum(2, 3), sum(0, 3));
+    if are_apart {
+        let det3 = |m: [[f64; 3]; 3]| {
+            m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1])
+                - m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0])
+                + m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0])
+        };
+        let whole = det3([[bb, bn, bt], [bn, nn, nt], [bt, nt, tt]]);
+        // What comes as steadily as time passes cannot be told from a leak: then all of it is theirs.
+        if whole > APART * APART * bb * nn * tt {
+            return [
+                det3([[bu, bn, bt], [nu, nn, nt], [tu, nt, tt]]) / whole,
+                det3([[bb, bu, bt], [bn, nu, nt], [bt, tu, tt]]) / whole,
+                det3([[bb, bn, bu], [bn, nn, nu], [bt, nt, tu]]) / whole,
+            ];
+        }
+        let apart = (bb * nn - bn * bn).max(f64::MIN_POSITIVE);
+        return [
+            (bu * nn - nu * bn) / apart,
+            (nu * bb - bu * bn) / apart,
+            0.0,
+        ];
+    }
+    let apart = bb * tt - bt * bt;
+    match apart > APART * bb * tt {
+        true => [
+            (bu * tt - tu * bt) / apart,
+            0.0,
+            (tu * bb - bu * bt) / apart,
+        ],
+        false => [bu / bb.max(1.0), 0.0, 0.0],
     }
 }
 
@@ -129,6 +219,7 @@ mod tests {
             learner.push(
                 1_000_000 + s * 1000,
                 known,
+                0,
                 5_000_000 + 1180 * known + other(s),
             )
         })
@@ -149,6 +240,73 @@ mod tests {
         ] {
             assert!((1_120..1_240).contains(&cost), "{what}: {cost}");
         }
+    }
+
+    /// An hour in which so many phones register per second: over UDP, then (from `tcp_from` on) over TCP.
+    fn evening(tcp_from: u64, leak: u64) -> CostLearner {
+        let mut learner = CostLearner::default();
+        let (mut udp, mut tcp) = (0, 0);
+        for s in 0..3_600u64 {
+            let coming = 2 + (s / 300) % 4;
+            if s < tcp_from {
+                udp += coming;
+            } else {
+                tcp += coming;
+            }
+            let used = 5_000_000 + 1_180 * (udp + tcp) + 17_600 * tcp + leak * s;
+            learner.push(1_000_000 + s * 1000, udp + tcp, tcp, used);
+        }
+        learner
+    }
+
+    #[test]
+    fn a_registration_costs_what_its_transport_costs() {
+        let within = |cost: u64, truth: u64| cost.abs_diff(truth) * 50 < truth;
+        let udp = evening(u64::MAX, 0);
+        assert!(
+            within(udp.cost(), 1_180) && udp.parts().is_none(),
+            "{}",
+            udp.cost()
+        );
+        let tcp = evening(0, 0);
+        assert!(
+            within(tcp.cost(), 18_780) && tcp.parts().is_none(),
+            "{}",
+            tcp.cost()
+        );
+        for leak in [0, 2_000] {
+            let both = evening(1_800, leak);
+            let (binding, connection) = both.parts().expect("told apart");
+            assert!(
+                within(connection, 17_600) && binding.abs_diff(1_180) < 120,
+                "{binding} {connection}"
+            );
+            assert!(
+                within(both.cost(), 18_780),
+                "the last ones came over TCP: {}",
+                both.cost()
+            );
+        }
+    }
+
+    #[test]
+    fn connections_that_end_while_bindings_stay_do_not_make_a_binding_cheaper() {
+        let mut learner = CostLearner::default();
+        let (mut known, mut open) = (0u64, 0u64);
+        for s in 0..3_600u64 {
+            known += 3;
+            open += 3;
+            if s % 600 == 599 {
+                open -= 1_200;
+            }
+            let used = 5_000_000 + 1_180 * known + 17_600 * open;
+            learner.push(1_000_000 + s * 1000, known, open, used);
+        }
+        let (binding, connection) = learner.parts().expect("told apart");
+        assert!(
+            binding.abs_diff(1_180) < 120 && connection.abs_diff(17_600) < 400,
+            "{binding} {connection}"
+        );
     }
 
     #[test]

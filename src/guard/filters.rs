@@ -37,6 +37,8 @@ pub enum By {
     Growth,
     /// Failed allocations.
     Failures,
+    /// Bytes that the manager did not book off when blocks shrank.
+    Drift,
 }
 
 /// What `memguard.sites`, `modules`, `paths` and `profile` are narrowed to.
@@ -175,6 +177,7 @@ fn narrowed<'a>(
                     "live" => By::Live,
                     "growth" => By::Growth,
                     "failures" => By::Failures,
+                    "drift" => By::Drift,
                     _ => return Err(wrong()),
                 };
                 by.replace(order).is_none()
@@ -189,12 +192,12 @@ fn narrowed<'a>(
     Ok(found)
 }
 
-/// `memguard.sites [pool P] [worker INDEX] [module M] [by live|growth|failures] [top N]`, in any order.
+/// `memguard.sites [pool P] [worker INDEX] [module M] [by live|growth|failures|drift] [top N]`, in any order.
 pub fn sites<'a>(words: &[&'a str]) -> Result<Sites<'a>, Rejected> {
     narrowed(
         words,
         &["module", "by", "top"],
-        "memguard.sites accepts pool shm or pkg, worker INDEX, module NAME, by live, growth or failures, \
+        "memguard.sites accepts pool shm or pkg, worker INDEX, module NAME, by live, growth, failures or drift, \
                        and top N, each once",
     )
 }

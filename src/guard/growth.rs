@@ -112,6 +112,16 @@ impl Growth {
     /// How many numbers it is.
     pub const WORDS: usize = 5;
 
+    /// Of what is followed for a minute only, as one worker's share of a site.
+    pub fn of_minute(m1: f64) -> Growth {
+        Growth {
+            now: m1,
+            steady: m1,
+            m1,
+            ..Growth::default()
+        }
+    }
+
     /// As numbers in the order of the fields.
     pub fn to_array(self) -> [f64; Self::WORDS] {
         [self.now, self.steady, self.m1, self.m10, self.m60]
@@ -188,6 +198,28 @@ impl Trail {
             m10,
             m60: per_second(self.coarse.slope()),
         }
+    }
+}
+
+/// The last minute of one amount that most often never changes: 16 bytes until it does for the first time.
+#[derive(Clone, Debug, Default)]
+pub struct MinuteTrail {
+    first: Option<i64>,
+    minima: Option<Box<Minima<13>>>,
+}
+
+impl MinuteTrail {
+    /// Takes the amount at a time in milliseconds; its growth per second, once it has changed for the first time.
+    pub fn feed(&mut self, now_ms: u64, live: i64) -> Option<f64> {
+        let first = *self.first.get_or_insert(live);
+        if self.minima.is_none() && live == first {
+            return None;
+        }
+        let minima = self
+            .minima
+            .get_or_insert_with(|| Box::new(Minima::new(5 * MS)));
+        minima.feed(now_ms, live);
+        Some(minima.slope().map_or(0.0, |slope| slope * MS as f64))
     }
 }
 

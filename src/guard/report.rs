@@ -20,6 +20,10 @@ pub enum Node {
     List(Vec<Fields>),
     /// Sentences.
     Texts(Vec<String>),
+    /// Bytes or counters in a row.
+    Counts(Vec<u64>),
+    /// Rates in a row.
+    Reals(Vec<f64>),
 }
 
 /// Named values in the order in which they are shown.
@@ -97,6 +101,8 @@ impl Node {
             Node::Real(number) => Value::from(*number),
             Node::List(rows) => rows.iter().map(fields_to_json).collect(),
             Node::Texts(texts) => texts.iter().map(|t| Value::from(t.as_str())).collect(),
+            Node::Counts(numbers) => numbers.iter().copied().collect(),
+            Node::Reals(numbers) => numbers.iter().copied().collect(),
         }
     }
 
@@ -108,6 +114,8 @@ impl Node {
             Node::Count(_) | Node::Signed(_) | Node::Real(_) => 14,
             Node::List(rows) => rows.iter().map(weight).sum::<usize>() + 8,
             Node::Texts(texts) => texts.iter().map(|t| t.len() + 4).sum::<usize>() + 8,
+            Node::Counts(numbers) => 14 * numbers.len() + 8,
+            Node::Reals(numbers) => 14 * numbers.len() + 8,
         }
     }
 }

@@ -84,7 +84,8 @@ fn rising(site: &Site) -> f64 {
     site.growth.map_or(0.0, |g| g.steady.min(g.now)).max(0.0)
 }
 
-/// The order an engineer wants: what rises all the time first, then what is large; or by live bytes, growth, failures.
+/// The order an engineer wants: what rises all the time first, then what is large; or by live bytes,
+/// growth, failures, or what the manager forgot to book off.
 pub fn rank(sites: &mut [Site], by: Option<By>) {
     let live = |s: &Site| std::cmp::Reverse(s.live_bytes);
     let down = |a: f64, b: f64| b.total_cmp(&a);
@@ -105,6 +106,7 @@ pub fn rank(sites: &mut [Site], by: Option<By>) {
             down(now(a), now(b)).then(live(a).cmp(&live(b)))
         }),
         Some(By::Failures) => sites.sort_by_key(|s| (std::cmp::Reverse(s.failures), live(s))),
+        Some(By::Drift) => sites.sort_by_key(|s| (std::cmp::Reverse(s.unbooked), live(s))),
     }
 }
 

@@ -58,8 +58,18 @@ warnings! {
     InternalError = "memguard met an internal error and went on (see the log): please report it",
     /// The datagram slot is taken.
     DatagramSlotTaken = "another module (sipcapture?) holds the datagram hook: UDP registrations are refused after parsing instead of before",
+    /// The table of contexts is full.
+    PathsFull = "more ways to allocate live at once than memguard can tell apart: memguard.paths shows less than there is; raise sample_bytes",
+    /// No sample for a while; not kept as a bit, but found when the warnings are read.
+    StaleSample = "no sample for several intervals (is the sampling process stopped, or starved?): levels, history and forecasts stand still; refusing goes on by live shm and pkg, without the machine's memory",
     /// The text file cannot be written.
     TextFile = "the metrics cannot be written to the file of the parameter textfile: see that its directory exists and Kamailio's user may write there",
+    /// The folder of profiles cannot be written to.
+    ProfileDir = "memguard.profile cannot write into the directory of the parameter profile_dir: give Kamailio's user the right to",
+    /// The table of known bindings cannot be saved.
+    BindingsFile = "the known bindings cannot be written to the file of the parameter bindings_file, the log says why: after a restart they have to be learned again",
+    /// The black box is not written.
+    BlackBox = "the black box (parameter blackbox) is not written, the log says why: an end of this run will leave no trace in it",
 }
 
 /// The warnings of a mask, as sentences.

@@ -3,9 +3,10 @@
 
 use super::commands::region;
 use super::{hooks, reports, state};
-use crate::guard::cause::{self, Judgement};
+use crate::guard::cause::{self, Cause, Confidence, Judgement};
 use crate::guard::cost;
 use crate::guard::filters;
+use crate::guard::growth::Leak;
 use crate::guard::level::{Thresholds, permyriad};
 use crate::guard::nagios::{self, Server, Standing};
 use crate::guard::params::Int;
@@ -16,8 +17,8 @@ use crate::shared::forecasts::Forecast;
 use crate::shared::history::{MINUTES, SECONDS, Track};
 use crate::shared::region::Region;
 
-/// Values that fit into one answer (24 KB).
-const MOST_POINTS: usize = 1200;
+/// Values that fit into one answer: ctl keeps 8 KB for a list, and a number takes up to 9 bytes there.
+const MOST_POINTS: usize = 900;
 
 /// The pool that runs out first, and its future; of those that do not, the tightest.
 pub fn soonest(region: &Region) -> (Pool, Forecast) {
@@ -33,6 +34,18 @@ pub fn soonest(region: &Region) -> (Pool, Forecast) {
         }
     };
     let pool = pools.into_iter().min_by_key(foreseen).unwrap_or(tightest);
+    // Nothing ends as far as can be seen. A process that leaks outside the pools is to be known all the same, and so is
+    // free memory that fell to pieces.
+    if foreseen(&pool) == NONE_FORESEEN_S {
+        let stands_alone = |(_, f): &(Pool, Forecast)| {
+            f.evidence.leak != Leak::None
+                || (f.cause == Cause::Fragmentation && f.confidence >= Confidence::Medium)
+        };
+        let others = [Pool::Os, Pool::Shm].map(|pool| (pool, region.forecasts.read(pool)));
+        if let Some(found) = others.into_iter().find(stands_alone) {
+            return found;
+        }
+    }
     (pool, region.forecasts.read(pool))
 }
 
@@ -55,6 +68,7 @@ pub fn status_fields(region: &Region) -> Fields {
             word(cause::sentence(&judgement, &forecast.evidence)),
         ),
     ];
+    fields.extend(culprit_fields(&forecast));
     let cost = region.control.registration_cost.get();
     if cost > 0 {
         fields.push(("registration_cost", Node::Count(cost)));
@@ -62,6 +76,25 @@ pub fn status_fields(region: &Region) -> Fields {
             "registrations_left",
             Node::Count(registrations_left(region, cost)),
         ));
+        let control = &region.control;
+        if control.connection_cost.get() > 0 {
+            fields.push(("binding_cost", Node::Count(control.binding_cost.get())));
+            fields.push((
+                "connection_cost",
+                Node::Count(control.connection_cost.get()),
+            ));
+        }
+    }
+    fields
+}
+
+/// Whose the cause is, where that is one process, and who in it.
+fn culprit_fields(forecast: &Forecast) -> Fields {
+    let mut fields = Fields::new();
+    let worker = forecast.worker.filter(|_| forecast.cause != Cause::None);
+    fields.extend(worker.map(|worker| ("cause_worker", int(u64::from(worker)))));
+    if worker.is_some() && forecast.cause == Cause::Outside {
+        fields.push(("cause_part", word(forecast.evidence.part)));
     }
     fields
 }
@@ -122,10 +155,13 @@ fn row(pool: Pool, forecast: &Forecast) -> Fields {
             .worker
             .map(|worker| ("worker", int(u64::from(worker)))),
     );
+    if forecast.worker.is_some() && forecast.cause == Cause::Outside {
+        fields.push(("part", word(evidence.part)));
+    }
     fields
 }
 
-/// `memguard.history NAME [points] [step]`
+/// `memguard.history NAME [points] [step]`: the last value belongs to the second, or the minute's last second, at the end.
 pub fn history(words: &[&str]) -> Result<Answer, Fault> {
     let asked = filters::history(words).map_err(Fault::bad)?;
     let region = region()?;
@@ -138,20 +174,35 @@ pub fn history(words: &[&str]) -> Result<Answer, Fault> {
         ))
     })?;
     let step = u64::from(asked.step_s.unwrap_or(1));
-    let most = if step < 60 { SECONDS } else { MINUTES }.min(MOST_POINTS);
-    let points = asked.points.map_or(60, |n| n as usize).min(most);
-    let past = region.history.last(track, points, step);
+    let is_by_second = step < 60;
+    let most = if is_by_second { SECONDS } else { MINUTES };
+    let wanted = asked.points.map_or(60, |n| n as usize).min(most);
+    let past = region.history.last(track, wanted.min(MOST_POINTS), step);
+    let newest_s = region.history.newest_s();
+    // The newest minute is the one that is over.
+    let end_s = match is_by_second {
+        true => newest_s,
+        false => ((newest_s + 1) / 60 * 60).saturating_sub(1),
+    };
     let span = past.step_s * (past.values.len() as u64).saturating_sub(1);
-    let text: Vec<String> = past.values.iter().map(u64::to_string).collect();
-    Ok(Answer::One(vec![
+    let mut fields = vec![
         ("name", word(track)),
         ("step", Node::Count(past.step_s)),
-        (
-            "start",
-            Node::Count((region.figures().time_ms / 1000).saturating_sub(span)),
-        ),
-        ("values", Node::Texts(text)),
-    ]))
+        ("start", Node::Count(end_s.saturating_sub(span))),
+    ];
+    if past.values.len() == MOST_POINTS && wanted > MOST_POINTS {
+        fields.push(("truncated", int((wanted - MOST_POINTS) as u64)));
+    }
+    fields.push(("values", values(track, past.values)));
+    Ok(Answer::One(fields))
+}
+
+/// Rates per second, everything else as it was counted.
+fn values(track: Track, values: Vec<u64>) -> Node {
+    if !track.is_rate() {
+        return Node::Counts(values);
+    }
+    Node::Reals(values.iter().map(|value| *value as f64 / 1000.0).collect())
 }
 
 /// `memguard.check [warn_pct crit_pct] [warn_s crit_s]`

@@ -1,16 +1,18 @@
-//! The sampling process's forecasts: feeds each pool's, finds the cause, learns what a registration costs, keeps history.
+//! The sampling process's forecasts: feeds each pool's, finds the cause, learns what a registration costs.
 //! Forbidden here: Kamailio's allocators and locks; deciding (that is `guard::forecast`, `cause` and `cost`).
 
-use super::{hooks, owners};
+use super::{hooks, owners, sys};
 use crate::guard::cause::{self, Cause, Confidence, Evidence};
 use crate::guard::cost::CostLearner;
 use crate::guard::forecast::{Forecaster, Outlook};
-use crate::guard::growth::Trail;
+use crate::guard::fragments::Fragments;
+use crate::guard::growth::{Leak, Trail};
+use crate::guard::outside::{LeakIn, Part};
 use crate::guard::text::NONE_FORESEEN_S;
 use crate::guard::words::Pool;
 use crate::shared::figures::Figures;
 use crate::shared::forecasts::Forecast;
-use crate::shared::history::Track;
+use crate::shared::outside::Outside;
 use crate::shared::region::Region;
 use crate::shared::sites::SitePool;
 
@@ -33,14 +35,16 @@ pub struct Forecasts {
     pkg: Vec<Box<Forecaster>>,
     shm_parts: Parts,
     os_trail: Trail,
+    /// Private memory of all processes together, against what the machine has left: what else runs there is no matter.
+    own: Box<Forecaster>,
+    own_trail: Trail,
     pkg_parts: Vec<Parts>,
-    private: Vec<Trail>,
     bindings: Trail,
     cost: CostLearner,
+    fragments: Fragments,
     messages: u64,
     rate: f64,
     last_ms: u64,
-    second: u64,
     announced: [Cause; Pool::COUNT],
 }
 
@@ -53,14 +57,15 @@ impl Forecasts {
             pkg: Vec::new(),
             shm_parts: Parts::default(),
             os_trail: Trail::default(),
+            own: Box::default(),
+            own_trail: Trail::default(),
             pkg_parts: Vec::new(),
-            private: Vec::new(),
             bindings: Trail::default(),
             cost: CostLearner::default(),
+            fragments: Fragments::default(),
             messages: 0,
             rate: 0.0,
             last_ms: 0,
-            second: 0,
             announced: [Cause::None; Pool::COUNT],
         }
     }
@@ -83,7 +88,6 @@ impl Forecasts {
         self.shm(region, figures, now_ms, load);
         self.pkg(region, now_ms);
         self.os(region, figures, now_ms, load);
-        self.remember(region, figures, now_ms);
     }
 
     fn shm(&mut self, region: &Region, figures: &Figures, now_ms: u64, load: [f32; 2]) {
@@ -97,17 +101,25 @@ impl Forecasts {
             .map(|row| row.shm_sum().unbooked)
             .fold(0, u64::wrapping_add);
         let booked = pool.real_used.saturating_sub(unbooked);
-        let cost = self.cost.push(now_ms, figures.known_bindings, booked);
+        let cost = self
+            .cost
+            .push(now_ms, figures.known_bindings, connections(), booked);
         region.control.registration_cost.set(cost);
+        let (binding, connection) = self.cost.parts().unwrap_or_default();
+        region.control.binding_cost.set(binding);
+        region.control.connection_cost.set(connection);
         self.shm.push(now_ms, pool.real_used, size, load);
         self.shm_parts.used.feed(now_ms, pool.real_used as i64);
         self.shm_parts.drift.feed(now_ms, unbooked as i64);
         let outlook = self.shm.outlook(size);
+        let largest_free = Some(hooks::shm_largest_free()).filter(|bytes| *bytes > 0);
+        let free = size.saturating_sub(pool.real_used);
         let evidence = Evidence {
             registrations: self.bindings.growth().now * cost as f64,
             cost_known: cost > 0,
             site: largest_site(),
-            largest_free: Some(hooks::shm_largest_free()).filter(|bytes| *bytes > 0),
+            largest_free,
+            pieces: self.fragments.feed(size, free, largest_free),
             ..self.shm_parts.evidence(&outlook, size, pool.real_used)
         };
         self.publish(region, Pool::Shm, outlook, evidence, None);
@@ -119,11 +131,9 @@ impl Forecasts {
         let rows = region.used_rows(hooks::processes());
         self.pkg.resize_with(rows.len(), Box::default);
         self.pkg_parts.resize_with(rows.len(), Parts::default);
-        self.private.resize_with(rows.len(), Trail::default);
         let mut first: Option<(usize, Outlook, u64)> = None;
         for (index, row) in rows.iter().enumerate() {
             let used = row.pkg.real_used.get();
-            let private = row.private_bytes.get() as i64;
             let (Some(forecaster), Some(parts)) =
                 (self.pkg.get_mut(index), self.pkg_parts.get_mut(index))
             else {
@@ -132,10 +142,11 @@ impl Forecasts {
             forecaster.push(now_ms, used, size, [0.0; 2]);
             parts.used.feed(now_ms, used as i64);
             parts.drift.feed(now_ms, row.pkg.unbooked.get() as i64);
-            if let Some(trail) = self.private.get_mut(index) {
-                trail.feed(now_ms, private);
-            }
             let outlook = forecaster.outlook(size);
+            if let Some(outside) = region.outside.get(index) {
+                let foreseen = is_foreseen(&outlook).then_some((Pool::Pkg, outlook.exhaustion_s));
+                outside.set_exhaustion(foreseen);
+            }
             let rank = |outlook: &Outlook, used: u64| (outlook.exhaustion_s, u64::MAX - used);
             if first.is_none_or(|(_, other, most)| rank(&outlook, used) < rank(&other, most)) {
                 first = Some((index, outlook, used));
@@ -162,29 +173,55 @@ impl Forecasts {
         if size == 0 {
             return;
         }
-        self.os.push(now_ms, used, size, load);
-        self.os_trail.feed(now_ms, used as i64);
-        let outlook = self.os.outlook(size);
-        let grown = self
-            .private
+        let rows = region.used_rows(hooks::processes());
+        let own = rows
             .iter()
-            .map(|trail| trail.growth().now)
-            .enumerate();
-        let most = grown.max_by(|a, b| a.1.total_cmp(&b.1));
+            .map(|row| row.private_bytes.get())
+            .fold(0, u64::saturating_add);
+        let room = own.saturating_add(size.saturating_sub(used));
+        self.os.push(now_ms, used, size, load);
+        self.own.push(now_ms, own, room, load);
+        self.os_trail.feed(now_ms, used as i64);
+        self.own_trail.feed(now_ms, own as i64);
+        let (whole, ours) = (self.os.outlook(size), self.own.outlook(room));
+        let is_ours =
+            is_foreseen(&ours) && (!is_foreseen(&whole) || ours.exhaustion_s < whole.exhaustion_s);
+        let (outlook, trail) = match is_ours {
+            true => (ours, &self.own_trail),
+            false => (whole, &self.os_trail),
+        };
+        let most = fastest(region);
         let evidence = Evidence {
-            growth: self.os_trail.growth().now,
+            growth: trail.growth().now,
             is_foreseen: is_foreseen(&outlook),
             is_unsure: !outlook.valid,
             size,
             free: size.saturating_sub(used),
-            private: most.map_or(0.0, |(_, growth)| growth.max(0.0)),
-            worker: most
-                .filter(|(_, growth)| *growth > 0.0)
-                .and_then(|(index, _)| u16::try_from(index).ok()),
+            private: most.map_or(0.0, |most| most.growth),
+            worker: most.and_then(|most| u16::try_from(most.index).ok()),
+            part: most.map_or(Part::Other, |most| most.part),
+            leak: most.map_or(Leak::None, |most| most.leak),
+            python: region.control.python.get() == 1,
             is_os: true,
             ..Evidence::default()
         };
-        self.publish(region, Pool::Os, outlook, evidence, None);
+        if let Some(most) =
+            most.filter(|most| is_foreseen(&outlook) && 2.0 * most.growth > outlook.growth)
+        {
+            let row = region.outside.get(most.index);
+            let sooner = |row: &&Outside| {
+                row.exhaustion()
+                    .is_none_or(|(_, s)| s > outlook.exhaustion_s)
+            };
+            if let Some(row) = row.filter(sooner) {
+                row.set_exhaustion(Some((Pool::Os, outlook.exhaustion_s)));
+            }
+        }
+        let worker = evidence.worker.filter(|_| {
+            evidence.leak != Leak::None
+                || (evidence.is_foreseen && 2.0 * evidence.private > evidence.growth)
+        });
+        self.publish(region, Pool::Os, outlook, evidence, worker);
     }
 
     fn publish(
@@ -210,51 +247,29 @@ impl Forecasts {
         let Some(said) = self.announced.get_mut(pool.index()) else {
             return;
         };
-        if !is_foreseen(&outlook) {
+        let is_news = *said != judgement.cause && judgement.confidence >= Confidence::Medium;
+        let stands_alone = evidence.leak != Leak::None || judgement.cause == Cause::Fragmentation;
+        if is_news && stands_alone && !is_foreseen(&outlook) {
+            *said = judgement.cause;
+            let why = cause::sentence(&judgement, &evidence);
+            log!(Severity::Warn, "{pool} has no end in sight, but {why}");
+        } else if !is_foreseen(&outlook) {
             if judgement.cause == Cause::None {
                 *said = Cause::None;
             }
-        } else if *said != judgement.cause && judgement.confidence >= Confidence::Medium {
+        } else if is_news {
             *said = judgement.cause;
             let when = crate::guard::text::Until(outlook.exhaustion_s);
             let why = cause::sentence(&judgement, &evidence);
             log!(Severity::Warn, "{pool} will be full in {when}: {why}");
         }
     }
+}
 
-    /// One value per second of the clock, however long the sample interval is.
-    fn remember(&mut self, region: &Region, figures: &Figures, now_ms: u64) {
-        let second = now_ms / 1000;
-        let count = match second.checked_sub(self.second) {
-            Some(passed) if self.second != 0 => passed.min(60),
-            _ => 1,
-        };
-        let rows = region.used_rows(hooks::processes());
-        let rejected = rows
-            .iter()
-            .map(|r| r.sip.rejected.sum())
-            .fold(0, u64::wrapping_add);
-        let shm_used = hooks::shm_now(region.control.shm_size.get()).map_or(0, |p| p.real_used);
-        let values: [u64; Track::COUNT] = std::array::from_fn(|i| match Track::ALL.get(i) {
-            Some(Track::ShmUsed) => shm_used,
-            Some(Track::PkgUsed) => figures.fullest_real_used,
-            Some(Track::OsUsed) => figures.os_used,
-            Some(Track::Headroom) => figures.headroom,
-            Some(Track::NewRate) => figures.new_rate_1s,
-            Some(Track::RefreshRate) => figures.refresh_rate_1s,
-            Some(Track::RejectedRate) => figures.rejected_rate_1s,
-            Some(Track::Rejected) => rejected,
-            Some(Track::Bindings) => figures.known_bindings,
-            Some(Track::Level) => figures.level,
-            None => 0,
-        });
-        for back in (0..count).rev() {
-            region
-                .history
-                .push(&values, second.wrapping_sub(back) % 60 == 0);
-        }
-        self.second = second;
-    }
+/// Open TCP connections, those of TLS and WebSocket among them.
+fn connections() -> u64 {
+    // SAFETY: reads two words of shm that the core made before the fork.
+    u64::try_from(unsafe { sys::mg_tcp_connections() }).unwrap_or(0)
 }
 
 /// Whether a time is foreseen.
@@ -274,6 +289,37 @@ impl Parts {
             ..Evidence::default()
         }
     }
+}
+
+/// The process whose private memory leaks, else grows, fastest.
+#[derive(Clone, Copy)]
+struct Fastest {
+    index: usize,
+    growth: f64,
+    part: Part,
+    leak: Leak,
+}
+
+fn fastest(region: &Region) -> Option<Fastest> {
+    let processes = hooks::processes();
+    let rows = region.used_rows(processes).iter();
+    let each = rows.zip(region.used_outside(processes)).enumerate();
+    let candidates = each.map(|(index, (row, outside))| {
+        let (growth, part) = outside.growth();
+        let is_outside = matches!(
+            outside.leak_in(),
+            LeakIn::Outside | LeakIn::Libc | LeakIn::Python
+        );
+        Fastest {
+            index,
+            growth,
+            part,
+            leak: if is_outside { row.leak() } else { Leak::None },
+        }
+    });
+    candidates
+        .filter(|one| one.growth > 0.0)
+        .max_by(|a, b| (a.leak.cmp(&b.leak)).then(a.growth.total_cmp(&b.growth)))
 }
 
 /// Growth of the shm site that grows most steadily, where sites are counted.

@@ -53,12 +53,12 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         false => Decision::Admit,
     };
     if decision == Decision::Refuse && refuse(&visit, arrived, class, stage) {
-        visit.row.sip.received.count(class);
+        visit.count_received(class);
         visit.row.sip.rejected.count(class);
         return Verdict::Answered;
     }
     if stage == Stage::Request {
-        visit.row.sip.received.count(class);
+        visit.count_received(class);
         if decision == Decision::Observe {
             visit.row.sip.observed.count(class);
         }

@@ -2,7 +2,8 @@
 //! Forbidden here: Kamailio's allocators and locks; decisions (the rule is `guard::growth`'s).
 
 use super::{hooks, owners};
-use crate::guard::growth::{Growth, Leak, LeakWatch, Trail};
+use crate::guard::growth::{Growth, Leak, LeakWatch, MinuteTrail, Trail};
+use crate::guard::outside::{self, LeakIn, Look};
 use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row};
 use crate::shared::sites::{SitePool, Sites};
@@ -21,8 +22,11 @@ const BINDING: u64 = 1024;
 struct Worker {
     trail: Trail,
     messages: Trail,
+    registers: Trail,
     pkg: LeakWatch,
-    private: LeakWatch,
+    outside: outside::Watch,
+    /// Its own share of each site.
+    sites: Vec<MinuteTrail>,
 }
 
 /// One site's trails.
@@ -40,6 +44,8 @@ pub struct Growths {
     registers: Trail,
     /// Rises while known bindings do: then registrations explain what shm gains, and no shm leak is called.
     bindings: LeakWatch,
+    /// The same by the short windows that Python scripts are judged by.
+    bindings_lately: LeakWatch,
     sample: u64,
     looks: u64,
     looked_ms: u64,
@@ -56,6 +62,7 @@ impl Growths {
             messages: Trail::default(),
             registers: Trail::default(),
             bindings: LeakWatch::slow(),
+            bindings_lately: LeakWatch::pkg(),
             sample: 0,
             looks: 0,
             looked_ms: 0,
@@ -77,7 +84,7 @@ impl Growths {
             return;
         }
         self.sample += 1;
-        self.workers(region, now_ms);
+        self.workers(region, bindings, now_ms);
         if now_ms.saturating_sub(self.looked_ms) >= LOOK_EVERY_MS || now_ms < self.looked_ms {
             self.looked_ms = now_ms;
             self.looks += 1;
@@ -87,25 +94,41 @@ impl Growths {
         }
     }
 
-    fn workers(&mut self, region: &Region, now_ms: u64) {
+    fn workers(&mut self, region: &Region, bindings: u64, now_ms: u64) {
         let count = self.processes.min(MAX_PROCESSES);
         self.workers.resize_with(count, || Worker {
             trail: Trail::default(),
             messages: Trail::default(),
+            registers: Trail::default(),
             pkg: LeakWatch::pkg(),
-            private: LeakWatch::slow(),
+            outside: outside::Watch::default(),
+            sites: Vec::new(),
         });
-        for (index, (worker, row)) in self.workers.iter_mut().zip(&region.rows).enumerate() {
+        let weighed = bindings.saturating_mul(BINDING) as i64;
+        let is_explained = self.bindings_lately.feed(self.sample, weighed) != Leak::None;
+        let rows = region.rows.iter().zip(&region.outside);
+        for (index, (worker, (row, outside))) in self.workers.iter_mut().zip(rows).enumerate() {
             let live = hooks::pkg_sum(index, row).live() as i64;
             worker.trail.feed(now_ms, live);
             worker.messages.feed(now_ms, row.sip.messages.get() as i64);
             worker.pkg.feed(self.sample, live);
-            worker
-                .private
-                .feed(self.sample, row.private_bytes.get() as i64);
+            let told = outside.told();
+            let look = Look {
+                private: row.private_bytes.get(),
+                heap: told.map(|told| told.heap),
+                python_blocks: told.and_then(|told| told.python_blocks),
+            };
+            worker.outside.feed(self.sample, now_ms, look, is_explained);
+            outside.set_growth(worker.outside.growth(), worker.outside.part());
             let (growth, rate) = (worker.trail.growth().now, worker.messages.growth().now);
             row.set_growth(growth, if rate > 0.0 { growth / rate } else { 0.0 });
-            row.set_leak(worker.pkg.state().max(worker.private.state()));
+            let (pkg, beyond) = (worker.pkg.state(), worker.outside.leak());
+            row.set_leak(pkg.max(beyond));
+            outside.set_leak_in(match pkg.max(beyond) {
+                Leak::None => LeakIn::None,
+                _ if pkg >= beyond => LeakIn::Pkg,
+                _ => worker.outside.part().into(),
+            });
         }
     }
 
@@ -116,7 +139,9 @@ impl Growths {
             .feed(now_ms, total(&|row| row.sip.messages.get()));
         self.registers
             .feed(now_ms, total(&|row| row.sip.received.sum()));
-        sites.set_rates(self.messages.growth().now, self.registers.growth().now);
+        let rates = [self.messages.growth().now, self.registers.growth().now];
+        sites.set_rates(None, rates);
+        self.shares(region, sites, now_ms);
         let sums = sites.sums(self.processes);
         self.sites.resize_with(sums.len(), || Site {
             trail: Trail::default(),
@@ -136,6 +161,29 @@ impl Growths {
             }
         }
     }
+
+    /// What each worker's own share of the sites does, and what the worker does meanwhile.
+    fn shares(&mut self, region: &Region, sites: &Sites, now_ms: u64) {
+        for (process, (worker, row)) in self.workers.iter_mut().zip(&region.rows).enumerate() {
+            worker.registers.feed(now_ms, row.sip.received.sum() as i64);
+            let rates = [worker.messages.growth().m1, worker.registers.growth().m1];
+            sites.set_rates(Some(process), rates);
+            feed_shares(&mut worker.sites, sites, process, now_ms);
+        }
+    }
+}
+
+/// Feeds the trails of one worker's own share of every site.
+fn feed_shares(trails: &mut Vec<MinuteTrail>, sites: &Sites, process: usize, now_ms: u64) {
+    let Some(table) = sites.table(process) else {
+        return;
+    };
+    trails.resize_with(sites.count(), MinuteTrail::default);
+    for (index, (trail, counts)) in trails.iter_mut().zip(table).enumerate() {
+        if let Some(growth) = trail.feed(now_ms, counts.tally().live_bytes()) {
+            sites.set_worker_growth(process, index, growth);
+        }
+    }
 }
 
 /// Marks the workers that hold their share of a leaking shm site.
@@ -145,8 +193,11 @@ fn blame(region: &Region, sites: &Sites, index: usize, live: i64, leak: Leak, pr
             .table(process)
             .and_then(|table| table.get(index))
             .map_or(0, |c| c.tally().live_bytes());
-        if own > live / SHARE {
-            row.set_leak(row.leak().max(leak));
+        if own > live / SHARE && row.leak() < leak {
+            row.set_leak(leak);
+            if let Some(outside) = region.outside.get(process) {
+                outside.set_leak_in(LeakIn::Shm);
+            }
         }
     }
 }

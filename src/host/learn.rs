@@ -8,7 +8,7 @@ use std::ptr;
 use super::arrived::bytes;
 use super::entry::{GoOn, guarded};
 use super::state::{self, Tables};
-use super::{hooks, sys};
+use super::{hooks, outside, sys};
 use crate::guard::aor::{self, Aor};
 use crate::guard::params::Int;
 use crate::guard::sip::{Contact, Expires, Reply, Scanned, scan};
@@ -161,6 +161,8 @@ pub unsafe extern "C" fn on_script_end(
 ) -> c_int {
     guarded("the end of the script", || {
         end();
+        hooks::sample::message(&[]);
+        outside::at_message_end();
         GoOn(1)
     })
     .0

@@ -8,12 +8,14 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, gate, learn, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys,
+    ballast, bindings_file, blackbox, ending, gate, learn, outside, profile, pv, routes, rpc,
+    sampler, script, serve, settings, state, stats, sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
 use crate::guard::params::{self, Int, Text};
 use crate::guard::warnings::{self, Warning};
+use crate::shared::contexts::Contexts;
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
@@ -93,6 +95,7 @@ pub unsafe extern "C" fn mod_init() -> c_int {
 
 fn try_init() -> Result<(), String> {
     let region = state::region().ok_or("memguard was not registered")?;
+    hooks::publish_process(); // the server may have become a daemon: another process with the same number
     hook_shm();
     let found = params::contradictions(&region.settings.all());
     if !found.is_empty() {
@@ -110,11 +113,17 @@ fn try_init() -> Result<(), String> {
     }
     region.warn(Warning::NoPlaces, !hooks::knows_places());
     make_tables(region)?;
+    if hooks::sample::is_possible() {
+        let contexts =
+            Contexts::map().map_err(|e| format!("cannot map the table of contexts: {e}"))?;
+        hooks::sample::start(contexts, random_word()?);
+    }
     if let Some(tables) = state::tables()
         && let Some(address) = http::parse_listen(tables.texts.get(Text::Listen))?
     {
         serve::open(address)?;
     }
+    blackbox::open(region)?;
     settings::declare_cfg()?;
     stats::register()?;
     routes::prepare();
@@ -130,12 +139,18 @@ fn make_tables(region: &Region) -> Result<(), String> {
     let capacity = region.settings.get_u64(Int::Bindings) as usize;
     let mapped = |e: std::io::Error| format!("cannot map the table of known bindings: {e}");
     let texts = settings::take_texts();
+    let bindings = Fingerprints::map(capacity, base).map_err(mapped)?;
+    let aors = Fingerprints::map(capacity, base).map_err(mapped)?;
+    let key = match bindings_file::restore(region, &texts, [&bindings, &aors])? {
+        Some(key) => key,
+        None => random_key()?,
+    };
     let tables = state::Tables {
-        bindings: Fingerprints::map(capacity, base).map_err(mapped)?,
-        aors: Fingerprints::map(capacity, base).map_err(mapped)?,
+        bindings,
+        aors,
         slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         in_flight: InFlight::map(IN_FLIGHT).map_err(mapped)?,
-        key: random_key()?,
+        key,
         texts,
     };
     for entry in settings::priority_entries(&tables.texts) {
@@ -146,14 +161,17 @@ fn make_tables(region: &Region) -> Result<(), String> {
 }
 
 fn random_key() -> Result<Key, String> {
-    let mut bytes = [0u8; 16];
+    Ok(Key::new(random_word()?, random_word()?))
+}
+
+fn random_word() -> Result<u64, String> {
+    let mut bytes = [0u8; 8];
     // SAFETY: a buffer and its length (getrandom(2)).
     let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     if got != bytes.len() as isize {
         return Err("the system gave no random numbers".into());
     }
-    let [k0, k1] = [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i])));
-    Ok(Key::new(k0, k1))
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// In every process after its fork, and in main before (PROC_INIT) and after (PROC_MAIN) the workers' forks.
@@ -161,8 +179,11 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
     guarded("child_init", || {
         hooks::publish_process();
         if rank != sys::PROC_INIT && rank != PROC_MAIN {
-            // Only the sampling process serves, which main forks in PROC_MAIN.
-            drop(serve::take());
+            // Only the sampling process serves and records, which main forks in PROC_MAIN.
+            drop((serve::take(), blackbox::take()));
+        }
+        if rank != sys::PROC_INIT {
+            outside::child_started();
         }
         match rank {
             sys::PROC_INIT => bind_all(),
@@ -184,9 +205,13 @@ fn bind_all() {
     let Some(region) = state::region() else {
         return;
     };
+    hooks::sample::learn_actions();
+    ending::watch();
     bind_usrloc(region);
+    outside::prepare(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
     region.warn(Warning::Remap503, tm_remaps_refusals());
+    region.warn(Warning::ProfileDir, !profile::is_writable());
     // SAFETY: function pointers that live as long as the module (linked with nodelete); before any fork.
     unsafe {
         region.warn(
@@ -201,10 +226,8 @@ fn bind_all() {
                 sys::sr_event_register_cb(sys::SREV_NET_DGRAM_IN as c_int, Some(gate::on_datagram))
                     < 0;
             region.warn(Warning::DatagramSlotTaken, taken);
-            if region.settings.get(Int::Ballast) > 0 {
-                sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
-            }
         }
+        sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
         let script_end = sys::POST_SCRIPT_CB | sys::script_cb_flag_REQUEST_CB;
         sys::register_script_cb(Some(learn::on_script_end), script_end, ptr::null_mut());
         let replies = sys::PRE_SCRIPT_CB | sys::script_cb_flag_ONREPLY_CB;
@@ -214,21 +237,19 @@ fn bind_all() {
 }
 
 /// Whether tls turns connections away before memguard turns registrations away: it does so below `low_mem_threshold1`
-/// KiB of free shm, by default 512 KiB per process (modules/tls/tls_init.c).
+/// of free shm. Its start, which comes before ours (core/main.c init_tls), has turned the parameter's KiB, or its default
+/// of 512 KiB per process, into bytes (modules/tls/tls_init.c); -1 stands there while tls is not enabled.
 fn tls_refuses_first(region: &Region) -> bool {
     // SAFETY: PROC_INIT: configuration and process count are final.
     let threshold = unsafe {
         if sys::mg_has_module(c"tls".as_ptr()) == 0 {
             return false;
         }
-        match sys::mg_cfg_int(c"tls".as_ptr(), c"low_mem_threshold1".as_ptr(), -1) {
-            kib @ 0.. => kib as u64 * 1024,
-            _ => 512 * 1024 * sys::mg_max_processes().max(0) as u64,
-        }
+        sys::mg_cfg_int(c"tls".as_ptr(), c"low_mem_threshold1".as_ptr(), -1)
     };
     let free_at_shed = region.control.shm_size.get() / 100
         * (100 - region.settings.get_u64(Int::ShmShed).min(100));
-    threshold > free_at_shed
+    u64::try_from(threshold).is_ok_and(|bytes| bytes > free_at_shed)
 }
 
 /// Whether this server relays REGISTERs (it has tm and no registrar) and tm answers a relayed 503 with a 500 of its
@@ -313,5 +334,9 @@ fn usrloc_tables() -> Vec<CString> {
 
 /// At shutdown, in the main process only.
 pub unsafe extern "C" fn mod_destroy() {
-    guarded("mod_destroy", hooks::restore);
+    guarded("mod_destroy", || {
+        blackbox::close();
+        bindings_file::close();
+        hooks::restore();
+    });
 }

@@ -1,16 +1,17 @@
 //! Gathers what the page at `/` shows, from memguard's own region.
 //! Forbidden here: markup (guard::page), locks, Kamailio's pools. Process: the sampling process.
 
-use super::{forecast_reports, hooks, measures, reports, sampler, site_reports, state};
+use super::{blackbox, forecast_reports, hooks, measures, reports, sampler, site_reports, state};
 use crate::guard::cause::{self, Judgement};
+use crate::guard::growth::Leak;
 use crate::guard::level::{Thresholds, permyriad};
 use crate::guard::osmem::Source;
 use crate::guard::page::history::Point;
 use crate::guard::page::{EventRow, Outlook, Page, PoolRow, Registrations, SiteRow, WorkerRow};
 use crate::guard::text::NONE_FORESEEN_S;
-use crate::guard::warnings;
 use crate::guard::words::{Level, Pool};
 use crate::shared::figures::Figures;
+use crate::shared::history::{SECONDS, Track};
 use crate::shared::region::Region;
 
 /// Sites that are shown.
@@ -20,6 +21,8 @@ const SITES: usize = 12;
 const EVENTS: usize = 12;
 
 /// The page's content at this moment.
+///
+/// `history` is what [`points`] answered.
 pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
     let figures = region.figures();
     let now = state::now_ms();
@@ -40,10 +43,44 @@ pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
         registrations: registrations(region, &figures),
         sites: sites(),
         events: region.events.last(EVENTS).map(event_row).collect(),
-        warnings: warnings::sentences(region.control.warnings.get()),
+        warnings: reports::warnings_now(region),
+        before: blackbox::before(),
         history,
         workers,
     }
+}
+
+/// The last hour, from the history that memguard.history answers.
+pub fn points(region: &Region) -> Vec<Point> {
+    let control = &region.control;
+    let newest_s = region.history.newest_s();
+    let past = |track| region.history.last(track, SECONDS, 1).values;
+    let [shm, pkg, os] = [Track::ShmUsed, Track::PkgUsed, Track::OsUsed].map(past);
+    let [new, refresh, rejected] =
+        [Track::NewRate, Track::RefreshRate, Track::RejectedRate].map(past);
+    let sizes = [
+        control.shm_size.get(),
+        control.pkg_size.get(),
+        region.figures().os_limit,
+    ];
+    // 0 bytes are not used but unknown: no pool is ever empty.
+    let share = |used: u64, size: u64| (used > 0 && size > 0).then(|| permyriad(used, size));
+    let back = (0..shm.len() as u64).rev();
+    let used = shm.into_iter().zip(pkg).zip(os);
+    let rates = new.into_iter().zip(refresh).zip(rejected);
+    back.zip(used.zip(rates))
+        .map(
+            |(back, (((shm, pkg), os), ((new, refresh), rejected)))| Point {
+                time_s: newest_s.saturating_sub(back),
+                shm: share(shm, sizes[0]),
+                pkg: share(pkg, sizes[1]),
+                os: share(os, sizes[2]),
+                new_rate: new,
+                refresh_rate: refresh,
+                rejected_rate: rejected,
+            },
+        )
+        .collect()
 }
 
 /// When, why and who, of the pool that runs out first.
@@ -57,11 +94,12 @@ fn outlook(region: &Region, workers: &[WorkerRow]) -> Outlook {
         },
     );
     let is_foreseen = when.valid && when.exhaustion_s < NONE_FORESEEN_S;
+    let is_known = is_foreseen || forecast.evidence.leak != Leak::None;
     let worker = forecast.worker.or(forecast.evidence.worker);
     let leaking = workers.iter().find(|w| w.leak != "none");
     let named = workers
         .iter()
-        .find(|w| is_foreseen && worker.is_some_and(|index| u64::from(index) == w.index));
+        .find(|w| is_known && worker.is_some_and(|index| u64::from(index) == w.index));
     Outlook {
         exhaustion_s: if when.valid {
             when.exhaustion_s
@@ -174,7 +212,12 @@ fn workers(region: &Region) -> Vec<WorkerRow> {
                 private: row.private_bytes.get(),
                 messages: row.sip.messages.get(),
                 level: row.level(),
-                leak: row.leak().to_string(),
+                leak: match region.outside.get(index) {
+                    Some(outside) if row.leak() != Leak::None => {
+                        format!("{} ({})", row.leak(), outside.leak_in())
+                    }
+                    _ => row.leak().to_string(),
+                },
             })
         })
         .collect();

@@ -1,9 +1,10 @@
 //! Who holds the memory: counts every operation at the place that allocated the block. Called by `hooks` on every one.
 //! Forbidden here: locks, system calls, allocation, logging, panics; callers may hold the global shm lock.
 //!
-//! As with the totals, what concerns this process's private pool is kept in private memory (`PKG`), which a fork copies
-//! exactly with the heap that it describes, and is published into the process's shared table operation by operation.
-//! shm counts go straight into the shared table. Threads other than the main one share one table, by atomic adds.
+//! A process writes the rows of its own shared table and no other. What a child inherits with its heap is copied by the
+//! parent just before the fork (`before_fork`), because the parent's rows may have moved on when the child looks; the
+//! child makes the copy its own rows when it gets its process number (`adopt`). A child that never gets one (a fork
+//! that runs a command) counts its heap in the copy, and shm as other threads do: by atomic adds to one common table.
 #![deny(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -20,7 +21,7 @@ use super::{hooks, sys};
 use crate::shared::rows::Row;
 use crate::shared::sites::{
     Counts, FILE_BYTES, FUNC_BYTES, Key, MODULE_BYTES, SITES, SitePool, Sites, Table, Tally, Texts,
-    Writer, before_row, overflow_row,
+    Writer, before_row,
 };
 
 /// The place arguments of an allocation call (core/mem/memapi.h, DBG_SR_MEMORY).
@@ -40,38 +41,77 @@ pub struct Caller {
 struct Local {
     /// Null: only totals are counted.
     sites: Cell<*const Sites>,
-    /// This process's table and the process number that it belongs to.
+    /// The table that this process writes; null before it has one, and while only totals are counted.
     table: Cell<*const Table>,
-    process: Cell<i32>,
     /// This process's row of totals, which comes and goes with the table.
     row: Cell<*const Row>,
-    /// Thread pointer of the main thread.
+    /// Thread pointer of the thread that is the only writer of the table; 0 while there is none.
+    writer: Cell<usize>,
+    /// Thread pointer of the main thread, which children keep.
     main_thread: Cell<usize>,
+    /// In a child: the process number of its parent, until it has one of its own; else [`NOBODY`].
+    parent: Cell<i32>,
 }
-// SAFETY: written by the main thread of a process only: before the first fork, and when a new process counts first.
-// Other threads read `sites` and `main_thread`, which never change after installation but for being switched off.
+// SAFETY: written by the main thread of a process only: before the first fork, around each fork, and when a new process
+// counts first. Other threads read `sites` and `writer`, which do not change while there are any.
 unsafe impl Sync for Local {}
+
+/// No process has this number.
+const NOBODY: i32 = -1;
 
 static LOCAL: Local = Local {
     sites: Cell::new(ptr::null()),
     table: Cell::new(ptr::null()),
-    process: Cell::new(-1),
     row: Cell::new(ptr::null()),
+    writer: Cell::new(0),
     main_thread: Cell::new(0),
+    parent: Cell::new(NOBODY),
 };
 
-/// Counters of this process's private pool by site.
-static PKG: Table = [const { Counts::new() }; SITES];
+/// The private pool's counters as they were at the fork that made this process; the counters themselves where it has no
+/// table.
+static AT_FORK: Table = [const { Counts::new() }; SITES];
 
 /// Starts counting by place. Before the first fork.
 pub fn start(sites: &'static Sites, main_thread: usize) {
     LOCAL.main_thread.set(main_thread);
+    LOCAL.writer.set(main_thread);
     LOCAL.sites.set(sites);
+    // SAFETY: two functions that only copy private and shared words, in the process that forks and in its child.
+    let refused = unsafe { libc::pthread_atfork(Some(before_fork), None, Some(in_child)) };
+    if refused != 0 {
+        stop(); // out of memory at start: totals need no handler
+    }
 }
 
 /// Stops counting by place: for good, and before the first fork only.
 pub fn stop() {
     LOCAL.sites.set(ptr::null());
+    LOCAL.table.set(ptr::null());
+}
+
+/// Runs in a process that is about to fork: its child's heap is this one, at this moment.
+unsafe extern "C" fn before_fork() {
+    let Some(sites) = sites() else { return };
+    // SAFETY: null, or a table of the mapping.
+    let Some(table) = (unsafe { LOCAL.table.get().as_ref() }) else {
+        return;
+    };
+    let is_pkg = |index: &usize| sites.pool(*index) == Some(SitePool::Pkg);
+    for index in (0..sites.count()).filter(is_pkg) {
+        if let (Some(copy), Some(own)) = (AT_FORK.get(index), table.get(index)) {
+            copy.copy_from(own);
+        }
+    }
+}
+
+/// Runs in a new process before anything else: it has no table yet.
+unsafe extern "C" fn in_child() {
+    // SAFETY: a plain int of the server, still the parent's.
+    LOCAL.parent.set(unsafe { sys::process_no });
+    LOCAL.table.set(ptr::null());
+    LOCAL.row.set(ptr::null());
+    LOCAL.writer.set(0);
 }
 
 /// The main thread's totals of a process in a pool, summed over the places; `None` while places are not counted.
@@ -86,57 +126,61 @@ pub fn sites() -> Option<&'static Sites> {
     unsafe { LOCAL.sites.get().as_ref() }
 }
 
-/// This process's shared table.
+/// The table that this process counts its private pool in. A number changes in a new process only (core/pt.c), so there
+/// is no need to look at it each time.
 #[inline(always)]
-fn own_table(sites: &'static Sites) -> Option<&'static Table> {
-    // SAFETY: a plain int of the server, set right after each fork (core/pt.c).
-    let process = unsafe { sys::process_no };
-    if process == LOCAL.process.get() {
-        // SAFETY: null, or a table of the mapping.
-        unsafe { LOCAL.table.get().as_ref() }
-    } else {
-        adopt(sites, process)
+fn own_table() -> &'static Table {
+    // SAFETY: null, or a table of the mapping.
+    match unsafe { LOCAL.table.get().as_ref() } {
+        Some(table) => table,
+        None => adopt(),
     }
 }
 
-/// This process's row of totals; only after an operation of the main thread was counted by place.
+/// This process's row of totals; `None` before it has a table, and while only totals are counted.
 #[inline(always)]
 pub fn row() -> Option<&'static Row> {
-    // SAFETY: null, or a row of the mapping, of this process since the last call of own_table.
+    // SAFETY: null, or a row of the mapping, of this process.
     unsafe { LOCAL.row.get().as_ref() }
 }
 
-/// The first operation of a new process: what it inherited becomes its own.
+/// The first operation of a process that has got its number: what it inherited becomes its own.
 #[cold]
 #[inline(never)]
-fn adopt(sites: &'static Sites, process: i32) -> Option<&'static Table> {
-    let table = usize::try_from(process)
-        .ok()
-        .and_then(|process| sites.table(process));
-    LOCAL.process.set(process);
-    LOCAL.table.set(table.map_or(ptr::null(), ptr::from_ref));
-    LOCAL
-        .row
-        .set(hooks::own_row().map_or(ptr::null(), ptr::from_ref));
-    if let Some(table) = table {
-        for (shared, own) in table.iter().zip(&PKG).take(sites.count()) {
-            if !own.is_unused() {
-                publish(shared, own);
-            }
+fn adopt() -> &'static Table {
+    // SAFETY: a plain int of the server, set right after each fork (core/pt.c).
+    let process = unsafe { sys::process_no };
+    if process == LOCAL.parent.get() {
+        return &AT_FORK; // a child without a number of its own, or not yet
+    }
+    let index = usize::try_from(process).unwrap_or(usize::MAX);
+    let own = sites().and_then(|sites| Some((sites.table(index)?, sites.count())));
+    let (Some((table, count)), Some(row)) = (own, hooks::own_row()) else {
+        return &AT_FORK; // more processes than tables
+    };
+    for (shared, inherited) in table.iter().zip(&AT_FORK).take(count) {
+        if !inherited.is_unused() {
+            shared.copy_from(inherited);
         }
     }
+    LOCAL.parent.set(NOBODY);
+    LOCAL.writer.set(LOCAL.main_thread.get());
+    LOCAL.row.set(row);
+    LOCAL.table.set(table);
     table
 }
 
-/// Only sites of the private pool are ever used in `PKG`, so a row with something in it is wholly this process's.
-fn publish(shared: &Counts, own: &Counts) {
-    shared.copy_from(own);
+/// Whether this is a child that has no process number of its own: it may not write as if it were alone.
+pub fn is_unnumbered() -> bool {
+    LOCAL.parent.get() != NOBODY
 }
 
-/// Publishes what this process inherited; called after a fork, by the process itself.
+/// Publishes what this process inherited; called by a process that has its number. (The server's first fork, into the
+/// background, leaves the number as it was, so that only the caller knows.)
 pub fn publish_process() {
-    if let Some(sites) = sites() {
-        own_table(sites);
+    if sites().is_some() {
+        LOCAL.parent.set(NOBODY);
+        own_table();
     }
 }
 
@@ -144,7 +188,7 @@ pub fn publish_process() {
 ///
 /// # Safety
 /// Null, or a C string.
-unsafe fn text<'a>(from: *const c_char, limit: usize) -> &'a [u8] {
+pub(super) unsafe fn text<'a>(from: *const c_char, limit: usize) -> &'a [u8] {
     if from.is_null() {
         return &[];
     }
@@ -178,231 +222,118 @@ fn insert(sites: &'static Sites, key: Key, caller: &Caller) -> usize {
     sites.insert(key, Texts { file, func, module })
 }
 
-/// Index of a place whose texts are at hand.
-fn index_of(sites: &'static Sites, pool: SitePool, caller: &Caller) -> usize {
+/// Where an operation is counted: the row of its place, and how this thread may write it.
+#[derive(Clone, Copy)]
+pub struct Spot {
+    counts: &'static Counts,
+    writer: Writer,
+}
+
+impl Spot {
+    /// Whether the row is this process's own, so that its totals are the sums over its places.
+    #[inline(always)]
+    pub fn is_own(&self) -> bool {
+        self.writer == Writer::Only
+    }
+
+    /// A block was allocated.
+    #[inline(always)]
+    pub fn allocated(&self, size: u64) {
+        match self.writer {
+            Writer::Only => self.counts.allocated(size),
+            writer => self.counts.add(writer, (1, size), (0, 0), 0),
+        }
+    }
+
+    /// A block was freed, or is about to be.
+    #[inline(always)]
+    pub fn freed(&self, size: u64) {
+        match self.writer {
+            Writer::Only => self.counts.freed(size),
+            writer => self.counts.add(writer, (0, 0), (1, size), 0),
+        }
+    }
+
+    /// A block changed its size in place; `unbooked` bytes of that the manager forgot.
+    pub fn changed(&self, grown: u64, shrunk: u64, unbooked: u64) {
+        self.counts
+            .add(self.writer, (0, grown), (0, shrunk), unbooked);
+    }
+
+    /// An allocation failed.
+    #[cold]
+    pub fn failed(&self, size: u64, now_s: u64) {
+        self.counts.failed(size, now_s);
+    }
+}
+
+/// The spot of a place if that takes no search and no adoption: nine operations in ten. `None` says nothing.
+#[inline(always)]
+pub fn near(pool: SitePool, file: usize, line: u32) -> Option<Spot> {
+    if pool == SitePool::Shm && hooks::thread_pointer() != LOCAL.writer.get() {
+        return None;
+    }
+    // SAFETY: null, or a table of the mapping; who has one has `sites`, too.
+    let (table, sites) = unsafe { (LOCAL.table.get().as_ref()?, &*LOCAL.sites.get()) };
+    let index = sites.find_at_once(Key { pool, file, line })?;
+    let counts = table.get(index)?;
+    let writer = Writer::Only;
+    Some(Spot { counts, writer })
+}
+
+/// The spot of a row of this thread; `None`: places are not counted.
+#[inline(always)]
+fn spot(pool: SitePool, index: usize) -> Option<Spot> {
+    let sites = sites()?;
+    let (table, writer) = if pool == SitePool::Pkg || hooks::thread_pointer() == LOCAL.writer.get()
+    {
+        (own_table(), Writer::Only)
+    } else {
+        (sites.threads(), Writer::OneOfMany)
+    };
+    let counts = table.get(index)?;
+    Some(Spot { counts, writer })
+}
+
+/// The spot of a call that allocates; its place is made known if it was not. `None`: places are not counted.
+pub fn spot_of(pool: SitePool, caller: &Caller) -> Option<Spot> {
+    let sites = sites()?;
     let key = Key {
         pool,
         file: caller.file as usize,
         line: caller.line,
     };
-    match sites.find(key) {
+    let index = match sites.find(key) {
         Some(index) => index,
         None => insert(sites, key, caller),
-    }
+    };
+    spot(pool, index)
 }
 
-#[inline(always)]
-fn index_of_block(sites: &'static Sites, pool: SitePool, file: usize, line: u32) -> usize {
-    sites
+/// The spot of the place in the header of a block. `None`: places are not counted.
+pub fn spot_in(pool: SitePool, file: usize, line: u32) -> Option<Spot> {
+    let sites = sites()?;
+    let index = sites
         .find(Key { pool, file, line })
-        .unwrap_or_else(|| sites.unknown(pool))
-}
-
-/// What became of an operation.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Counted {
-    /// It is counted by place.
-    Yes,
-    /// The place was never seen: [`learn`] it and count again.
-    Unseen,
-    /// Places are not counted.
-    Off,
-}
-
-/// Makes a place known.
-#[cold]
-#[inline(never)]
-pub fn learn(pool: SitePool, caller: &Caller) {
-    if let Some(sites) = sites() {
-        index_of(sites, pool, caller);
-    }
-}
-
-/// What an allocation at a place that could not be learned counts as.
-#[cold]
-#[inline(never)]
-pub fn overflowed(pool: SitePool, size: u64, thread: usize) {
-    let Some(sites) = sites() else { return };
-    match pool {
-        SitePool::Pkg => pkg_allocated_at(sites, overflow_row(pool), size),
-        SitePool::Shm => shm_allocated_at(sites, overflow_row(pool), size, thread),
-    }
-}
-
-#[inline(always)]
-fn pkg_allocated_at(sites: &'static Sites, index: usize, size: u64) {
-    let Some(own) = PKG.get(index) else { return };
-    let totals = own.allocated(size);
-    if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-        shared.set_allocated(totals);
-    }
-}
-
-#[inline(always)]
-fn shm_allocated_at(sites: &'static Sites, index: usize, size: u64, thread: usize) {
-    match shm_row(sites, index, thread) {
-        Some((row, Writer::Only)) => {
-            row.allocated(size);
-        }
-        Some((row, writer)) => row.add(writer, (1, size), (0, 0), 0),
-        None => (),
-    }
-}
-
-/// A block of the private pool was allocated.
-#[inline(always)]
-pub fn pkg_allocated(size: u64, file: usize, line: u32) -> Counted {
-    let Some(sites) = sites() else {
-        return Counted::Off;
-    };
-    let Some(index) = sites.find(Key {
-        pool: SitePool::Pkg,
-        file,
-        line,
-    }) else {
-        return Counted::Unseen;
-    };
-    pkg_allocated_at(sites, index, size);
-    Counted::Yes
-}
-
-/// A block of the private pool that was allocated at `file`, `line` was freed.
-#[inline(always)]
-pub fn pkg_freed(size: u64, file: usize, line: u32) -> Counted {
-    let Some(sites) = sites() else {
-        return Counted::Off;
-    };
-    let index = index_of_block(sites, SitePool::Pkg, file, line);
-    if let Some(own) = PKG.get(index) {
-        let totals = own.freed(size);
-        if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-            shared.set_freed(totals);
-        }
-    }
-    Counted::Yes
-}
-
-/// A block of the private pool changed its size in place.
-pub fn pkg_changed(grown: u64, shrunk: u64, unbooked: u64, file: usize, line: u32) {
-    let Some(sites) = sites() else { return };
-    let index = index_of_block(sites, SitePool::Pkg, file, line);
-    let Some(own) = PKG.get(index) else { return };
-    own.add(Writer::Only, (0, grown), (0, shrunk), unbooked);
-    if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-        publish(shared, own);
-    }
-}
-
-/// An allocation from the private pool failed.
-#[cold]
-pub fn pkg_failed(size: u64, caller: &Caller, now_s: u64) {
-    let Some(sites) = sites() else { return };
-    let index = index_of(sites, SitePool::Pkg, caller);
-    let Some(own) = PKG.get(index) else { return };
-    own.failed(size, now_s);
-    if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-        publish(shared, own);
-    }
-}
-
-/// The row that this thread counts shm in, and how.
-#[inline(always)]
-fn shm_row(
-    sites: &'static Sites,
-    index: usize,
-    thread: usize,
-) -> Option<(&'static Counts, Writer)> {
-    if thread == LOCAL.main_thread.get() {
-        Some((own_table(sites)?.get(index)?, Writer::Only))
-    } else {
-        Some((sites.threads().get(index)?, Writer::OneOfMany))
-    }
-}
-
-/// A block of the shared pool was allocated by this thread.
-#[inline(always)]
-pub fn shm_allocated(size: u64, file: usize, line: u32, thread: usize) -> Counted {
-    let Some(sites) = sites() else {
-        return Counted::Off;
-    };
-    let Some(index) = sites.find(Key {
-        pool: SitePool::Shm,
-        file,
-        line,
-    }) else {
-        return Counted::Unseen;
-    };
-    shm_allocated_at(sites, index, size, thread);
-    Counted::Yes
-}
-
-/// A block of the shared pool that was allocated at `file`, `line` was freed by this thread.
-#[inline(always)]
-pub fn shm_freed(size: u64, file: usize, line: u32, thread: usize) -> Counted {
-    let Some(sites) = sites() else {
-        return Counted::Off;
-    };
-    let index = index_of_block(sites, SitePool::Shm, file, line);
-    match shm_row(sites, index, thread) {
-        Some((row, Writer::Only)) => {
-            row.freed(size);
-        }
-        Some((row, writer)) => row.add(writer, (0, 0), (1, size), 0),
-        None => (),
-    }
-    Counted::Yes
-}
-
-/// A block of the shared pool changed its size in place.
-pub fn shm_changed(grown: u64, shrunk: u64, unbooked: u64, file: usize, line: u32, thread: usize) {
-    let Some(sites) = sites() else { return };
-    let index = index_of_block(sites, SitePool::Shm, file, line);
-    if let Some((row, writer)) = shm_row(sites, index, thread) {
-        row.add(writer, (0, grown), (0, shrunk), unbooked);
-    }
-}
-
-/// An allocation from the shared pool failed.
-#[cold]
-pub fn shm_failed(size: u64, caller: &Caller, now_s: u64, thread: usize) {
-    let Some(sites) = sites() else { return };
-    let index = index_of(sites, SitePool::Shm, caller);
-    if let Some((row, _)) = shm_row(sites, index, thread) {
-        row.failed(size, now_s);
-    }
+        .unwrap_or_else(|| sites.unknown(pool));
+    spot(pool, index)
 }
 
 /// Blocks that are older than the wrappers: counts them at their place (`Some`) or at the row of unnamed ones.
 /// Before the first fork, by the main thread.
 pub fn seed(pool: SitePool, caller: Option<&Caller>, blocks: u64, bytes: u64) {
-    let Some(sites) = sites() else { return };
-    let index = caller.map_or(before_row(pool), |caller| index_of(sites, pool, caller));
-    let allocated = (blocks, bytes);
-    match pool {
-        SitePool::Pkg => {
-            if let Some(own) = PKG.get(index) {
-                own.add(Writer::Only, allocated, (0, 0), 0);
-                if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-                    publish(shared, own);
-                }
-            }
-        }
-        SitePool::Shm => {
-            if let Some(shared) = own_table(sites).and_then(|table| table.get(index)) {
-                shared.add(Writer::Only, allocated, (0, 0), 0);
-            }
-        }
+    let spot = match caller {
+        Some(caller) => spot_of(pool, caller),
+        None => spot(pool, before_row(pool)),
+    };
+    if let Some(Spot { counts, writer }) = spot {
+        counts.add(writer, (blocks, bytes), (0, 0), 0);
     }
 }
 
-/// Bytes of shm before they were unbooked by a shrinking realloc, at the row of older blocks.
+/// Bytes that were forgotten by a shrinking realloc before the wrappers, at the row of older blocks.
 pub fn seed_unbooked(pool: SitePool, bytes: u64) {
-    let Some(sites) = sites() else { return };
-    let row = before_row(pool);
-    if let Some(own) = PKG.get(row).filter(|_| pool == SitePool::Pkg) {
-        own.add(Writer::Only, (0, 0), (0, 0), bytes);
-    }
-    if let Some(shared) = own_table(sites).and_then(|table| table.get(row)) {
-        shared.add(Writer::Only, (0, 0), (0, 0), bytes);
+    if let Some(spot) = spot(pool, before_row(pool)) {
+        spot.changed(0, 0, bytes);
     }
 }

@@ -4,17 +4,22 @@
 use std::ffi::c_int;
 use std::time::Duration;
 
+use super::bindings_file::Saver;
+use super::blackbox::Recorder;
 use super::entry::{Init, guarded};
 use super::forecasts::Forecasts;
 use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
+use super::outside::Questions;
+use super::past::Past;
+use super::path_reports::PathGrowths;
+
 use super::serve::{self, Server};
 use super::textfile::TextFile;
-use super::{hooks, measures, state, sys};
+use super::{blackbox, ending, hooks, measures, state, sys};
 use crate::guard::level::{self, LevelTracker, Standing, Thresholds, permyriad};
 use crate::guard::osmem::{self, Missing};
-use crate::guard::page::history::{History, Point};
 use crate::guard::params::{Int, Text};
 use crate::guard::rates::{Baseline, RateMeter, Rates};
 use crate::guard::warnings::Warning;
@@ -40,7 +45,7 @@ pub fn start() -> Init {
     match pid {
         0 => run(),
         1.. => {
-            drop(serve::take()); // the sampler serves, nobody else
+            drop((serve::take(), blackbox::take())); // the sampler serves and records, nobody else
             Init(0)
         }
         _ => Init(-1),
@@ -54,14 +59,20 @@ fn run() -> ! {
     // SAFETY: our own process, right after the fork.
     unsafe { sys::cfg_child_init() };
     hooks::publish_process();
+    ending::take_over_signals();
     if let Some(region) = state::region() {
         let mut sampler = Sampler::new(region);
         // SAFETY: a plain call.
-        while unsafe { libc::getppid() } == parent {
+        let is_main_gone = || unsafe { libc::getppid() } != parent;
+        while !is_main_gone() && !ending::is_asked() {
             guarded("the sampler", || sampler.tick());
             guarded("the text file", || sampler.write_textfile());
+            guarded("the known bindings", || {
+                sampler.saver.tick(region, state::now_ms())
+            });
             sampler.sleep(parent);
         }
+        guarded("the end of the sampler", || sampler.end(is_main_gone()));
     }
     // SAFETY: ends this process without running the server's exit handlers.
     unsafe { libc::_exit(0) }
@@ -115,10 +126,14 @@ struct Sampler {
     bindings: Census,
     aors: Census,
     growths: Growths,
+    path_growths: PathGrowths,
+    questions: Questions,
     forecasts: Forecasts,
     figures: Figures,
     last_ms: u64,
-    history: History,
+    past: Past,
+    recorder: Recorder,
+    saver: Saver,
     http: Server,
     textfile: TextFile,
 }
@@ -143,10 +158,14 @@ impl Sampler {
             bindings: Census::default(),
             aors: Census::default(),
             growths: Growths::new(),
+            path_growths: PathGrowths::default(),
+            questions: Questions::default(),
             forecasts: Forecasts::new(),
             figures: Figures::default(),
             last_ms: now,
-            history: History::default(),
+            past: Past::default(),
+            recorder: Recorder::new(),
+            saver: Saver::default(),
             http: Server::new(),
             textfile: TextFile::of(state::tables().map(|t| t.texts.get(Text::TextFile))),
         }
@@ -163,13 +182,11 @@ impl Sampler {
                 return;
             }
             // SAFETY: a plain call.
-            if unsafe { libc::getppid() } != parent {
+            if ending::is_asked() || unsafe { libc::getppid() } != parent {
                 return;
             }
             let step = Duration::from_millis(STEP.min(interval - passed));
-            guarded("the monitoring server", || {
-                self.http.wait(step, &mut self.history)
-            });
+            guarded("the monitoring server", || self.http.wait(step));
         }
     }
 
@@ -184,12 +201,16 @@ impl Sampler {
         let os = self.sample_os(now);
         self.sample_rates(now, elapsed);
         self.sample_tables(now);
+        let interval = self.region.settings.get_u64(Int::SampleInterval);
+        self.questions
+            .ask(self.region, hooks::processes(), now, interval);
         self.growths.tick(
             self.region,
             hooks::processes(),
             self.figures.known_bindings,
             now,
         );
+        self.path_growths.tick(now);
         let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
         self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
         let worst = self.sample_shed(memory, now);
@@ -204,16 +225,14 @@ impl Sampler {
         }
         self.forecasts.tick(self.region, &self.figures, now);
         self.region.published.publish(&self.figures.to_words());
-        let used = |s: &Standing| permyriad(s.used, s.total);
-        self.history.push(Point {
-            time_s: now / 1000,
-            shm: shm.as_ref().map(used),
-            pkg: Some(used(&pkg.0)),
-            os: os.as_ref().map(used),
-            new_rate: self.figures.new_rate_10s,
-            refresh_rate: self.figures.refresh_rate_10s,
-            rejected_rate: self.figures.rejected_rate_10s,
-        });
+        let kept = self.past.tick(self.region, &self.figures, now);
+        self.recorder.tick(self.region, &kept, now);
+    }
+
+    /// The server ends, and this process with it.
+    fn end(&mut self, is_main_gone: bool) {
+        let (how, died) = ending::how(is_main_gone);
+        self.recorder.end(self.region, how, died);
     }
 
     /// Writes the metrics for node_exporter; a failure is counted and becomes a warning.

@@ -84,7 +84,7 @@ unsafe fn admit(msg: *mut sys::sip_msg, class: Option<Class>) -> c_int {
                 Decision::Admit
             };
             if !is_auto {
-                visit.row.sip.received.count(class);
+                visit.count_received(class);
             }
             match decision {
                 Decision::Refuse => {
@@ -104,7 +104,7 @@ unsafe fn admit(msg: *mut sys::sip_msg, class: Option<Class>) -> c_int {
 }
 
 /// Answers the REGISTER in hand as the gate would: through `sl` (so through its transaction, where one exists), or from
-/// memguard's own buffer without it. True when the answer is out.
+/// memguard's own buffer where `sl` is missing or fails. True when the answer is out.
 ///
 /// # Safety
 /// A live message.
@@ -135,8 +135,9 @@ unsafe fn reject(msg: *mut sys::sip_msg) -> c_int {
                 header,
                 length as c_int,
             ) {
-                0 => answer::send(visit, arrived, &told),
-                result => result > 0,
+                1.. => true,
+                // No sl, or it has no memory for its reply: ours needs none.
+                _ => arrived.may_reply && answer::send(visit, arrived, &told),
             };
             if !sent {
                 return NO;

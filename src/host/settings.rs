@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use super::entry::{Init, guarded};
 use super::log::{Severity, log};
-use super::{lifecycle, state, sys};
+use super::{lifecycle, profile, state, sys};
 use crate::guard::http;
 use crate::guard::params::{self, INT_PARAMS, Int, Kind, Text};
 use crate::guard::priority::{self, List};
@@ -127,6 +127,7 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
         Text::PriorityDomain => priority::parse_domain(&value).map(|_| ())?,
         Text::PrioritySource => priority::parse_source(&value).map(|_| ())?,
         Text::Listen => http::parse_listen(&value).map(|_| ())?,
+        Text::ProfileDir => profile::check_folder(&value)?,
         _ => (),
     }
     let mut gathered = GATHERED

@@ -16,7 +16,11 @@ const USUAL_ROWS: usize = 20;
 /// Name of a mark that was given none.
 const UNNAMED: &str = "default";
 
-fn tables() -> Result<&'static Sites, Fault> {
+/// The counters by place.
+///
+/// # Errors
+/// A fault that says why memory is not counted by place.
+pub fn tables() -> Result<&'static Sites, Fault> {
     owners::sites().ok_or_else(|| {
         Fault::cannot("memory is not counted by place: attribution is 0, or memguard.status warns that it cannot be")
     })
@@ -48,19 +52,22 @@ fn site(sites: &Sites, index: usize, tally: &Tally, growth: Option<Growth>) -> O
     })
 }
 
+/// The fault for a worker that does not exist.
+pub fn no_worker(index: u32) -> Fault {
+    Fault::unknown(format!(
+        "there is no worker with index {index}; see core.psx"
+    ))
+}
+
 /// What one worker counted, or all processes together.
-fn tallies(sites: &Sites, worker: Option<u32>) -> Result<Vec<Tally>, Fault> {
+pub fn tallies(sites: &Sites, worker: Option<u32>) -> Result<Vec<Tally>, Fault> {
     let Some(index) = worker else {
         return Ok(sites.sums(hooks::processes()));
     };
     let table = sites
         .table(index as usize)
         .filter(|_| (index as usize) < hooks::processes());
-    let table = table.ok_or_else(|| {
-        Fault::unknown(format!(
-            "there is no worker with index {index}; see core.psx"
-        ))
-    })?;
+    let table = table.ok_or_else(|| no_worker(index))?;
     Ok(table
         .iter()
         .take(sites.count())
@@ -74,9 +81,12 @@ fn found(sites: &Sites, filter: &Filter) -> Result<Vec<Site>, Fault> {
     let all = tallies.iter().enumerate().filter_map(|(index, tally)| {
         let is_active =
             tally.allocs != 0 || tally.frees != 0 || tally.failures != 0 || tally.unbooked != 0;
-        let growth = filter.worker.is_none().then(|| sites.growth(index));
+        let growth = || match filter.worker {
+            None => sites.growth(index),
+            Some(worker) => Growth::of_minute(sites.worker_growth(worker as usize, index)),
+        };
         is_active
-            .then(|| site(sites, index, tally, growth))
+            .then(|| site(sites, index, tally, Some(growth())))
             .flatten()
     });
     let mut all = listed::merged(all);
@@ -103,13 +113,14 @@ fn place(site: &Site) -> Fields {
     ]
 }
 
-/// `memguard.sites [pool P] [worker INDEX] [module M] [by live|growth|failures] [top N]`
+/// `memguard.sites [pool P] [worker INDEX] [module M] [by live|growth|failures|drift] [top N]`
 pub fn sites(words: &[&str]) -> Result<Answer, Fault> {
     let filter = filters::sites(words).map_err(Fault::bad)?;
     let sites = tables()?;
     let mut all = found(sites, &filter)?;
     listed::rank(&mut all, filter.by);
-    let (messages, _) = sites.rates();
+    let [messages, registers] = sites.rates(filter.worker.map(|index| index as usize));
+    let per = |growth: f64, rate: f64| real(if rate > 0.0 { growth / rate } else { 0.0 });
     let rows = all
         .iter()
         .take(filter.top.map_or(USUAL_ROWS, |n| n as usize))
@@ -123,19 +134,16 @@ pub fn sites(words: &[&str]) -> Result<Answer, Fault> {
                 ("allocations", Node::Count(site.allocations)),
             ]);
             if let Some(growth) = site.growth {
+                row.extend([("growth", real(growth.now)), ("growth_1m", real(growth.m1))]);
+                if !is_one {
+                    row.extend([
+                        ("growth_10m", real(growth.m10)),
+                        ("growth_60m", real(growth.m60)),
+                    ]);
+                }
                 row.extend([
-                    ("growth", real(growth.now)),
-                    ("growth_1m", real(growth.m1)),
-                    ("growth_10m", real(growth.m10)),
-                    ("growth_60m", real(growth.m60)),
-                    (
-                        "growth_per_message",
-                        real(if messages > 0.0 {
-                            growth.now / messages
-                        } else {
-                            0.0
-                        }),
-                    ),
+                    ("growth_per_message", per(growth.now, messages)),
+                    ("growth_per_register", per(growth.now, registers)),
                 ]);
             }
             row.push(("unbooked", Node::Count(site.unbooked)));

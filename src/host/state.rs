@@ -25,7 +25,7 @@ pub struct Tables {
     pub slots: Fingerprints,
     /// Registrations in flight, by Call-ID.
     pub in_flight: InFlight,
-    /// Secret of this start: outsiders cannot aim at buckets or points.
+    /// Secret of this start, or of the one whose bindings were carried over: outsiders cannot aim at buckets or points.
     pub key: Key,
     /// The text parameters.
     pub texts: Texts,

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::log::{Severity, log};
 
@@ -55,7 +55,8 @@ impl TextFile {
     }
 }
 
-fn replace(path: &PathBuf, beside: &PathBuf, text: &[u8]) -> io::Result<()> {
+/// Writes a file in one step for whoever reads it: beside it first (never through a link), then renamed.
+pub fn replace(path: &Path, beside: &Path, text: &[u8]) -> io::Result<()> {
     let result = OpenOptions::new()
         .write(true)
         .create(true)

@@ -234,6 +234,19 @@ impl<'a> Visit<'a> {
         decision
     }
 
+    /// Counts it as received, and where the machine's memory had no say because its sample is stale, that too.
+    pub fn count_received(&self, class: Class) {
+        self.row.sip.received.count(class);
+        let control = &self.region.control;
+        let sampled = control.os_time_ms.get();
+        if !admission::is_never_refused(class)
+            && sampled != 0
+            && pressure::is_stale(self.region, sampled, self.now_ms)
+        {
+            control.stale_decisions.add(1);
+        }
+    }
+
     /// When this AoR's slot in the queue begins or began, Unix seconds.
     pub fn slot(&self) -> Option<u64> {
         self.tables
@@ -277,10 +290,15 @@ impl<'a> Visit<'a> {
     }
 }
 
-/// While the table may have forgotten: entries were pushed out, or the start is less than one longest Expires ago.
+/// While the table may have forgotten: entries were pushed out, or bindings may be alive that were granted before it
+/// knew of all (the start, where no earlier table was carried over): one longest Expires from then.
 pub fn is_unsure(region: &Region, tables: &Tables, now_s: u64) -> bool {
-    let start = region.control.start_ms.get() / 1000;
-    now_s < start.saturating_add(region.control.longest_expires.get())
+    let control = &region.control;
+    now_s
+        < control
+            .knows_since_s
+            .get()
+            .saturating_add(control.longest_expires.get())
         || tables.bindings.forgotten_until() > now_s
         || tables.aors.forgotten_until() > now_s
 }

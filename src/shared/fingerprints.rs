@@ -335,6 +335,13 @@ impl Fingerprints {
         self.doubt.forgotten_until()
     }
 
+    /// What the table of an earlier run had forgotten until then is forgotten by this one.
+    pub fn inherit_doubt(&self, until: u64, now: u64) {
+        if until > now {
+            self.doubt.forget(until, now);
+        }
+    }
+
     fn write(
         &self,
         fp: u64,

@@ -5,6 +5,9 @@ use super::mapping::SharedZeroable;
 use super::published::DoubleBuffer;
 use crate::guard::cause::{Cause, Confidence, Evidence};
 use crate::guard::forecast::{Method, Outlook};
+use crate::guard::fragments::Pieces;
+use crate::guard::growth::Leak;
+use crate::guard::outside::Part;
 use crate::guard::words::Pool;
 
 /// One pool's future and why.
@@ -85,9 +88,9 @@ impl Forecast {
             e.largest_free.unwrap_or(0),
             e.private.to_bits(),
             some(e.worker),
-            0,
-            0,
-            0,
+            e.part.index() as u64,
+            e.leak as u64,
+            e.pieces.index() as u64,
             0,
         ]
     }
@@ -124,6 +127,9 @@ impl Forecast {
                 largest_free: flag(8).then_some(w[17]),
                 private: real(18),
                 worker: worker(w[19]),
+                part: Part::from_index(w[20]).unwrap_or(Part::Other),
+                leak: Leak::from_index(w[21]),
+                pieces: Pieces::from_index(w[22]).unwrap_or(Pieces::Whole),
                 python: flag(5),
                 is_os: flag(6),
             },
@@ -172,6 +178,9 @@ mod tests {
                 largest_free: None,
                 is_os: true,
                 worker: Some(0),
+                part: Part::Python,
+                leak: Leak::Confirmed,
+                pieces: Pieces::Fallen,
                 ..Evidence::default()
             },
             worker: Some(7),

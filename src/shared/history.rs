@@ -3,33 +3,8 @@
 
 use super::mapping::SharedZeroable;
 use super::series::Series;
-use crate::guard::words::words;
-
-words! {
-    /// What is remembered. Rates are in thousandths per second.
-    Track {
-        /// Bytes used of shm.
-        ShmUsed = "shm_used",
-        /// Bytes used of the fullest private pool.
-        PkgUsed = "pkg_used",
-        /// Bytes used of the machine's or container's memory.
-        OsUsed = "os_used",
-        /// Bytes left before the tightest is full.
-        Headroom = "headroom",
-        /// New registrations.
-        NewRate = "new_rate",
-        /// Refreshes.
-        RefreshRate = "refresh_rate",
-        /// Refusals.
-        RejectedRate = "rejected_rate",
-        /// Refusals since the start.
-        Rejected = "rejected",
-        /// Known bindings.
-        Bindings = "bindings",
-        /// Number of the level.
-        Level = "level",
-    }
-}
+use super::sync::{AtomicU64, Ordering};
+pub use crate::guard::track::{Track, Values};
 
 /// Seconds that can be read back.
 pub const SECONDS: usize = 3600;
@@ -44,8 +19,16 @@ struct Both {
 }
 
 /// All of them: about 400 KB. A longer sample interval repeats the last value, so a step is always a second.
+///
+/// ```text
+/// offset   0            8
+///          newest second │ track 0: seconds, minutes │ track 1 │ …
+/// ```
 #[repr(C)]
-pub struct History([Both; Track::COUNT]);
+pub struct History {
+    newest_s: AtomicU64,
+    tracks: [Both; Track::COUNT],
+}
 
 // SAFETY: atomics only.
 unsafe impl SharedZeroable for History {}
@@ -60,19 +43,28 @@ pub struct Past {
 }
 
 impl History {
-    /// Adds the next second's values; `is_minute` says that a minute is full as well. Writer: the sampling process.
-    pub fn push(&self, values: &[u64; Track::COUNT], is_minute: bool) {
-        for (both, value) in self.0.iter().zip(values) {
+    /// Adds the values of the second `time_s` (Unix), and those of the minute that ends with it. Writer: the sampling
+    /// process.
+    pub fn push(&self, time_s: u64, values: &Values, minute: Option<&Values>) {
+        for (both, value) in self.tracks.iter().zip(values) {
             both.seconds.push(*value);
-            if is_minute {
-                both.minutes.push(*value);
-            }
         }
+        for (both, value) in self.tracks.iter().zip(minute.into_iter().flatten()) {
+            both.minutes.push(*value);
+        }
+        // ORDERING: Relaxed; a reader may take it for the second before or after, which moves a picture by one second.
+        self.newest_s.store(time_s, Ordering::Relaxed);
+    }
+
+    /// The second that the newest values belong to, Unix; 0 before the first.
+    pub fn newest_s(&self) -> u64 {
+        // ORDERING: Relaxed; see push.
+        self.newest_s.load(Ordering::Relaxed)
     }
 
     /// The last `points` values at about `step_s`: steps below a minute come from the hour, others from the day.
     pub fn last(&self, track: Track, points: usize, step_s: u64) -> Past {
-        let Some(both) = self.0.get(track.index()) else {
+        let Some(both) = self.tracks.get(track.index()) else {
             return Past {
                 step_s,
                 values: Vec::new(),
@@ -105,8 +97,10 @@ mod tests {
     fn the_hour_and_the_day_are_read_back_at_a_step() {
         let history = mapping::map_one::<History>().expect("some memory");
         for second in 1..=7200u64 {
-            history.push(&[second; Track::COUNT], second % 60 == 0);
+            let values = [second; Track::COUNT];
+            history.push(second, &values, (second % 60 == 0).then_some(&values));
         }
+        assert_eq!(history.newest_s(), 7200);
         assert_eq!(history.last(Track::Level, 3, 1).values, [7198, 7199, 7200]);
         assert_eq!(history.last(Track::Level, 3, 10).values, [7180, 7190, 7200]);
         assert_eq!(history.last(Track::Level, 9999, 1).values.len(), SECONDS);

@@ -2,23 +2,35 @@
 //! Forbidden here: taking the figures, comparing them.
 //!
 //! Eight slots, written by whichever process runs the command. A slot that is being written belongs to its writer; a
-//! writer that was killed leaves it so, and it may be taken after [`STALE_MS`].
+//! writer that was killed leaves it so, and it may be taken after [`STALE_MS`]. (One that was only stopped for longer
+//! than that, and goes on, may spoil the mark that took its place.)
 
 use super::mapping::SharedZeroable;
-use super::sites::SITES;
-use super::sync::{AtomicU64, Ordering};
+use super::sync::{AtomicU64, MARKS, Ordering, SITES};
 
-/// Most marks that are kept; the oldest gives way.
-pub const MARKS: usize = 8;
 /// A slot that has been in writing for longer than this was left by a killed process.
 const STALE_MS: u64 = 10_000;
 const NAME_WORDS: usize = 4;
-/// States of a slot: absent, being written, else the number of its writing plus 2.
+/// A slot that was never written.
 const ABSENT: u64 = 0;
-const WRITING: u64 = 1;
+
+/// State of a slot while the mark number `n` (from 1) is being written into it.
+fn writing(n: u64) -> u64 {
+    n.wrapping_mul(2).wrapping_sub(1)
+}
+
+/// State of a slot that holds the mark number `n`.
+fn written(n: u64) -> u64 {
+    n.wrapping_mul(2)
+}
+
+fn is_written(state: u64) -> bool {
+    state != ABSENT && state % 2 == 0
+}
 
 #[repr(C)]
 struct Slot {
+    /// [`ABSENT`], [`writing`] or [`written`].
     state: AtomicU64,
     time_ms: AtomicU64,
     messages: AtomicU64,
@@ -92,7 +104,7 @@ impl Slot {
 
     fn read(&self) -> Option<Mark> {
         let state = self.state();
-        if state <= WRITING {
+        if !is_written(state) {
             return None;
         }
         let bytes: Vec<u8> = self
@@ -116,62 +128,86 @@ impl Slot {
         };
         (self.state() == state).then_some(mark)
     }
+
+    /// Writer: who holds the slot in [`writing`].
+    fn write(&self, mark: &Mark) {
+        set(&self.time_ms, mark.time_ms);
+        set(&self.messages, mark.messages);
+        set(&self.registers, mark.registers);
+        for (word, value) in self.name.iter().zip(to_words(&mark.name)) {
+            set(word, value);
+        }
+        set(&self.count, mark.held.len().min(SITES) as u64);
+        for ([bytes, blocks], (b, n)) in self.held.iter().zip(&mark.held) {
+            set(bytes, *b as u64);
+            set(blocks, *n as u64);
+        }
+    }
+}
+
+#[cfg(loom)]
+impl Marks {
+    /// No marks, outside of any mapping.
+    pub fn new() -> Marks {
+        use super::sync::zeroed;
+        let word = || AtomicU64::new(0);
+        Marks {
+            made: word(),
+            slots: std::array::from_fn(|_| Slot {
+                state: word(),
+                time_ms: word(),
+                messages: word(),
+                registers: word(),
+                count: word(),
+                name: zeroed(),
+                held: std::array::from_fn(|_| zeroed()),
+            }),
+        }
+    }
 }
 
 impl Marks {
     /// Keeps a mark: over one of the same name, else in an empty slot, else in place of the oldest. False: another
     /// process is marking at this moment.
     pub fn take(&self, mark: &Mark) -> bool {
-        let name = to_words(&mark.name);
-        let is_free = |slot: &&Slot| match slot.state() {
-            ABSENT => true,
-            WRITING => mark.time_ms.saturating_sub(get(&slot.time_ms)) > STALE_MS,
-            _ => false,
-        };
-        let same = self
-            .slots
-            .iter()
-            .find(|slot| slot.state() > WRITING && slot.name() == name);
-        let free = || self.slots.iter().find(is_free);
-        let oldest = || {
-            self.slots
-                .iter()
-                .filter(|slot| slot.state() > WRITING)
-                .min_by_key(|slot| get(&slot.time_ms))
-        };
-        let Some(slot) = same.or_else(free).or_else(oldest) else {
+        let Some((slot, state)) = self.slot_for(mark) else {
             return false;
         };
-        let state = slot.state();
+        // ORDERING: Relaxed; a number that is given out once.
+        let number = self.made.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         // ORDERING: Acquire; pairs with the last writer's Release. Relaxed on failure: nothing is read.
         if slot
             .state
-            .compare_exchange(state, WRITING, Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(state, writing(number), Ordering::Acquire, Ordering::Relaxed)
             .is_err()
         {
             return false;
         }
-        set(&slot.time_ms, mark.time_ms);
-        set(&slot.messages, mark.messages);
-        set(&slot.registers, mark.registers);
-        slot.name
-            .iter()
-            .zip(name)
-            .for_each(|(word, value)| set(word, value));
-        let count = mark.held.len().min(SITES);
-        set(&slot.count, count as u64);
-        for ([bytes, blocks], (b, n)) in slot.held.iter().zip(&mark.held) {
-            set(bytes, *b as u64);
-            set(blocks, *n as u64);
-        }
-        // ORDERING: Relaxed; a number that is given out once.
-        let number = self
-            .made
-            .fetch_add(1, Ordering::Relaxed)
-            .wrapping_add(WRITING + 1);
-        // ORDERING: Release; who sees the new state sees the mark.
-        slot.state.store(number, Ordering::Release);
-        true
+        slot.write(mark);
+        // ORDERING: Release; who sees the new state sees the mark. Relaxed on failure: somebody took the slot from us.
+        slot.state
+            .compare_exchange(
+                writing(number),
+                written(number),
+                Ordering::Release,
+                Ordering::Relaxed,
+            )
+            .is_ok()
+    }
+
+    /// The slot that a mark goes into, and the state that it was chosen for.
+    fn slot_for(&self, mark: &Mark) -> Option<(&Slot, u64)> {
+        let name = to_words(&mark.name);
+        let all = || self.slots.iter().map(|slot| (slot, slot.state()));
+        let is_free = |(slot, state): &(&Slot, u64)| {
+            let age = mark.time_ms.saturating_sub(get(&slot.time_ms));
+            *state == ABSENT || (!is_written(*state) && age > STALE_MS)
+        };
+        let marks = || all().filter(|(_, state)| is_written(*state));
+        marks()
+            .find(|(slot, _)| slot.name() == name)
+            .or_else(|| all().find(is_free))
+            .or_else(|| marks().min_by_key(|(slot, _)| get(&slot.time_ms)))
     }
 
     /// A mark by its name.
@@ -180,7 +216,8 @@ impl Marks {
         self.slots
             .iter()
             .filter(|slot| slot.name() == wanted)
-            .find_map(Slot::read)
+            .filter_map(Slot::read)
+            .find(|mark| mark.name == name) // it may have been replaced since we looked
     }
 
     /// Names of all marks, the newest first.
@@ -248,7 +285,7 @@ mod tests {
         marks
             .slots
             .iter()
-            .for_each(|slot| slot.state.store(WRITING, Ordering::Relaxed));
+            .for_each(|slot| slot.state.store(writing(99), Ordering::Relaxed));
         assert_eq!(marks.names(), Vec::<String>::new());
         assert!(
             !marks.take(&mark("new", 100)),

@@ -3,10 +3,14 @@
 //!
 //! | module | holds | writers | after a kill at any instruction |
 //! |---|---|---|---|
+//! | [`contexts`] | how sampled blocks were reached | any | one context counts a block too many, or is lost |
+//! | [`bindings_file`] | known bindings over a restart | one | the file before stays (it is renamed into place) |
+//! | [`blackbox`] | the file that outlives the server | one | one record is missing |
 //! | [`record`] | words and their check | any | the record reads as absent until the next store |
 //! | [`ring`] | the last events or refusals | any | one hole |
 //! | [`fingerprints`] | known bindings, known AoRs | any | nothing: an entry is one word |
 //! | [`marks`] | an operator's snapshots of all places | any | the mark is absent |
+//! | [`outside`] | memory outside the pools, as told and as judged | its process, the sampler | some figures are older |
 //! | [`pending`] | registrations in flight | any | one registration is unknown |
 //! | [`places`] | the priority lists | any | one place is unused |
 //! | [`published`] | the sampler's figures | one | the last published figures stay readable |
@@ -16,6 +20,9 @@
 //!
 //! All-zero bytes are the initial state of all of them ([`mapping::SharedZeroable`]).
 
+pub mod bindings_file;
+pub mod blackbox;
+pub mod contexts;
 pub mod events;
 pub mod figures;
 pub mod fingerprints;
@@ -23,6 +30,7 @@ pub mod forecasts;
 pub mod history;
 pub mod mapping;
 pub mod marks;
+pub mod outside;
 pub mod pending;
 pub mod places;
 pub mod priorities;

@@ -17,6 +17,7 @@
 
 use super::mapping::SharedZeroable;
 use super::sync::{AtomicU64, Ordering, zeroed};
+use crate::guard::check::check;
 
 /// `WORDS` words and their check. All zero is the empty record.
 #[repr(C)]
@@ -94,21 +95,6 @@ impl<const WORDS: usize> Default for Record<WORDS> {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// The check of words under a name; never 0, which means empty.
-fn check<const WORDS: usize>(name: u64, words: &[u64; WORDS]) -> u64 {
-    // Odd constants with well spread bits: the fractions of the golden ratio and of π.
-    const START: u64 = 0x243f_6a88_85a3_08d3;
-    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let step = |state: u64, word: u64| {
-        let state = (state ^ word).wrapping_mul(SPREAD);
-        state ^ (state >> 32)
-    };
-    let mixed = words
-        .iter()
-        .fold(step(START, name), |state, word| step(state, *word));
-    mixed.max(1)
 }
 
 #[cfg(all(test, not(loom)))]

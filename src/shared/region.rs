@@ -9,6 +9,7 @@ use super::figures::{Figures, Published};
 use super::forecasts::Forecasts;
 use super::history::History;
 use super::mapping::{self, SharedZeroable};
+use super::outside::Outside;
 use super::priorities::Priorities;
 use super::refusals::Refusals;
 use super::rows::{MAX_PROCESSES, Row};
@@ -147,8 +148,15 @@ pub struct Control {
     pub os_peak: Word,
     /// Learned shm cost of one registration in bytes; 0: unknown.
     pub registration_cost: Word,
+    /// What of it a binding costs and what a connection (TCP, TLS, WebSocket); 0: not told apart.
+    pub binding_cost: Word,
+    /// As above.
+    pub connection_cost: Word,
     /// Longest Expires that was granted, seconds.
     pub longest_expires: Word,
+    /// Every binding that was granted since then (Unix seconds) passed here: the start, or an earlier one where
+    /// the table was carried over.
+    pub knows_since_s: Word,
     /// Bits of [`Warning`].
     pub warnings: Word,
     /// Decisions that had to leave os out because the sample was stale.
@@ -165,6 +173,12 @@ pub struct Control {
     pub baseline_resets: Word,
     /// Level events that the event route has been run for.
     pub events_routed: Word,
+    /// What main said about the end of the server (`host::ending`); 0: nothing yet.
+    pub ending: Word,
+    /// 1: the end stands in the black box.
+    pub end_written: Word,
+    /// 1: a Python interpreter is in the processes and is asked.
+    pub python: Word,
 }
 
 /// Everything of fixed size.
@@ -188,6 +202,8 @@ pub struct Region {
     pub refusals: Refusals,
     /// One row per process.
     pub rows: [Row; MAX_PROCESSES],
+    /// One row per process: memory outside the pools.
+    pub outside: [Outside; MAX_PROCESSES],
 }
 
 // SAFETY: atomics only.
@@ -217,6 +233,13 @@ impl Region {
     /// The rows of the processes there are; beyond them lies untouched memory.
     pub fn used_rows(&self, processes: usize) -> &[Row] {
         self.rows.get(..processes.max(1)).unwrap_or(&self.rows)
+    }
+
+    /// The same of memory outside the pools.
+    pub fn used_outside(&self, processes: usize) -> &[Outside] {
+        self.outside
+            .get(..processes.max(1))
+            .unwrap_or(&self.outside)
     }
 
     /// Sets or clears a warning.

@@ -15,6 +15,18 @@ pub const WRITE_TRIES: usize = if cfg!(loom) { 2 } else { 8 };
 /// How often a reader of published figures starts again after the writer overtook it.
 pub const READ_TRIES: usize = if cfg!(loom) { 2 } else { 4 };
 
+/// Sites that can be told apart; Kamailio with 60 modules has about 1,500. Four are no places (see `sites`).
+pub const SITES: usize = if cfg!(loom) { 8 } else { 4096 };
+
+/// How far a search for a site goes before it counts as "not there".
+pub const SITE_PROBES: usize = if cfg!(loom) { 4 } else { 64 };
+
+/// Words of a site's texts: file, function, module.
+pub const TEXT_WORDS: [usize; 3] = if cfg!(loom) { [1, 1, 1] } else { [9, 6, 4] };
+
+/// Most marks of an operator that are kept.
+pub const MARKS: usize = if cfg!(loom) { 1 } else { 8 };
+
 /// An array of zeroed atomics (loom's cannot be made in a constant).
 pub fn zeroed<const N: usize>() -> [AtomicU64; N] {
     std::array::from_fn(|_| AtomicU64::new(0))

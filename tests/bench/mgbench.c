@@ -1,10 +1,12 @@
 /*
  * mgbench: a Kamailio module that times the memory managers bare against the same managers as memguard wraps them,
  * in one process and in turn. It must be loaded before memguard, so that it can keep the managers' own functions.
+ * With its parameter `places` every process keeps a block from that many places of each pool, as a large server does.
  * Forbidden here: any header before sr_module.h, or the flag string is not Kamailio's.
  */
 #include "core/sr_module.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -84,8 +86,40 @@ static long long batch(struct way *way, int is_mix, int pairs, unsigned int seed
 	return is_mix ? many_sizes(way, pairs, seed) : one_size(way, pairs);
 }
 
+/* The same, from so many calls deep: what a sampled allocation costs grows with the path that it records. */
+static __attribute__((noinline)) long long deep(struct way *way, int pairs, int depth)
+{
+	long long spent = depth > 0 ? deep(way, pairs, depth - 1) : one_size(way, pairs);
+	__asm__ volatile(""); /* no tail call: the frame shall stay */
+	return spent;
+}
+
 #define PAIRS 1000
+/* Short batches: one that runs for microseconds per pair would hardly ever be left alone. */
+#define FEW_PAIRS 20
 #define MOST_ROUNDS 500
+
+/* mgbench.deep POOL DEPTH ROUNDS: picoseconds per pair of 64 bytes, from DEPTH calls deep; as mgbench.run else. */
+static void rpc_deep(rpc_t *rpc, void *ctx)
+{
+	struct way ways[2];
+	int pool, depth, rounds, round, which;
+	void *answer, *lists[2];
+	if(rpc->scan(ctx, "ddd", &pool, &depth, &rounds) < 3 || rounds > MOST_ROUNDS || depth > 100) {
+		rpc->fault(ctx, 400, "pool, depth and rounds, please");
+		return;
+	}
+	ways[0] = pool == 0 ? (struct way){bare_pkg.xmalloc, bare_pkg.xfree, bare_pkg.mem_block}
+						: (struct way){bare_shm.xmalloc, bare_shm.xfree, bare_shm.mem_block};
+	ways[1] = pool == 0 ? (struct way){_pkg_root.xmalloc, _pkg_root.xfree, _pkg_root.mem_block}
+						: (struct way){_shm_root.xmalloc, _shm_root.xfree, _shm_root.mem_block};
+	if(rpc->add(ctx, "{", &answer) < 0
+			|| rpc->struct_add(answer, "[[", "bare", &lists[0], "wrapped", &lists[1]) < 0)
+		return;
+	for(round = 0; round < rounds; round++)
+		for(which = 0; which < 2; which++)
+			rpc->array_add(lists[which], "d", (int)deep(&ways[which], FEW_PAIRS, depth));
+}
 
 /* mgbench.run POOL(0 pkg, 1 shm) MIX(0, 1) ROUNDS: one round is a batch bare and a batch wrapped, in changing order.
  * Answers lists of picoseconds per pair, round by round. */
@@ -121,14 +155,48 @@ static void rpc_run(rpc_t *rpc, void *ctx)
 	}
 }
 
-static const char *doc[] = {"For memguard's benchmarks.", 0};
-static rpc_export_t rpcs[] = {{"mgbench.run", rpc_run, doc, 0}, {0, 0, 0, 0}};
+/* ---- places: a large server's, in every process ---- */
 
-struct module_exports exports = {.name = "mgbench", .dlflags = DEFAULT_DLFLAGS, .rpc_methods = rpcs};
+static int places = 0;
+#define FILES 40
+static char files[FILES][40], owners[FILES][16];
+
+static void take_from_all_places(void)
+{
+	int i;
+	for(i = 0; i < places; i++) {
+		const char *file = files[i % FILES], *module = owners[i % FILES];
+		_shm_root.xmalloc(_shm_root.mem_block, sizes[i % 32], file, "a_place", 10 + i, module);
+		_pkg_root.xmalloc(_pkg_root.mem_block, sizes[i % 32], file, "a_place", 10 + i, module);
+	}
+}
+
+static int child_init(int rank)
+{
+	if(rank != PROC_INIT && rank != PROC_MAIN)
+		take_from_all_places();
+	return 0;
+}
+
+static param_export_t params[] = {{"places", PARAM_INT, &places}, {0, 0, 0}};
+
+static const char *doc[] = {"For memguard's benchmarks.", 0};
+static rpc_export_t rpcs[] = {{"mgbench.run", rpc_run, doc, 0}, {"mgbench.deep", rpc_deep, doc, 0}, {0, 0, 0, 0}};
+
+struct module_exports exports = {.name = "mgbench",
+		.dlflags = DEFAULT_DLFLAGS,
+		.params = params,
+		.rpc_methods = rpcs,
+		.init_child_f = child_init};
 
 /* Runs when the module is loaded: memguard comes later and wraps what is kept here. */
 int mod_register(char *path, int *dlflags, void *p1, void *p2)
 {
+	int i;
+	for(i = 0; i < FILES; i++) {
+		snprintf(owners[i], sizeof(owners[i]), "bench%d", i);
+		snprintf(files[i], sizeof(files[i]), "bench%d: bench_%d.c", i, i);
+	}
 	if(!shm_initialized() && init_shm() < 0)
 		return -1;
 	bare_pkg = _pkg_root;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::guard::{CLASSES, Counts, Guarded, SOON, counts, number};
+use super::harness::builder::Builder;
 use super::harness::sip::{Reply, Request};
 use super::harness::wait::holds_within;
 use super::harness::{Pair, Server, for_each_pair, until};
@@ -182,7 +183,7 @@ fn classes_the_same_aor_and_contact_in_other_spellings_are_a_refresh() {
 #[test]
 fn classes_credentials_make_a_followup_only_after_a_challenge_of_this_server() {
     for_each_pair(|pair| {
-        let server = challenging(pair);
+        let server = challenging(pair).start();
         let client = server.udp();
         let mut watch = Watch::new(&server, "received");
         let first = Request::register("dora");
@@ -223,19 +224,17 @@ fn classes_credentials_make_a_followup_only_after_a_challenge_of_this_server() {
     });
 }
 
-const CREDENTIALS: &str = "Authorization: Digest username=\"u\", realm=\"example.test\", nonce=\"n1\", uri=\"sip:example.test\", response=\"0123456789abcdef0123456789abcdef\"";
+pub const CREDENTIALS: &str = "Authorization: Digest username=\"u\", realm=\"example.test\", nonce=\"n1\", uri=\"sip:example.test\", response=\"0123456789abcdef0123456789abcdef\"";
 
 /// A registrar that asks for credentials, and believes any.
-fn challenging(pair: &Pair) -> Server {
+pub fn challenging(pair: &Pair) -> Builder {
     let script = "if (!is_present_hf(\"Authorization\")) {
             append_to_reply(\"WWW-Authenticate: Digest realm=\\\"example.test\\\", nonce=\\\"n1\\\"\\r\\n\");
             sl_send_reply(\"401\", \"Unauthorized\");
             exit;
         }
         if (!save(\"location\")) { sl_reply_error(); }";
-    Server::registrar(pair)
-        .config(|c| c.register = script.into())
-        .start()
+    Server::registrar(pair).config(|c| c.register = script.into())
 }
 
 #[test]

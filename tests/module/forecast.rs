@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::guard::{number, rows, word};
+use super::guard::{Guarded, SOON, number, rows, word};
 use super::harness::sip::Request;
-use super::harness::{Pair, Server, for_each_pair};
+use super::harness::{Pair, Server, for_each_pair, until};
 
 /// Requests make their worker leak or shrink as much shared memory as they say.
 const SCRIPT: &str = "if ($hdr(X-Leak) != $null) { mgtest_leak_shm(\"$(hdr(X-Leak){s.int})\"); }
@@ -118,6 +118,7 @@ fn forecast_registrations_are_named_and_what_one_costs_is_learned() {
         let cost = number(&named, "registration_cost");
         assert!((500..5_000).contains(&cost), "{named}");
         let left = number(&named, "registrations_left");
+        super::order::reserve_holds_the_last_registration_for_priority(&server, cost);
         assert!(left > 0 && left * cost < 16 * 1_048_576, "{named}");
         assert!(
             shm(&server)["explained_by_registrations_pct"].as_f64() > Some(50.0),
@@ -152,27 +153,117 @@ fn forecast_the_managers_books_are_not_called_a_leak() {
 }
 
 #[test]
+fn forecast_free_memory_in_small_pieces_is_called_fragmentation() {
+    for_each_pair(|pair| {
+        let server = Server::registrar(pair)
+            .with_mgtest()
+            .param("sample_interval", 200)
+            .start();
+        let most_free = number(&server.pool("shm"), "free");
+        // With a third of it free there was a large block: that must have been seen.
+        server.fill_shm(66);
+        until(SOON, "a sample saw it", || {
+            let past = server.rpc("memguard.history", json!(["shm_used", 1]));
+            let last = past["values"][0].as_str().and_then(|v| v.parse().ok());
+            last > Some(16 * 1_048_576 * 65 / 100)
+        });
+        assert_ne!(word(&status(&server), "cause"), "fragmentation");
+        server.release_shm();
+        server.rpc("mgtest.checker_shm", json!([512]));
+
+        let shm = server.pool("shm");
+        let (free, largest) = (number(&shm, "free"), number(&shm, "largest_free"));
+        assert!(3 * free > most_free && 20 * largest < free, "{shm}");
+        until(SOON, "it is named", || {
+            word(&status(&server), "cause") == "fragmentation"
+        });
+        let said = status(&server);
+        assert_eq!(
+            (word(&said, "confidence"), word(&said, "exhaustion_pool")),
+            ("medium", "shm"),
+            "{said}"
+        );
+        assert!(
+            word(&said, "explanation").contains("largest piece"),
+            "{said}"
+        );
+        until(SOON, "the log says it", || {
+            server
+                .log()
+                .contains("shm has no end in sight, but fragmentation")
+        });
+        if pair.manager != "fm" {
+            // fm does not join what is freed
+            server.release_shm();
+            until(SOON, "joined again, it is not named any more", || {
+                word(&status(&server), "cause") != "fragmentation"
+            });
+        }
+    });
+}
+
+#[test]
 fn forecast_history_and_check_answer_what_they_promise() {
     for_each_pair(|pair| {
         let server = server(pair);
         let used = |points: u32| server.rpc("memguard.history", json!(["shm_used", points]));
-        traffic(
-            &server,
-            5,
-            |_| Request::options(),
-            || {
-                let past = used(3);
-                (past["values"].as_array().map(Vec::len) == Some(3)).then_some(())
-            },
-        );
+        until(SOON, "three seconds are remembered", || {
+            used(3)["values"].as_array().map(Vec::len) == Some(3)
+        });
         let past = used(3);
         assert_eq!(number(&past, "step"), 1);
         for value in past["values"].as_array().expect("values") {
-            let bytes: u64 = value
-                .as_str()
-                .and_then(|v| v.parse().ok())
-                .unwrap_or_else(|| panic!("{past}"));
-            assert!((1_000_000..16 * 1_048_576).contains(&bytes), "{past}");
+            let bytes = value.as_f64().unwrap_or_else(|| panic!("{past}"));
+            assert!(bytes > 1e6 && bytes < 16.0 * 1_048_576.0, "{past}");
+        }
+        let start = number(&past, "start");
+        let now = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .expect("a clock")
+            .as_secs() as i64;
+        assert!((now - 12..=now).contains(&(start + 2)), "{past} at {now}");
+        for name in [
+            "pkg_used",
+            "os_used",
+            "headroom",
+            "new_rate",
+            "refresh_rate",
+            "rejected_rate",
+            "rejected",
+            "bindings",
+            "level",
+        ] {
+            let past = server.rpc("memguard.history", json!([name, "points", 2, "step", 2]));
+            let values = past["values"].as_array().expect("values");
+            assert!(
+                !values.is_empty() && values.iter().all(serde_json::Value::is_number),
+                "{past}"
+            );
+            assert_eq!(number(&past, "step"), 2, "{past}");
+        }
+        let text = server
+            .kamcmd(&["memguard.history", "refresh_rate", "2"])
+            .expect("an answer");
+        assert!(
+            text.contains("name: refresh_rate") && text.contains("values"),
+            "{text}"
+        );
+        for bad in [
+            json!([]),
+            json!(["shm_used", 0]),
+            json!(["shm_used", "many"]),
+            json!(["shm_used", 1, 2, 3]),
+        ] {
+            let fault = server
+                .try_rpc("memguard.history", bad.clone())
+                .expect_err("not accepted");
+            assert_eq!(fault.code, 400, "{bad}: {fault:?}");
+            assert!(
+                fault
+                    .text
+                    .contains("memguard.history accepts the name of a series"),
+                "{fault:?}"
+            );
         }
         let fault = server
             .try_rpc("memguard.history", json!(["weather"]))

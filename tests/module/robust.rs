@@ -1,5 +1,4 @@
-//! What must not bring anything down: tortured messages, missing neighbours, another user, a sampling process that
-//! stands still, the end of the server.
+//! What must not bring anything down: tortured messages, missing neighbours, another user, the end of the server.
 //! Forbidden here: asking how tortured messages are classified, but that only new registrations are refused.
 
 use std::collections::BTreeSet;
@@ -8,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::guard::{Guarded, SOON, number, rows, word};
+use super::guard::{Guarded, SOON, number, rows};
 use super::harness::pairs::skip;
 use super::harness::sip::{Request, Tcp};
 use super::harness::{Pair, Server, for_each_pair, until};
@@ -215,68 +214,6 @@ fn robust_as_another_user_it_samples_and_refuses() {
         server.rpc("memguard.shed", json!([60]));
         assert_eq!(server.udp().request(&Request::register("b")).code, 503);
         assert!(server.stop().success());
-    });
-}
-
-/// Stops a process for as long as it lives.
-struct Frozen(i32);
-
-impl Frozen {
-    fn new(pid: i32) -> Frozen {
-        // SAFETY: a process of the server that this test started.
-        assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
-        Frozen(pid)
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        // SAFETY: as above; its server still runs, so the pid is still its own.
-        unsafe { libc::kill(self.0, libc::SIGCONT) };
-    }
-}
-
-#[test]
-fn robust_with_the_sampling_process_stopped_the_gate_goes_by_live_memory() {
-    for_each_pair(|pair| {
-        let server = Server::registrar(pair)
-            .with_mgtest()
-            .param("sample_interval", 100)
-            .start();
-        let sampler = server
-            .processes()
-            .into_iter()
-            .find(|(_, _, name)| name == "memguard sampler");
-        let (_, pid, _) = sampler.expect("it is in core.psx");
-        let frozen = Frozen::new(pid);
-        until(SOON, "the sample gets old", || {
-            number(&server.status(), "sample_age_ms") > 1500
-        });
-        assert_eq!(server.udp().request(&Request::register("early")).code, 200);
-        server.fill_shm(98);
-        assert_eq!(server.udp().request(&Request::register("late")).code, 503);
-        assert_eq!(server.tcp().request(&Request::register("later")).code, 503);
-        assert_eq!(
-            server.udp().request(&Request::register("early")).code,
-            200,
-            "refresh"
-        );
-        assert_eq!(
-            word(&server.status(), "level"),
-            "normal",
-            "the level is the last sample's"
-        );
-        assert_eq!(
-            number(&server.status(), "shed_pct"),
-            100,
-            "what is refused is live"
-        );
-        server.release_shm();
-        assert_eq!(server.udp().request(&Request::register("late")).code, 200);
-        drop(frozen);
-        until(SOON, "it samples again", || {
-            number(&server.status(), "sample_age_ms") < 1000
-        });
     });
 }
 

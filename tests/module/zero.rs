@@ -160,3 +160,54 @@ fn zero_shm_refuses_who_is_new_and_keeps_who_is_registered_on_udp_and_tcp() {
         assert_eq!(server.pids(), pids, "nobody died");
     });
 }
+
+#[test]
+fn zero_pkg_and_zero_shm_at_once_every_register_over_udp_is_answered() {
+    for_each_pair(|pair| {
+        for ballast in [65536, 0] {
+            let server = with_emptiable_pkg(pair, ballast);
+            let client = server.udp();
+            let known: Vec<Request> = (0..20)
+                .map(|i| Request::register(&format!("known{i}")))
+                .collect();
+            assert_eq!(
+                client.flood(known.iter().cloned(), 1, |_, _, _| ()).of(200),
+                20
+            );
+            let pids = server.pids();
+            server.rpc("mgtest.fill_shm", json!([16]));
+            empty_pkg(&server);
+            // With ballast the worker can parse: who is registered is served. Without, all are told to come back soon.
+            let code = if ballast > 0 { 200 } else { 503 };
+            let of_all_kinds = known.iter().flat_map(|phone| {
+                let next = phone.next();
+                [
+                    next.next().no_contact(),
+                    next.next().next().expires(0),
+                    next,
+                ]
+            });
+            let replies = client.flood(of_all_kinds, 1, |_, request, reply| {
+                assert_eq!(reply.code, code, "{request:?}: {reply:?}");
+                let soon = (ballast == 0).then_some(5);
+                assert_eq!(reply.retry_after(), soon, "its binding must not expire");
+            });
+            assert_eq!((replies.of(code), replies.unanswered), (60, 0));
+            let new = (0..100).map(|i| Request::register(&format!("new{i}")));
+            let refused = client.flood(new, 4, |_, _, reply| {
+                assert_refused(reply);
+                assert!(reply.retry_after() >= Some(30), "a slot of the queue");
+            });
+            assert_eq!((refused.of(503), refused.unanswered), (100, 0));
+            server.rpc("mgtest.release", json!([]));
+            if ballast > 0 {
+                // The worker gives its pool back when it is told to, so it can only be told while it can parse.
+                let release = Request::options().header("X-Release: 1");
+                assert_eq!(client.request(&release).code, 200);
+                let late = client.request(&Request::register("late"));
+                assert_eq!(late.code, 200, "the moment memory returns: {late:?}");
+            }
+            assert_eq!(server.pids(), pids, "nobody died");
+        }
+    });
+}

@@ -22,6 +22,31 @@ impl Key {
         Key { k0, k1 }
     }
 
+    /// The two words, to carry them over a restart.
+    pub const fn words(&self) -> [u64; 2] {
+        [self.k0, self.k1]
+    }
+
+    /// A number made of this key and of texts that are always the same: it differs where fingerprints are made in
+    /// another way, so that numbers which another version made are not taken for ours.
+    pub fn probe(&self) -> u64 {
+        let aor = super::aor_fingerprint(self, b"sip:A%6cice@Example.ORG:5070").unwrap_or(0);
+        let uri = Contact::of_uri(b"sip:alice@192.0.2.1:5062;transport=tcp");
+        let instance = Contact {
+            instance: Some(b"<urn:uuid:0>"),
+            reg_id: Some(1),
+            ..Contact::of_uri(b"sip:alice@192.0.2.1")
+        };
+        let mut hashed = self.hash(Kind::Point);
+        [uri, instance].iter().for_each(|contact| {
+            let numbers = binding_fingerprint(self, aor, contact);
+            hashed.put(numbers.primary);
+            hashed.put(numbers.by_uri);
+        });
+        hashed.put(aor);
+        hashed.finish()
+    }
+
     /// What is hashed begins with what it is, so that an AoR never equals a Call-ID.
     #[inline]
     pub(super) fn hash(&self, kind: Kind) -> Hashed {
@@ -196,6 +221,14 @@ mod tests {
             assert_eq!(number, pieces.finish(), "{} bytes", text.len());
             assert!(seen.insert(number), "{} bytes", text.len());
         }
+    }
+
+    #[test]
+    fn the_probe_is_the_same_for_a_key_and_differs_between_keys() {
+        assert_eq!(Key::new(3, 4).probe(), Key::new(3, 4).probe());
+        assert_ne!(Key::new(3, 4).probe(), Key::new(4, 3).probe());
+        // A change of this number says that fingerprints are made differently: files of known bindings get lost.
+        assert_eq!(Key::new(3, 4).probe(), 13_107_851_676_208_791_824);
     }
 
     #[test]

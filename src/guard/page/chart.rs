@@ -14,6 +14,8 @@ const LEFT: f64 = 34.0;
 const RIGHT: f64 = 352.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 128.0;
+/// Height of a name.
+const NAME: f64 = 11.0;
 /// Shortest past that is drawn, seconds: a server that started just now.
 const MIN_PAST_S: u64 = 600;
 /// Part of the past's length that is drawn of the future when there is a forecast.
@@ -104,21 +106,7 @@ impl Chart<'_> {
             self.summary
         );
         self.axes(out);
-        // Side by side, so that names of near thresholds do not cover each other.
-        let places = [
-            (LEFT + 3.0, "s", -2.0),
-            (0.5 * (LEFT + RIGHT), "m", -2.0),
-            (RIGHT - 2.0, "e", 11.0),
-        ];
-        for (threshold, (x, anchor, below)) in self.thresholds.iter().zip(places) {
-            let Threshold { percent, name } = threshold;
-            let y = self.y(f64::from(*percent));
-            let _ = write!(
-                out,
-                "<path class=\"at\" d=\"M{LEFT} {y:.1}H{RIGHT}\"/><text class=\"{anchor}\" x=\"{x}\" y=\"{:.1}\">{name} {percent} %</text> ",
-                y + below
-            );
-        }
+        self.names(out);
         let mut last = None;
         for (number, curve) in self.curves.iter().enumerate() {
             let end = self.line(curve, out);
@@ -131,6 +119,28 @@ impl Chart<'_> {
         }
         self.legend(out);
         out.push_str("</svg>");
+    }
+
+    /// The thresholds: the highest is named above the drawing, where neither a curve nor its future comes; the others
+    /// beside each other, above their line or, where the next one is too near, below it.
+    fn names(&self, out: &mut String) {
+        let highest = self.thresholds.iter().map(|t| t.percent).max();
+        let places = [(LEFT + 3.0, "s"), (0.5 * (LEFT + RIGHT), "m")];
+        let mut places = places.into_iter().cycle();
+        for Threshold { percent, name } in self.thresholds {
+            let y = self.y(f64::from(*percent));
+            let next = self.thresholds.iter().find(|t| t.percent > *percent);
+            let is_tight = next.is_some_and(|next| y - self.y(f64::from(next.percent)) < NAME);
+            let (x, anchor, below) = match (highest == Some(*percent), places.next()) {
+                (false, Some((x, anchor))) if is_tight => (x, anchor, y + NAME - 1.0),
+                (false, Some((x, anchor))) => (x, anchor, y - 2.0),
+                _ => (LEFT + 3.0, "s", TOP - 3.0),
+            };
+            let _ = write!(
+                out,
+                "<path class=\"at\" d=\"M{LEFT} {y:.1}H{RIGHT}\"/><text class=\"{anchor}\" x=\"{x}\" y=\"{below:.1}\">{name} {percent} %</text> "
+            );
+        }
     }
 
     fn axes(&self, out: &mut String) {

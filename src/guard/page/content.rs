@@ -150,6 +150,8 @@ pub struct Page<'a> {
     pub events: Vec<EventRow>,
     /// What does not work as it could.
     pub warnings: Vec<&'a str>,
+    /// How the run before ended, where it did not end well.
+    pub before: Option<&'a str>,
     /// The last hour, oldest first.
     pub history: &'a [Point],
 }

@@ -65,6 +65,13 @@ impl Page<'_> {
         self.worker_table(out)?;
         self.site_table(out)?;
         self.event_table(out)?;
+        if let Some(said) = self.before {
+            writeln!(
+                out,
+                "<p>Before: {}. <code>memguard-blackbox</code> tells more.</p>",
+                Cut(said, 300)
+            )?;
+        }
         writeln!(
             out,
             "<p class=\"soft\">{}, up {}, mode {}. Kamailio {}, memguard {}. \

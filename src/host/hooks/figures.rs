@@ -38,8 +38,8 @@ pub struct PoolNow {
 fn now(pool: &PoolView, size: u64) -> PoolNow {
     PoolNow {
         size,
-        real_used: PoolView::read(pool.real_used),
-        used: PoolView::read(pool.used),
+        real_used: pool.real_used(),
+        used: pool.used(),
         fragments: PoolView::read(pool.free_fragments),
     }
 }

@@ -30,7 +30,7 @@ unsafe fn seed(
     free: sys::sr_mem_mod_free_stats_f,
     block: *mut c_void,
 ) -> Older {
-    let used = PoolView::read(pool.used);
+    let used = pool.used();
     let mut older = Older::default();
     let mut root: *mut c_void = ptr::null_mut();
     if let (Some(list), Some(free)) = (list, free) {

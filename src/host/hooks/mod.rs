@@ -19,6 +19,7 @@ use std::ptr;
 
 mod figures;
 mod install;
+pub mod sample;
 mod view;
 
 pub use figures::*;
@@ -26,7 +27,7 @@ pub use install::*;
 pub use view::Refused;
 use view::*;
 
-use super::owners::{self, Caller, Counted};
+use super::owners::{self, Caller, Spot};
 use super::{state, sys};
 use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
@@ -84,7 +85,7 @@ fn bump(total: &Cell<u64>, n: u64) -> u64 {
 
 /// Address of the running thread's control block: one load, tells threads apart without a call.
 #[inline(always)]
-fn thread_pointer() -> usize {
+pub(super) fn thread_pointer() -> usize {
     let pointer: usize;
     // SAFETY: on x86-64 Linux %fs:0 holds the thread control block's own address (ELF TLS ABI, variant II).
     unsafe {
@@ -126,75 +127,68 @@ fn publish_pkg(row: &Row) {
 /// The manager's figures after an operation that cannot have raised the peak; answers `real_used`.
 #[inline(always)]
 fn publish_figures(row: &Row) -> u64 {
-    let used = PoolView::read(LOCAL.pkg_pool.get().used);
-    let real_used = PoolView::read(LOCAL.pkg_pool.get().real_used);
+    let used = LOCAL.pkg_pool.get().used();
+    let real_used = LOCAL.pkg_pool.get().real_used();
     row.pkg.used.set(used);
     row.pkg.real_used.set(real_used);
     real_used
 }
 
+/// Counts a new block of the private pool.
 #[inline(always)]
-fn pkg_allocated(block: *mut c_void) {
-    let Block { size, file, line } = LOCAL.pkg_pool.get().header(block);
-    match owners::pkg_allocated(size, file, line) {
-        Counted::Yes => {
+fn pkg_allocated(block: *mut c_void, spot: Option<Spot>) {
+    let size = LOCAL.pkg_pool.get().size_of(block);
+    match spot {
+        Some(spot) => {
+            spot.allocated(size);
             if let Some(row) = owners::row() {
                 publish_pkg(row);
             }
-            return;
         }
-        Counted::Unseen => first_seen(SitePool::Pkg, block),
-        Counted::Off => {
+        None => {
             bump(&LOCAL.pkg.allocs, 1);
             bump(&LOCAL.pkg.bytes_allocated, size);
             publish_totals();
+            if let Some(row) = own_row() {
+                publish_pkg(row);
+            }
         }
-    }
-    if let Some(row) = own_row() {
-        publish_pkg(row);
     }
 }
 
+/// Counts a block of the private pool that is being freed.
 #[inline(always)]
-fn pkg_freed(block: Block) {
-    let Block { size, file, line } = block;
-    if owners::pkg_freed(size, file, line) != Counted::Off {
-        if let Some(row) = owners::row() {
-            publish_figures(row);
+fn pkg_freed(size: u64, spot: Option<Spot>) {
+    match spot {
+        Some(spot) => spot.freed(size),
+        None => {
+            bump(&LOCAL.pkg.frees, 1);
+            bump(&LOCAL.pkg.bytes_freed, size);
+            publish_totals();
         }
-        return;
     }
-    bump(&LOCAL.pkg.frees, 1);
-    bump(&LOCAL.pkg.bytes_freed, size);
-    publish_totals();
+}
+
+/// After the long way of a free.
+fn pkg_after_long_free() {
     if let Some(row) = own_row() {
         publish_figures(row);
     }
 }
 
-/// Makes the place of a block known, from its header, and counts the block there.
-#[cold]
-#[inline(never)]
-fn first_seen(name: SitePool, block: *mut c_void) {
-    let pool = match name {
-        SitePool::Pkg => LOCAL.pkg_pool.get(),
-        SitePool::Shm => LOCAL.shm_pool.get(),
-    };
-    owners::learn(name, &pool.caller(block));
-    let Block { size, file, line } = pool.header(block);
-    let thread = thread_pointer();
-    let counted = match name {
-        SitePool::Pkg => owners::pkg_allocated(size, file, line),
-        SitePool::Shm => owners::shm_allocated(size, file, line, thread),
-    };
-    if counted == Counted::Unseen {
-        owners::overflowed(name, size, thread);
+/// After the manager has freed a block that was counted at its place: its figures have changed only now.
+#[inline(always)]
+fn pkg_after_free() {
+    if let Some(row) = owners::row() {
+        publish_figures(row);
     }
 }
 
 #[cold]
-fn pkg_failed(size: usize, caller: &Caller) {
-    owners::pkg_failed(size as u64, caller, state::now_ms() / 1000);
+fn pkg_failed(size: usize, spot: Option<Spot>) {
+    if let Some(spot) = spot {
+        spot.failed(size as u64, state::now_ms() / 1000);
+    }
     let failures = bump(&LOCAL.pkg.failures, 1);
     if let Some(row) = own_row() {
         row.pkg_failures.set(failures);
@@ -224,17 +218,13 @@ impl Change {
     }
 }
 
-fn pkg_changed(change: Change, block: Block) {
-    owners::pkg_changed(
-        change.grown,
-        change.shrunk,
-        change.unbooked,
-        block.file,
-        block.line,
-    );
-    if owners::sites().is_none() {
-        bump(&LOCAL.pkg.bytes_allocated, change.grown);
-        bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+fn pkg_changed(change: Change, spot: Option<Spot>) {
+    match spot {
+        Some(spot) => spot.changed(change.grown, change.shrunk, change.unbooked),
+        None => {
+            bump(&LOCAL.pkg.bytes_allocated, change.grown);
+            bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+        }
     }
     bump(&LOCAL.pkg.unbooked, change.unbooked);
     if let Some(row) = own_row() {
@@ -267,7 +257,7 @@ fn republish(row: &Row) {
 macro_rules! on_shm_totals {
     (|$totals:ident| $body:expr) => {
         if let Some(row) = own_row() {
-            if thread_pointer() == LOCAL.main_thread.get() {
+            if is_main_thread() && !owners::is_unnumbered() {
                 let $totals = &row.shm;
                 $body
             } else {
@@ -278,75 +268,105 @@ macro_rules! on_shm_totals {
     };
 }
 
+/// Whether a spot's row is part of the sums that are this process's totals.
 #[inline(always)]
-fn shm_allocated(block: *mut c_void) {
-    let Block { size, file, line } = LOCAL.shm_pool.get().header(block);
-    let thread = thread_pointer();
-    match owners::shm_allocated(size, file, line, thread) {
-        Counted::Yes if thread == LOCAL.main_thread.get() => return,
-        Counted::Unseen => {
-            first_seen(SitePool::Shm, block);
-            if thread == LOCAL.main_thread.get() {
-                return;
-            }
-        }
-        Counted::Yes | Counted::Off => (),
-    }
-    on_shm_totals!(|totals| {
-        totals.allocs.add(1);
-        totals.bytes_allocated.add(size);
-    });
+fn is_summed(spot: Option<Spot>) -> bool {
+    spot.is_some_and(|spot| spot.is_own())
 }
 
+/// Counts a new block of the shared pool.
 #[inline(always)]
-fn shm_freed(block: Block) {
-    let Block { size, file, line } = block;
-    let thread = thread_pointer();
-    let counted = owners::shm_freed(size, file, line, thread);
-    if counted == Counted::Yes && thread == LOCAL.main_thread.get() {
-        return; // the totals are the sums over the places
+fn shm_allocated(block: *mut c_void, spot: Option<Spot>) {
+    let size = LOCAL.shm_pool.get().size_of(block);
+    if let Some(spot) = spot {
+        spot.allocated(size);
     }
-    on_shm_totals!(|totals| {
-        totals.frees.add(1);
-        totals.bytes_freed.add(size);
-    });
+    if !is_summed(spot) {
+        on_shm_totals!(|totals| {
+            totals.allocs.add(1);
+            totals.bytes_allocated.add(size);
+        });
+    }
 }
+
+/// Counts a block of the shared pool that is being freed.
+#[inline(always)]
+fn shm_freed(size: u64, spot: Option<Spot>) {
+    if let Some(spot) = spot {
+        spot.freed(size);
+    }
+    if !is_summed(spot) {
+        on_shm_totals!(|totals| {
+            totals.frees.add(1);
+            totals.bytes_freed.add(size);
+        });
+    }
+}
+
+/// After the manager has freed a block: the shared pool's figures are read in place.
+#[inline(always)]
+fn shm_after_free() {}
+
+/// The same.
+fn shm_after_long_free() {}
 
 #[cold]
-fn shm_failed(size: usize, caller: &Caller) {
-    owners::shm_failed(
-        size as u64,
-        caller,
-        state::now_ms() / 1000,
-        thread_pointer(),
-    );
+fn shm_failed(size: usize, spot: Option<Spot>) {
+    if let Some(spot) = spot {
+        spot.failed(size as u64, state::now_ms() / 1000);
+    }
     on_shm_totals!(|totals| totals.failures.add(1));
 }
 
-fn shm_changed(change: Change, block: Block) {
-    owners::shm_changed(
-        change.grown,
-        change.shrunk,
-        change.unbooked,
-        block.file,
-        block.line,
-        thread_pointer(),
-    );
-    let is_summed = owners::sites().is_some() && thread_pointer() == LOCAL.main_thread.get();
+fn shm_changed(change: Change, spot: Option<Spot>) {
+    let Change {
+        grown,
+        shrunk,
+        unbooked,
+    } = change;
+    if let Some(spot) = spot {
+        spot.changed(grown, shrunk, unbooked);
+    }
     on_shm_totals!(|totals| {
-        if !is_summed {
-            totals.bytes_allocated.add(change.grown);
-            totals.bytes_freed.add(change.shrunk);
+        if !is_summed(spot) {
+            totals.bytes_allocated.add(grown);
+            totals.bytes_freed.add(shrunk);
         }
-        totals.unbooked.add(change.unbooked);
+        totals.unbooked.add(unbooked);
     });
 }
 
 // ------------------------------------------------------------------------------------------------ wrappers
+// Each has a short way, for places that are found at once by a process that has its table, and a long way. The short
+// way is kept apart so that it needs few registers: what it costs is mostly what it saves and restores.
 
 macro_rules! wrap_malloc {
-    ($name:ident, $pool:ident, $real:ident, $entry:ident, $allocated:path, $failed:path) => {
+    ($name:ident, $long:ident, $pool:expr, $real:ident, $entry:ident, $allocated:path, $failed:path) => {
         unsafe extern "C" fn $name(
+            block: *mut c_void,
+            size: usize,
+            file: *const c_char,
+            func: *const c_char,
+            line: c_uint,
+            mname: *const c_char,
+        ) -> *mut c_void {
+            let near = owners::near($pool, file as usize, line);
+            let (Some(real), Some(_)) = (LOCAL.$real.get().$entry, near) else {
+                // SAFETY: the same arguments.
+                return unsafe { $long(block, size, file, func, line, mname) };
+            };
+            // SAFETY: the manager's own function with its own arguments.
+            let got = unsafe { real(block, size, file, func, line, mname) };
+            if got.is_null() {
+                $failed(size, near);
+                return got;
+            }
+            $allocated(got, near);
+            sample::allocated($pool, got)
+        }
+
+        #[inline(never)]
+        unsafe extern "C" fn $long(
             block: *mut c_void,
             size: usize,
             file: *const c_char,
@@ -357,29 +377,53 @@ macro_rules! wrap_malloc {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return ptr::null_mut();
             };
+            let spot = owners::spot_of(
+                $pool,
+                &Caller {
+                    file,
+                    func,
+                    line,
+                    module: mname,
+                },
+            );
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, size, file, func, line, mname) };
             if got.is_null() {
-                $failed(
-                    size,
-                    &Caller {
-                        file,
-                        func,
-                        line,
-                        module: mname,
-                    },
-                );
-            } else {
-                $allocated(got);
+                $failed(size, spot);
+                return got;
             }
-            got
+            $allocated(got, spot);
+            sample::allocated($pool, got)
         }
     };
 }
 
 macro_rules! wrap_free {
-    ($name:ident, $pool:ident, $real:ident, $entry:ident, $freed:path) => {
+    ($name:ident, $long:ident, $site_pool:expr, $pool:ident, $real:ident, $entry:ident, $freed:path, $after:path, $after_long:path) => {
         unsafe extern "C" fn $name(
+            block: *mut c_void,
+            pointer: *mut c_void,
+            file: *const c_char,
+            func: *const c_char,
+            line: c_uint,
+            mname: *const c_char,
+        ) {
+            // Before the real free: afterwards the header names the freeing place.
+            let old = LOCAL.$pool.get().if_live(pointer);
+            let old = old.filter(|old| !sample::is_carried(old));
+            let near = old.and_then(|old| owners::near($site_pool, old.file, old.line));
+            let (Some(real), Some(old), Some(_)) = (LOCAL.$real.get().$entry, old, near) else {
+                // SAFETY: the same arguments.
+                return unsafe { $long(block, pointer, file, func, line, mname) };
+            };
+            $freed(old.size, near);
+            // SAFETY: the manager's own function with its own arguments.
+            unsafe { real(block, pointer, file, func, line, mname) };
+            $after();
+        }
+
+        #[inline(never)]
+        unsafe extern "C" fn $long(
             block: *mut c_void,
             pointer: *mut c_void,
             file: *const c_char,
@@ -390,13 +434,13 @@ macro_rules! wrap_free {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return;
             };
-            // Read before the real free: the header then names the freeing place.
-            let old = LOCAL.$pool.get().if_live(pointer);
+            if let Some(old) = LOCAL.$pool.get().if_live(pointer) {
+                $freed(old.size, owners::spot_in($site_pool, old.file, old.line));
+                sample::freed(&old);
+            }
             // SAFETY: the manager's own function with its own arguments.
             unsafe { real(block, pointer, file, func, line, mname) };
-            if let Some(old) = old {
-                $freed(old);
-            }
+            $after_long();
         }
     };
 }
@@ -409,7 +453,7 @@ enum OnFailure {
 }
 
 macro_rules! wrap_realloc {
-    ($name:ident, $pool:ident, $real:ident, $entry:ident, $on_failure:expr,
+    ($name:ident, $site_pool:expr, $pool:ident, $real:ident, $entry:ident, $on_failure:expr,
      $allocated:path, $freed:path, $changed:path, $failed:path) => {
         unsafe extern "C" fn $name(
             block: *mut c_void,
@@ -423,22 +467,27 @@ macro_rules! wrap_realloc {
             let Some(real) = LOCAL.$real.get().$entry else {
                 return ptr::null_mut();
             };
-            let caller = Caller {
-                file,
-                func,
-                line,
-                module: mname,
-            };
+            let spot = owners::spot_of(
+                $site_pool,
+                &Caller {
+                    file,
+                    func,
+                    line,
+                    module: mname,
+                },
+            );
             let before = LOCAL.$pool.get().if_live(pointer);
+            let of = |block: Block| owners::spot_in($site_pool, block.file, block.line);
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, pointer, size, file, func, line, mname) };
             if got.is_null() {
                 if size != 0 {
-                    $failed(size, &caller);
+                    $failed(size, spot);
                 }
                 if let (Some(before), true) = (before, size == 0 || $on_failure == OnFailure::Frees)
                 {
-                    $freed(before);
+                    $freed(before.size, of(before));
+                    sample::freed(&before);
                 }
                 return got;
             }
@@ -449,22 +498,26 @@ macro_rules! wrap_realloc {
                     if got == pointer && (before.file, before.line) == (after.file, after.line) =>
                 {
                     let change = Change::of(&LOCAL.$pool.get(), before.size, after.size, false);
-                    $changed(change, before);
+                    $changed(change, of(before));
+                    sample::resized(&before, after.size);
+                    return got;
                 }
                 Some(before) => {
-                    $allocated(got);
-                    $freed(before);
+                    $allocated(got, spot);
+                    $freed(before.size, of(before));
+                    sample::freed(&before);
                 }
-                None => $allocated(got),
+                None => $allocated(got, spot),
             }
-            got
+            sample::allocated($site_pool, got)
         }
     };
 }
 
 wrap_malloc!(
     pkg_malloc,
-    pkg_pool,
+    pkg_malloc_long,
+    SitePool::Pkg,
     pkg_real,
     malloc,
     pkg_allocated,
@@ -472,7 +525,8 @@ wrap_malloc!(
 );
 wrap_malloc!(
     pkg_mallocxz,
-    pkg_pool,
+    pkg_mallocxz_long,
+    SitePool::Pkg,
     pkg_real,
     mallocxz,
     pkg_allocated,
@@ -480,6 +534,7 @@ wrap_malloc!(
 );
 wrap_realloc!(
     pkg_realloc,
+    SitePool::Pkg,
     pkg_pool,
     pkg_real,
     realloc,
@@ -491,6 +546,7 @@ wrap_realloc!(
 );
 wrap_realloc!(
     pkg_reallocxf,
+    SitePool::Pkg,
     pkg_pool,
     pkg_real,
     reallocxf,
@@ -500,11 +556,22 @@ wrap_realloc!(
     pkg_changed,
     pkg_failed
 );
-wrap_free!(pkg_free, pkg_pool, pkg_real, free, pkg_freed);
+wrap_free!(
+    pkg_free,
+    pkg_free_long,
+    SitePool::Pkg,
+    pkg_pool,
+    pkg_real,
+    free,
+    pkg_freed,
+    pkg_after_free,
+    pkg_after_long_free
+);
 
 wrap_malloc!(
     shm_malloc,
-    shm_pool,
+    shm_malloc_long,
+    SitePool::Shm,
     shm_real,
     malloc,
     shm_allocated,
@@ -512,7 +579,8 @@ wrap_malloc!(
 );
 wrap_malloc!(
     shm_mallocxz,
-    shm_pool,
+    shm_mallocxz_long,
+    SitePool::Shm,
     shm_real,
     mallocxz,
     shm_allocated,
@@ -520,7 +588,8 @@ wrap_malloc!(
 );
 wrap_malloc!(
     shm_malloc_unsafe,
-    shm_pool,
+    shm_malloc_unsafe_long,
+    SitePool::Shm,
     shm_real,
     malloc_unsafe,
     shm_allocated,
@@ -528,6 +597,7 @@ wrap_malloc!(
 );
 wrap_realloc!(
     shm_realloc,
+    SitePool::Shm,
     shm_pool,
     shm_real,
     realloc,
@@ -539,6 +609,7 @@ wrap_realloc!(
 );
 wrap_realloc!(
     shm_reallocxf,
+    SitePool::Shm,
     shm_pool,
     shm_real,
     reallocxf,
@@ -548,8 +619,28 @@ wrap_realloc!(
     shm_changed,
     shm_failed
 );
-wrap_free!(shm_free, shm_pool, shm_real, free, shm_freed);
-wrap_free!(shm_free_unsafe, shm_pool, shm_real, free_unsafe, shm_freed);
+wrap_free!(
+    shm_free,
+    shm_free_long,
+    SitePool::Shm,
+    shm_pool,
+    shm_real,
+    free,
+    shm_freed,
+    shm_after_free,
+    shm_after_long_free
+);
+wrap_free!(
+    shm_free_unsafe,
+    shm_free_unsafe_long,
+    SitePool::Shm,
+    shm_pool,
+    shm_real,
+    free_unsafe,
+    shm_freed,
+    shm_after_free,
+    shm_after_long_free
+);
 
 /// `shm_resize` frees first and then allocates, without copying (fm, qm and tlsf `*_shm_resize`): never in place.
 unsafe extern "C" fn shm_resize(
@@ -564,22 +655,29 @@ unsafe extern "C" fn shm_resize(
     let Some(real) = LOCAL.shm_real.get().resize else {
         return ptr::null_mut();
     };
-    let caller = Caller {
-        file,
-        func,
-        line,
-        module: mname,
-    };
+    let spot = owners::spot_of(
+        SitePool::Shm,
+        &Caller {
+            file,
+            func,
+            line,
+            module: mname,
+        },
+    );
     let before = LOCAL.shm_pool.get().if_live(pointer);
     // SAFETY: the manager's own function with its own arguments.
     let got = unsafe { real(block, pointer, size, file, func, line, mname) };
     if let Some(before) = before {
-        shm_freed(before);
+        shm_freed(
+            before.size,
+            owners::spot_in(SitePool::Shm, before.file, before.line),
+        );
+        sample::freed(&before);
     }
     if got.is_null() {
-        shm_failed(size, &caller);
-    } else {
-        shm_allocated(got);
+        shm_failed(size, spot);
+        return got;
     }
-    got
+    shm_allocated(got, spot);
+    sample::allocated(SitePool::Shm, got)
 }

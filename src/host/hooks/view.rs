@@ -54,9 +54,8 @@ pub struct PoolView {
     pub(super) line_at: usize,
     pub(super) func_at: usize,
     pub(super) module_at: usize,
-    /// The manager's own figures, in place: `used_size`, `real_used`, free fragments.
-    pub(super) used: *const u64,
-    pub(super) real_used: *const u64,
+    /// The manager's own figures, in place: `used_size` and after it `real_used`; free fragments.
+    pub(super) used: *const [u64; 2],
     pub(super) free_fragments: *const u64,
     /// The manager does not book shrinking reallocs (found by trying, see [`install_pkg`]).
     pub(super) forgets_shrinks: bool,
@@ -70,10 +69,12 @@ pub(super) struct Block {
     pub(super) size: u64,
     pub(super) file: usize,
     pub(super) line: u32,
+    /// Address of the module's name: where a sampled block carries its context.
+    pub(super) module: usize,
 }
 
 /// What the views of unknown pools read.
-pub(super) static NOTHING_USED: u64 = 0;
+pub(super) static NOTHING_USED: [u64; 2] = [0; 2];
 
 pub(super) const NO_POOL: PoolView = PoolView {
     start: 0,
@@ -87,8 +88,7 @@ pub(super) const NO_POOL: PoolView = PoolView {
     func_at: 0,
     module_at: 0,
     used: &raw const NOTHING_USED,
-    real_used: &raw const NOTHING_USED,
-    free_fragments: &raw const NOTHING_USED,
+    free_fragments: (&raw const NOTHING_USED).cast(),
     forgets_shrinks: false,
     knows_places: false,
 };
@@ -113,17 +113,27 @@ impl PoolView {
     pub(super) fn header(&self, block: *mut c_void) -> Block {
         let at = |offset: usize| block.cast::<u8>().wrapping_add(offset);
         // SAFETY: as in size_of: words of the same header.
-        let (file, line) = unsafe {
+        let (file, line, module) = unsafe {
             (
                 *at(self.file_at).cast::<usize>(),
                 *at(self.line_at).cast::<u32>(),
+                *at(self.module_at).cast::<usize>(),
             )
         };
         Block {
             size: self.size_of(block),
             file,
             line,
+            module,
         }
+    }
+
+    /// Has the header of a block, which its owner has not got yet, name its module at another address. Equal text: the
+    /// managers and Kamailio's reports do not compare the pointer.
+    pub(super) fn set_module(&self, block: *mut c_void, name: usize) {
+        let at = block.cast::<u8>().wrapping_add(self.module_at);
+        // SAFETY: as in header; an aligned word, which readers of the pool see old or new.
+        unsafe { at.cast::<usize>().write_volatile(name) };
     }
 
     /// The place that allocated a block, with its texts.
@@ -158,6 +168,18 @@ impl PoolView {
         } else {
             Some(self.header(block))
         }
+    }
+
+    /// `used_size` at this moment.
+    #[inline(always)]
+    pub(super) fn used(&self) -> u64 {
+        Self::read(self.used.cast())
+    }
+
+    /// `real_used` at this moment.
+    #[inline(always)]
+    pub(super) fn real_used(&self) -> u64 {
+        Self::read(self.used.cast::<u64>().wrapping_add(1))
     }
 
     #[inline(always)]
@@ -228,6 +250,9 @@ pub(super) fn view(
     if control.is_null() {
         return Err(Refused::NotReady);
     }
+    if layout.block_real_used != layout.block_used.wrapping_add(8) {
+        return Err(Refused::LayoutDiffers);
+    }
     let word = |offset: u32| {
         control
             .cast::<u8>()
@@ -246,8 +271,7 @@ pub(super) fn view(
         line_at: (layout.line_back as usize).wrapping_neg(),
         func_at: (layout.func_back as usize).wrapping_neg(),
         module_at: (layout.mname_back as usize).wrapping_neg(),
-        used: word(layout.block_used),
-        real_used: word(layout.block_real_used),
+        used: word(layout.block_used).cast(),
         free_fragments: word(layout.block_free_fragments),
         forgets_shrinks: false,
         knows_places: false,
@@ -291,7 +315,7 @@ pub(super) fn tried(
     let (Some(malloc), Some(realloc), Some(free)) = (real.malloc, real.realloc, real.free) else {
         return Err(Refused::NotReady);
     };
-    let before = PoolView::read(pool.used);
+    let before = pool.used();
     // SAFETY: the manager's own functions, before any fork, each block freed exactly once.
     unsafe {
         let (file, func, module) = (TRIAL, TRIAL_FUNC, TRIAL_MODULE);
@@ -300,7 +324,7 @@ pub(super) fn tried(
             return Err(Refused::NotReady);
         }
         let size = pool.size_of(p);
-        let booked = PoolView::read(pool.used).wrapping_sub(before);
+        let booked = pool.used().wrapping_sub(before);
         let header = pool.if_live(p);
         let live = header.is_some_and(|h| h.size == size);
         pool.knows_places = header.is_some_and(|h| h.file == file as usize && h.line == TRIAL_LINE)
@@ -312,7 +336,7 @@ pub(super) fn tried(
             live && booked == size && (TRIAL_BYTES as u64..TRIAL_LARGEST).contains(&size);
         if fits {
             let q = realloc(block, p, TRIAL_SHRUNK, TRIAL, TRIAL, 2, TRIAL);
-            let now = PoolView::read(pool.used).wrapping_sub(before);
+            let now = pool.used().wrapping_sub(before);
             let shrunk = pool.size_of(q);
             pool.forgets_shrinks = q == p && shrunk < size && now == size;
             fits = now == shrunk || pool.forgets_shrinks;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::connection::Answer;
 use crate::guard::http::{Method, Parsed, Status, Target};
 use crate::guard::metrics;
-use crate::guard::page::{self, history::History};
+use crate::guard::page;
 use crate::guard::report::Answer as Report;
 use crate::guard::words::Level;
 use crate::host::{measures, overview, reports, state};
@@ -30,7 +30,7 @@ pub struct Answers {
 
 impl Answers {
     /// The answer to what was asked.
-    pub fn to(&mut self, parsed: Parsed, history: &mut History) -> Answer {
+    pub fn to(&mut self, parsed: Parsed) -> Answer {
         let (method, target) = match parsed {
             Parsed::Request(method, target) => (method, target),
             Parsed::Refused(status) => return Answer::of(status),
@@ -46,7 +46,7 @@ impl Answers {
             Target::Page => {
                 let body = self.body(2, || {
                     state::region().map_or_else(String::new, |region| {
-                        overview::page(region, history.points()).html()
+                        overview::page(region, &overview::points(region)).html()
                     })
                 });
                 Answer::new(Status::Ok, page::CONTENT_TYPE, body)

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use super::answers::Answers;
 use crate::guard::http::{self, MAX_REQUEST, Parsed, Status};
-use crate::guard::page::history::History;
 
 /// Time for the request, and again for the answer.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -107,11 +106,11 @@ impl Connection {
     }
 
     /// Goes on as far as it can without waiting; false when it is done.
-    pub fn turn(&mut self, answers: &mut Answers, history: &mut History) -> bool {
+    pub fn turn(&mut self, answers: &mut Answers) -> bool {
         loop {
             let next = match &mut self.state {
                 State::Reading(request) => read(&mut self.stream, request)
-                    .map(|parsed| parsed.map(|p| (State::Writing(answers.to(p, history)), LIMIT))),
+                    .map(|parsed| parsed.map(|p| (State::Writing(answers.to(p)), LIMIT))),
                 State::Writing(answer) => write(&mut self.stream, answer).map(|done| {
                     done.then_some((State::Ending { room: MAX_REST }, LINGER))
                         .filter(|_| self.stream.shutdown(Shutdown::Write).is_ok())

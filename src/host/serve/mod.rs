@@ -4,12 +4,12 @@
 mod answers;
 mod connection;
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::guard::page::history::History;
 use answers::Answers;
 use connection::Connection;
 
@@ -66,20 +66,17 @@ impl Server {
         }
     }
 
-    /// Serves for `length`, and returns then whatever clients do.
-    pub fn wait(&mut self, length: Duration, history: &mut History) {
+    /// Serves for `length`, and returns then whatever clients do; earlier when a signal comes.
+    pub fn wait(&mut self, length: Duration) {
         let start = Instant::now();
-        if self.listener.is_none() {
-            return std::thread::sleep(length);
-        }
         if std::mem::replace(&mut self.is_inside, true) {
             self.connections.clear();
         }
-        self.serve(start, length, history);
+        self.serve(start, length);
         self.is_inside = false;
     }
 
-    fn serve(&mut self, start: Instant, length: Duration, history: &mut History) {
+    fn serve(&mut self, start: Instant, length: Duration) {
         loop {
             let now = Instant::now();
             let passed = now.duration_since(start);
@@ -87,15 +84,16 @@ impl Server {
                 return;
             }
             self.connections.retain(|c| !c.is_over(now));
-            if !self.poll(length - passed, now) {
-                return std::thread::sleep(length.saturating_sub(start.elapsed()));
+            match self.poll(length - passed, now) {
+                Ok(()) => self.turn(),
+                Err(e) if e.kind() == ErrorKind::Interrupted => return,
+                Err(_) => return std::thread::sleep(length.saturating_sub(start.elapsed())),
             }
-            self.turn(history);
         }
     }
 
-    /// Waits for the clients; false when the system refuses to.
-    fn poll(&mut self, timeout: Duration, now: Instant) -> bool {
+    /// Waits for the clients.
+    fn poll(&mut self, timeout: Duration, now: Instant) -> std::io::Result<()> {
         self.polled.clear();
         self.paused_until = self.paused_until.filter(|end| *end > now);
         for listener in self.listener.iter().filter(|_| self.paused_until.is_none()) {
@@ -113,25 +111,28 @@ impl Server {
         let count = self.polled.len() as libc::nfds_t;
         // SAFETY: pointer and length of our own vector.
         let ready = unsafe { libc::poll(self.polled.as_mut_ptr(), count, milliseconds) };
-        ready >= 0 || std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
+        if ready < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(())
     }
 
     /// One turn for everybody who is ready. Connections are polled in their order, after the listening socket.
-    fn turn(&mut self, history: &mut History) {
+    fn turn(&mut self) {
         let mut polled = self.polled.iter().map(|p| p.revents != 0);
         let is_calling = self.paused_until.is_none() && polled.next() == Some(true);
         let answers = &mut self.answers;
         self.connections
             .retain_mut(|connection| match polled.next() {
-                Some(true) => connection.turn(answers, history),
+                Some(true) => connection.turn(answers),
                 _ => true,
             });
         if is_calling {
-            self.accept(history);
+            self.accept();
         }
     }
 
-    fn accept(&mut self, history: &mut History) {
+    fn accept(&mut self) {
         for _ in 0..ACCEPTED_AT_ONCE {
             let Some(listener) = &self.listener else {
                 return;
@@ -143,14 +144,14 @@ impl Server {
                     }
                     // Most requests come with the connection: they are answered before anybody can take the place.
                     if let Ok(mut connection) = Connection::new(stream)
-                        && connection.turn(&mut self.answers, history)
+                        && connection.turn(&mut self.answers)
                     {
                         self.connections.push(connection);
                     }
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 // The client went away again.
-                Err(e) if e.kind() == std::io::ErrorKind::ConnectionAborted => (),
+                Err(e) if e.kind() == ErrorKind::ConnectionAborted => (),
                 Err(_) => {
                     self.paused_until = Some(Instant::now() + PAUSE);
                     return;

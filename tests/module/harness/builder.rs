@@ -33,6 +33,7 @@ pub struct Builder {
     pkg_mb: u32,
     with_memguard: bool,
     with_mgtest: bool,
+    with_faults: bool,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     sip: Option<SocketAddr>,
@@ -50,6 +51,7 @@ impl Builder {
             pkg_mb: 4,
             with_memguard: true,
             with_mgtest: false,
+            with_faults: false,
             arguments: Vec::new(),
             environment: Vec::new(),
             sip: None,
@@ -84,6 +86,12 @@ impl Builder {
     pub fn with_mgtest(mut self) -> Builder {
         self.with_mgtest = true;
         self
+    }
+
+    /// Loads the test module before memguard, with its switch for allocations that fail (leaky/faults.h).
+    pub fn with_faults(mut self) -> Builder {
+        self.with_faults = true;
+        self.with_mgtest().environment("MGTEST_FAULTS", "1")
     }
 
     /// A parameter of memguard.
@@ -234,7 +242,8 @@ impl Builder {
             );
         }
         if self.with_mgtest {
-            first.push(kamailio.mgtest.clone());
+            let at = if self.with_faults { 0 } else { first.len() };
+            first.insert(at, kamailio.mgtest.clone());
         }
         let mut command = Command::new(&kamailio.program);
         match &self.file {
@@ -279,6 +288,7 @@ impl Builder {
             folder: new_folder(),
             sip: self.sip.unwrap_or_else(free_port),
             http: free_port(),
+            tls: free_port(),
         }
     }
 }
@@ -306,8 +316,38 @@ fn example_arguments(places: &Places, modules: &Path, first: &[PathBuf]) -> Vec<
     words
 }
 
+/// A folder for files that outlive a server; it goes with the test, and after a killed run with the next one.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn of(pair: &Pair, name: &str) -> Folder {
+        let folder = new_folder();
+        let path = folder.with_file_name(format!(
+            "{}-{name}-{}",
+            folder.file_name().unwrap_or_default().to_string_lossy(),
+            pair.manager
+        ));
+        fs::rename(&folder, &path).expect("both are ours");
+        Folder(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A folder of its own; short, as it holds Unix sockets.
-fn new_folder() -> PathBuf {
+pub(super) fn new_folder() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     static OLD: Once = Once::new();
     OLD.call_once(remove_folders_of_killed_runs);

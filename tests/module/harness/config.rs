@@ -5,6 +5,8 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::tls::Certificate;
+
 /// What a configuration consists of; a test changes what it needs before the start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -26,8 +28,10 @@ pub struct Config {
     pub other: String,
     /// What an HTTP request to Kamailio's own xhttp runs.
     pub http: String,
-    /// A whole `request_route` in place of all the script above.
+    /// A whole `request_route` in place of all the script above; the empty one: none, for a KEMI script.
     pub script: Option<String>,
+    /// Listen for TLS.
+    pub tls: bool,
     /// The KEMI engine (`python`, `lua`, `jsdt`) in place of all script above; its module and script are to be loaded.
     pub engine: Option<String>,
     /// Whole routes, appended (`event_route[…] {…}`, `route[X] {…}`).
@@ -40,6 +44,8 @@ pub struct Places {
     pub folder: PathBuf,
     pub sip: SocketAddr,
     pub http: SocketAddr,
+    /// Used where the configuration asks for TLS.
+    pub tls: SocketAddr,
 }
 
 impl Places {
@@ -72,6 +78,7 @@ impl Config {
             other: "if (!lookup(\"location\")) { sl_send_reply(\"404\", \"Not Found\"); exit; }\n    t_relay();".into(),
             http: "jsonrpc_dispatch();".into(),
             script: None,
+            tls: false,
             engine: None,
             routes: String::new(),
         }
@@ -107,6 +114,28 @@ impl Config {
         self
     }
 
+    /// Takes WebSockets, which open on xhttp's port.
+    pub fn websocket(&mut self) -> &mut Config {
+        self.module("websocket");
+        self.http = format!(
+            "if ($hdr(Upgrade) =~ \"websocket\") {{ ws_handle_handshake(); exit; }}\n    {}",
+            self.http
+        );
+        self
+    }
+
+    /// Listens for TLS too.
+    pub fn tls(&mut self, certificate: &Certificate) -> &mut Config {
+        let files = [certificate.key(), certificate.file()];
+        for (name, file) in ["private_key", "certificate"].iter().zip(&files) {
+            self.param("tls", name, file.display());
+        }
+        // The default of both versions offers what today's OpenSSL refuses.
+        self.param("tls", "tls_method", "TLSv1.2+");
+        self.tls = true;
+        self.module("tls")
+    }
+
     /// The text of kamailio.cfg; `first` are whole paths of modules that are loaded before all others.
     pub fn render(&self, places: &Places, module_folder: &Path, first: &[PathBuf]) -> String {
         let mut text = String::from("#!KAMAILIO\n");
@@ -123,6 +152,9 @@ impl Config {
             "listen=udp:{0}\nlisten=tcp:{0}\nlisten=tcp:{1}",
             places.sip, places.http
         ));
+        if self.tls {
+            line(format!("enable_tls=yes\nlisten=tls:{}", places.tls));
+        }
         self.globals.iter().for_each(|g| line(g.clone()));
         first
             .iter()
@@ -162,6 +194,9 @@ impl Config {
         if let Some(engine) = &self.engine {
             let http = "event_route[xhttp:request] { jsonrpc_dispatch(); }";
             return format!("\ncfgengine \"{engine}\"\n{http}\n{}", self.routes);
+        }
+        if self.script.as_deref() == Some("") {
+            return self.routes.clone();
         }
         if let Some(script) = &self.script {
             return format!("\nrequest_route {{\n{script}\n}}\n{}", self.routes);

@@ -6,13 +6,15 @@ pub mod builder;
 pub mod config;
 pub mod http;
 pub mod pairs;
+pub mod pprof;
 pub mod prometheus;
 pub mod rpc;
 pub mod server;
 pub mod sip;
 pub mod sipp;
+pub mod tls;
 pub mod wait;
 
-pub use pairs::{Pair, for_each_pair};
+pub use pairs::{Pair, for_each_pair, for_each_pair_at_once};
 pub use server::Server;
 pub use wait::until;

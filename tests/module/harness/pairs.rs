@@ -19,6 +19,11 @@ pub struct Kamailio {
 }
 
 impl Kamailio {
+    /// Another program of the folder in which kamailio's wrapper is.
+    pub fn sibling(&self, name: &str) -> PathBuf {
+        self.program.with_file_name(name)
+    }
+
     fn from_line(line: &str) -> Option<Kamailio> {
         let mut fields = line.split('\t').map(str::to_owned);
         let kamailio = Kamailio {
@@ -45,26 +50,49 @@ pub struct Pair {
 /// failure where skipping is not allowed (`MEMGUARD_REQUIRE=1`, `CI=true`).
 #[track_caller]
 pub fn for_each_pair(test: impl Fn(&Pair)) {
+    for pair in wanted() {
+        println!("-- on {}:{}", pair.kamailio.version, pair.manager);
+        test(&pair);
+    }
+}
+
+/// As [`for_each_pair`], on all pairs at the same time: for tests that mostly wait.
+#[track_caller]
+pub fn for_each_pair_at_once(test: impl Fn(&Pair) + Sync) {
+    let pairs = wanted();
+    std::thread::scope(|scope| {
+        let test = &test;
+        for pair in &pairs {
+            scope.spawn(move || {
+                println!("-- on {}:{}", pair.kamailio.version, pair.manager);
+                test(pair);
+            });
+        }
+    });
+}
+
+#[track_caller]
+fn wanted() -> Vec<Pair> {
     let wanted = std::env::var("MEMGUARD_PAIRS").unwrap_or_default();
     if wanted.is_empty() {
-        return skip("no Kamailio was prepared: run ./dev test module");
+        skip("no Kamailio was prepared: run ./dev test module");
+        return Vec::new();
     }
     let prepared = prepared();
-    for word in wanted.split(',') {
+    let pair = |word: &str| {
         let (version, manager) = word
             .split_once(':')
             .expect("MEMGUARD_PAIRS is VERSION:MANAGER,…");
-        match prepared.iter().find(|kamailio| kamailio.version == version) {
-            Some(kamailio) => {
-                println!("-- on {word}");
-                test(&Pair {
-                    kamailio: kamailio.clone(),
-                    manager: manager.to_owned(),
-                });
-            }
-            None => skip(&format!("Kamailio {version} was not prepared")),
+        let kamailio = prepared.iter().find(|k| k.version == version).cloned();
+        if kamailio.is_none() {
+            skip(&format!("Kamailio {version} was not prepared"));
         }
-    }
+        Some(Pair {
+            kamailio: kamailio?,
+            manager: manager.to_owned(),
+        })
+    };
+    wanted.split(',').filter_map(pair).collect()
 }
 
 fn prepared() -> Vec<Kamailio> {

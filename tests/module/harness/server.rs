@@ -200,6 +200,24 @@ impl Server {
         self.stopped.unwrap_or_else(|| ExitStatus::from_raw(0))
     }
 
+    /// Ends all processes at once, as the OOM killer may.
+    #[track_caller]
+    pub fn kill_all(mut self) {
+        self.signal(-self.group, libc::SIGKILL);
+        let limit = Duration::from_secs(20); // a process ends when it is scheduled, and init collects it in its own time
+        let are_gone = |pids: Vec<i32>| !pids.into_iter().any(is_running);
+        assert!(
+            holds_within(limit, || !self.is_alive() && are_gone(self.pids())),
+            "SIGKILL ends every process"
+        );
+    }
+
+    /// Ends one process of this server.
+    pub fn kill(&self, pid: i32) {
+        assert!(self.pids().contains(&pid), "{pid} is none of this server's");
+        self.signal(pid, libc::SIGKILL);
+    }
+
     /// SIGTERM to main, as an operator does. A process that Kamailio has just forked still has main's handler and
     /// loses main's SIGTERM, and main then waits for it (up to `ser_kill_timeout`, 60 s): so a second one goes to
     /// all. A process that died with a lock leaves the others waiting for it: they are killed, and that is said.

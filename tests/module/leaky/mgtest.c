@@ -1,23 +1,33 @@
 /*
- * mgtest: a Kamailio module for memguard's tests. It leaks, holds and shrinks pool memory on request, and reads
- * the memory managers' own figures in the process that is asked.
+ * mgtest: a Kamailio module for memguard's tests. It leaks, holds and shrinks pool memory on request, lets allocations
+ * fail (faults.h), and reads the memory managers' own figures in the process that is asked.
  * Forbidden here: any header before sr_module.h, or the flag string is not Kamailio's.
  */
+#define _GNU_SOURCE /* memmem() */
 #include "core/sr_module.h"
 
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/action.h"
 #include "core/events.h"
+#include "core/kemi.h"
 #include "core/mem/pkg.h"
 #include "core/mem/shm.h"
 #include "core/mod_fix.h"
+#include "core/parser/parse_param.h"
 #include "core/pt.h"
 #include "core/pvar.h"
+#include "core/route.h"
 #include "core/rpc.h"
 #include "core/rpc_lookup.h"
+#include "core/ut.h"
+#include "core/xavp.h"
 
 MODULE_VERSION
+
+#include "faults.h"
 
 /* Blocks that are held, linked through their first word; of each process, also for shm. */
 struct held {
@@ -74,6 +84,20 @@ static int release_shm(void)
 	return count;
 }
 
+/* Takes all of shm in small blocks and gives every second one back: half is free, in pieces of that size. */
+static int checker_shm(int bytes)
+{
+	struct held *each;
+	while(hold_shm(bytes) > 0)
+		;
+	for(each = held_shm; each && each->next; each = each->next) {
+		struct held *gone = each->next;
+		each->next = gone->next;
+		shm_free(gone);
+	}
+	return 1;
+}
+
 /* Holds memory in halving pieces until an allocation of `leave` bytes fails; the smallest piece is 16 bytes. */
 static int fill(int (*take)(int), int leave)
 {
@@ -103,6 +127,25 @@ static int w_leak_shm(sip_msg_t *msg, char *p, char *unused)
 {
 	int bytes;
 	return w_int(msg, p, &bytes) == 0 && shm_malloc((size_t)bytes) ? 1 : -1;
+}
+
+/* Forks as a script does that runs a command: the child has no process number of its own. It allocates in both pools,
+ * as much as `bytes`, and ends without giving shm back. */
+static int w_fork(sip_msg_t *msg, char *p, char *unused)
+{
+	int bytes, status, i;
+	pid_t child;
+	if(w_int(msg, p, &bytes) < 0 || (child = fork()) < 0)
+		return -1;
+	if(child == 0) {
+		for(i = 0; i < 10; i++) {
+			void *block = pkg_malloc((size_t)bytes);
+			if(block && i % 2)
+				pkg_free(block);
+		}
+		_exit(shm_malloc((size_t)bytes) ? 0 : 1);
+	}
+	return waitpid(child, &status, 0) == child && status == 0 ? 1 : -1;
 }
 
 static int w_hold_pkg(sip_msg_t *msg, char *p, char *unused)
@@ -163,8 +206,100 @@ static int w_shrink_shm(sip_msg_t *msg, char *p, char *q)
 	return smaller ? 1 : -1;
 }
 
+/* ---- leaks through the core's helpers: the place that allocates is not the culprit ---- */
+
+/* pkg, core/parser/parse_param.c: the list is forgotten. Exported, so that a call path can name it. */
+int mgtest_forget_params(char *text)
+{
+	str in = {text, strlen(text)};
+	param_hooks_t hooks;
+	param_t *list = NULL;
+	int parsed = parse_params(&in, CLASS_ANY, &hooks, &list);
+	return parsed == 0 && list != NULL ? 1 : -1;
+}
+
+/* pkg, core/pvapi.c: the parsed format is forgotten. Not exported. */
+static int forget_format(char *text)
+{
+	str in = {text, strlen(text)};
+	pv_elem_t *model = NULL;
+	int parsed = pv_parse_format(&in, &model);
+	return parsed == 0 && model != NULL ? 1 : -1;
+}
+
+/* shm, core/xavp.c: the value is in no list that anybody knows. */
+int mgtest_forget_xavp(char *text)
+{
+	str name = {"forgotten", 9};
+	sr_xval_t value;
+	sr_xavp_t *list = NULL, *added;
+	memset(&value, 0, sizeof(value));
+	value.type = SR_XTYPE_STR;
+	value.v.s.s = text;
+	value.v.s.len = strlen(text);
+	added = xavp_add_value(&name, &value, &list);
+	return added != NULL ? 1 : -1;
+}
+
+/* pkg, core/ut.c: the copy is forgotten. */
+int mgtest_forget_copy(char *text)
+{
+	str in = {text, strlen(text)};
+	char *volatile copy = as_asciiz(&in);
+	return copy != NULL ? 1 : -1;
+}
+
+static int w_forget_params(sip_msg_t *msg, char *text, char *unused)
+{
+	int done = mgtest_forget_params(text);
+	return done > 0 ? 1 : -1;
+}
+
+static int w_forget_format(sip_msg_t *msg, char *text, char *unused)
+{
+	int done = forget_format(text);
+	return done > 0 ? 1 : -1;
+}
+
+static int w_forget_xavp(sip_msg_t *msg, char *text, char *unused)
+{
+	int done = mgtest_forget_xavp(text);
+	return done > 0 ? 1 : -1;
+}
+
+/* Runs a route first, as functions with event routes do: afterwards Kamailio does not know its own line any more. */
+static int w_route_then_forget(sip_msg_t *msg, char *route, char *text)
+{
+	int index = route_lookup(&main_rt, route);
+	if(index < 0 || main_rt.rlist[index] == NULL)
+		return -1;
+	run_top_route(main_rt.rlist[index], msg, NULL);
+	return mgtest_forget_copy(text) > 0 ? 1 : -1;
+}
+
+static int ki_forget_params(sip_msg_t *msg, str *text)
+{
+	int done = mgtest_forget_params(text->s);
+	return done > 0 ? 1 : -1;
+}
+
+static sr_kemi_t kemi[] = {
+		{str_init("mgtest"), str_init("forget_params"), SR_KEMIP_INT, ki_forget_params,
+				{SR_KEMIP_STR, SR_KEMIP_NONE, SR_KEMIP_NONE, SR_KEMIP_NONE, SR_KEMIP_NONE, SR_KEMIP_NONE}},
+		{{0, 0}, {0, 0}, 0, NULL, {0, 0, 0, 0, 0, 0}}};
+
+int mod_register(char *path, int *dlflags, void *p1, void *p2)
+{
+	return sr_kemi_modules_add(kemi);
+}
+
 static cmd_export_t cmds[] = {
+		{"mgtest_forget_params", (cmd_function)w_forget_params, 1, 0, 0, ANY_ROUTE},
+		{"mgtest_forget_format", (cmd_function)w_forget_format, 1, 0, 0, ANY_ROUTE},
+		{"mgtest_forget_xavp", (cmd_function)w_forget_xavp, 1, 0, 0, ANY_ROUTE},
+		{"mgtest_route_then_forget", (cmd_function)w_route_then_forget, 2, 0, 0, ANY_ROUTE},
 		{"mgtest_leak_pkg", (cmd_function)w_leak_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_fork", (cmd_function)w_fork, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_leak_shm", (cmd_function)w_leak_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_hold_pkg", (cmd_function)w_hold_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_hold_shm", (cmd_function)w_hold_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
@@ -286,6 +421,17 @@ static void rpc_fill_shm(rpc_t *rpc, void *ctx)
 	rpc->add(ctx, "d", 1);
 }
 
+static void rpc_checker_shm(rpc_t *rpc, void *ctx)
+{
+	int bytes;
+	if(rpc->scan(ctx, "d", &bytes) < 1) {
+		rpc->fault(ctx, 400, "the size that must not fit any more, please");
+		return;
+	}
+	checker_shm(bytes);
+	rpc->add(ctx, "d", 1);
+}
+
 static void rpc_release(rpc_t *rpc, void *ctx)
 {
 	rpc->add(ctx, "d", release_shm() + release_pkg());
@@ -297,7 +443,10 @@ static rpc_export_t rpcs[] = {{"mgtest.pkg_info", rpc_pkg_info, doc, 0},
 		{"mgtest.hold_shm", rpc_hold_shm, doc, 0},
 		{"mgtest.leak_pkg", rpc_leak_pkg, doc, 0},
 		{"mgtest.fill_shm", rpc_fill_shm, doc, 0},
-		{"mgtest.release", rpc_release, doc, 0}, {0, 0, 0, 0}};
+		{"mgtest.checker_shm", rpc_checker_shm, doc, 0},
+		{"mgtest.release", rpc_release, doc, 0},
+		{"mgtest.fail", rpc_fail, doc, 0},
+		{"mgtest.faults", rpc_faults, doc, 0}, {0, 0, 0, 0}};
 
 /* 1: holds the hook for datagrams, as sipcapture does, so that memguard cannot have it */
 static int take_datagrams = 0;
@@ -319,4 +468,5 @@ struct module_exports exports = {.name = "mgtest",
 		.params = params,
 		.init_mod_f = mod_init,
 		.rpc_methods = rpcs,
-		.pv_items = pvs};
+		.pv_items = pvs,
+		.init_mod_f = mod_init};

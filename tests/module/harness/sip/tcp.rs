@@ -1,11 +1,11 @@
 //! A SIP client over one TCP connection.
 //! Forbidden here: addresses beyond loopback.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::{LIMIT, Reply, Request};
+use super::{Connection, LIMIT, Reply, Request, read_more};
 
 /// A client over one TCP connection.
 pub struct Tcp {
@@ -39,43 +39,30 @@ impl Tcp {
         self.stream.write_all(bytes)
     }
 
-    /// The next message within `limit`; `None` also when the server closed the connection.
-    pub fn receive(&mut self, limit: Duration) -> Option<Reply> {
+    pub fn try_request(&mut self, request: &Request, limit: Duration) -> Option<Reply> {
+        Connection::try_request(self, request, limit)
+    }
+
+    #[track_caller]
+    pub fn request(&mut self, request: &Request) -> Reply {
+        Connection::request(self, request)
+    }
+}
+
+impl Connection for Tcp {
+    fn send(&mut self, request: &Request) -> std::io::Result<()> {
+        self.send_raw(&request.bytes("TCP", self.local()))
+    }
+
+    fn receive(&mut self, limit: Duration) -> Option<Reply> {
         let end = Instant::now() + limit;
         loop {
             if let Some(length) = whole_message(&self.received) {
                 let message: Vec<u8> = self.received.drain(..length).collect();
                 return Reply::parse(&message);
             }
-            let left = end
-                .checked_duration_since(Instant::now())
-                .filter(|left| !left.is_zero())?;
-            self.stream.set_read_timeout(Some(left)).ok()?;
-            let mut buffer = [0; 4096];
-            let length = self
-                .stream
-                .read(&mut buffer)
-                .ok()
-                .filter(|&length| length > 0)?;
-            self.received.extend_from_slice(&buffer[..length]);
+            read_more(&mut self.stream, &mut self.received, end)?;
         }
-    }
-
-    pub fn try_request(&mut self, request: &Request, limit: Duration) -> Option<Reply> {
-        let end = Instant::now() + limit;
-        self.send_raw(&request.bytes("TCP", self.local())).ok()?;
-        loop {
-            let reply = self.receive(end.checked_duration_since(Instant::now())?)?;
-            if reply.is_final() && reply.answers(request) {
-                return Some(reply);
-            }
-        }
-    }
-
-    #[track_caller]
-    pub fn request(&mut self, request: &Request) -> Reply {
-        self.try_request(request, LIMIT)
-            .unwrap_or_else(|| panic!("no final reply to {request:?}"))
     }
 }
 

@@ -1,0 +1,262 @@
+//! The file of the parameter `bindings_file`: read once in `mod_init`, written by the sampling process every some minutes
+//! and by main at an orderly end, when no other process can learn any more.
+//! Forbidden here: SIP workers; what stands in the file (`shared::bindings_file`); Kamailio's pools.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::log::{Severity, log};
+use super::state::{self, Tables};
+use super::{ending, settings};
+use crate::guard::aor::Key;
+use crate::guard::blackbox::reading::Fate;
+use crate::guard::params::{Int, Text};
+use crate::guard::warnings::Warning;
+use crate::shared::bindings_file::{self, Head};
+use crate::shared::blackbox::beside;
+use crate::shared::fingerprints::Fingerprints;
+use crate::shared::region::Region;
+
+/// The key stands in it: nobody else's.
+const MODE: u32 = 0o600;
+/// Milliseconds between two saves. A full table of the default size is some 9 MB.
+const EVERY_MS: u64 = 300_000;
+/// A complete file that is older than this (seconds) may miss what was granted meanwhile elsewhere.
+const FRESH_S: u64 = 120;
+
+/// A file that was read.
+struct Found {
+    head: Head,
+    /// Bindings and AoRs that live.
+    alive: [usize; 2],
+}
+
+/// The path of the parameter; `None` when it is not set.
+fn path_of(texts: &settings::Texts) -> Option<&Path> {
+    Some(texts.get(Text::BindingsFile))
+        .filter(|path| !path.is_empty())
+        .map(Path::new)
+}
+
+/// Fills the new tables from the file, if there is one that can be used; answers the key that belongs to them. Process:
+/// main, in `mod_init`.
+///
+/// # Errors
+/// A whole sentence, if the path can never work.
+pub fn restore(
+    region: &Region,
+    texts: &settings::Texts,
+    tables: [&Fingerprints; 2],
+) -> Result<Option<Key>, String> {
+    let start_s = region.control.start_ms.get() / 1000;
+    region.control.knows_since_s.set(start_s);
+    let Some(path) = path_of(texts) else {
+        return Ok(None);
+    };
+    let name = path.display();
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if folder.is_some_and(|folder| !folder.is_dir()) {
+        return Err(format!(
+            "parameter bindings_file: the directory of {name} does not exist"
+        ));
+    }
+    match fs::symlink_metadata(path) {
+        Ok(kind) if kind.is_file() => (),
+        Ok(_) => {
+            return Err(format!(
+                "parameter bindings_file: {name} is not a regular file"
+            ));
+        }
+        Err(_) => return Ok(None), // the first start
+    }
+    match read(region, path, tables) {
+        Ok(found) => Ok(Some(take_over(region, path, tables, &found, start_s))),
+        Err(reason) => {
+            let to = beside(path, start_s);
+            match fs::rename(path, &to) {
+                Ok(()) => log!(
+                    Severity::Warn,
+                    "bindings_file {name} is not used: {reason}. It is {} now, and all bindings are learned anew",
+                    to.display()
+                ),
+                Err(e) => log!(
+                    Severity::Warn,
+                    "bindings_file {name} is not used: {reason}; nor can it be renamed: {e}"
+                ),
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Checks the file, then takes its entries. Twice read: an entry of a damaged file must not get in.
+fn read(region: &Region, path: &Path, tables: [&Fingerprints; 2]) -> Result<Found, String> {
+    let said = |e: io::Error| e.to_string();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(said)?;
+    let mode = file.metadata().map_err(said)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "others can read or write it (mode {mode:o}), and it holds the key of the fingerprints"
+        ));
+    }
+    let buckets = tables.map(Fingerprints::buckets);
+    let head = bindings_file::load(&mut BufReader::new(&file), buckets, |_, _, _| ())?;
+    let [k0, k1] = head.key;
+    if Key::new(k0, k1).probe() != head.probe {
+        return Err("its fingerprints were made by another version of memguard".into());
+    }
+    let now_s = state::now_ms() / 1000;
+    let memory = u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
+    let grace = [0, memory];
+    let mut alive = [0; 2];
+    let again = File::open(path).map_err(said)?;
+    bindings_file::load(
+        &mut BufReader::new(again),
+        buckets,
+        |table, bucket, words| {
+            if let (Some(to), Some(grace), Some(count)) =
+                (tables.get(table), grace.get(table), alive.get_mut(table))
+            {
+                *count += to.restore_bucket(bucket, words, head.base_s, now_s, *grace);
+            }
+        },
+    )?;
+    Ok(Found { head, alive })
+}
+
+/// What else the earlier run knew.
+fn take_over(
+    region: &Region,
+    path: &Path,
+    tables: [&Fingerprints; 2],
+    found: &Found,
+    start_s: u64,
+) -> Key {
+    let head = &found.head;
+    region.control.longest_expires.raise(head.longest_expires_s);
+    for table in tables {
+        table.inherit_doubt(head.forgotten_until_s, start_s);
+    }
+    let age_s = start_s.saturating_sub(head.saved_s);
+    let is_fresh = head.is_complete == 1 && head.saved_s <= start_s && age_s <= FRESH_S;
+    if is_fresh {
+        region
+            .control
+            .knows_since_s
+            .set(head.knows_since_s.min(start_s));
+    }
+    let [bindings, aors] = found.alive;
+    log!(
+        Severity::Notice,
+        "bindings_file {}: {bindings} bindings and {aors} AoRs are known again, saved {age_s} s ago{}",
+        path.display(),
+        if is_fresh {
+            ""
+        } else {
+            ", and not at an orderly end just now: some may be missing"
+        }
+    );
+    let [k0, k1] = head.key;
+    Key::new(k0, k1)
+}
+
+/// Saves now and then. Process: sampling.
+#[derive(Default)]
+pub struct Saver {
+    last_ms: Option<u64>,
+    has_failed: bool,
+}
+
+impl Saver {
+    /// At the first tick (what an earlier end left complete is not complete any more), and every some minutes.
+    pub fn tick(&mut self, region: &Region, now_ms: u64) {
+        let is_due = self
+            .last_ms
+            .is_none_or(|last| now_ms.abs_diff(last) >= EVERY_MS);
+        let Some((tables, path)) = wanted().filter(|_| is_due) else {
+            return;
+        };
+        self.last_ms = Some(now_ms);
+        let result = write(region, tables, path, false);
+        let has_failed = result.is_err();
+        if has_failed != self.has_failed {
+            self.has_failed = has_failed;
+            region.warn(Warning::BindingsFile, has_failed);
+            let name = path.display();
+            match result {
+                Err(e) => log!(
+                    Severity::Warn,
+                    "bindings_file {name} cannot be written: {e}"
+                ),
+                Ok(()) => log!(Severity::Notice, "bindings_file {name} is written again"),
+            }
+        }
+    }
+}
+
+fn wanted() -> Option<(&'static Tables, &'static Path)> {
+    let tables = state::tables()?;
+    Some((tables, path_of(&tables.texts)?))
+}
+
+/// The last save: nobody can learn any more. Process: main, at the end of all others.
+pub fn close() {
+    let (Some(region), Some((tables, path))) = (state::region(), wanted()) else {
+        return;
+    };
+    if region.figures().samples == 0 {
+        return; // it never ran: what an earlier run left is better
+    }
+    let is_complete = ending::said(Fate::Killed).0 == Fate::Stopped;
+    if let Err(e) = write(region, tables, path, is_complete) {
+        log!(
+            Severity::Warn,
+            "bindings_file {} cannot be written: {e}",
+            path.display()
+        );
+    }
+}
+
+/// Writes beside it and renames, so that a kill leaves the file as it was.
+fn write(region: &Region, tables: &Tables, path: &Path, is_complete: bool) -> io::Result<()> {
+    let control = &region.control;
+    let forgotten = [&tables.bindings, &tables.aors].map(Fingerprints::forgotten_until);
+    let head = Head {
+        saved_s: state::now_ms() / 1000,
+        base_s: control.start_ms.get() / 1000,
+        key: tables.key.words(),
+        probe: tables.key.probe(),
+        knows_since_s: control.knows_since_s.get(),
+        is_complete: u64::from(is_complete),
+        longest_expires_s: control.longest_expires.get(),
+        forgotten_until_s: forgotten.into_iter().max().unwrap_or(0),
+    };
+    let mut new = OsString::from(path);
+    new.push(".tmp");
+    let new = PathBuf::from(new);
+    let _ = fs::remove_file(&new); // of a kill, or somebody's: ours begins with our mode
+    let result = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(MODE)
+        .open(&new)
+        .and_then(|file| {
+            let mut out = BufWriter::with_capacity(65_536, file);
+            bindings_file::save(&head, [&tables.bindings, &tables.aors], &mut out)?;
+            out.flush()
+        })
+        .and_then(|()| fs::rename(&new, path));
+    if result.is_err() {
+        let _ = fs::remove_file(&new); // half a file must not stay
+    }
+    result
+}

@@ -1,0 +1,130 @@
+//! The reports that are lists: events, refusals, configuration, priorities.
+//! Forbidden here: changing anything; shm locks. Process: RPC processes.
+
+use super::*;
+
+/// Rows of `memguard.events` and `memguard.refusals` when no number is given.
+const USUAL_ROWS: u32 = 20;
+
+/// `memguard.events [N]`
+pub fn events(words: &[&str]) -> Result<Answer, Fault> {
+    let count = filters::events(words)
+        .map_err(Fault::bad)?
+        .unwrap_or(USUAL_ROWS) as usize;
+    let rows = region()?.events.last(count).map(|(_, event)| {
+        let mut row = vec![
+            ("time", Node::Count(event.time_ms / 1000)),
+            ("from", word(event.from)),
+            ("to", word(event.to)),
+            ("pool", word(event.pool)),
+        ];
+        row.extend(
+            event
+                .worker
+                .map(|worker| ("worker", int(u64::from(worker)))),
+        );
+        row.push(("percent", int(u64::from(event.percent))));
+        row.push(("reason", word(event.reason)));
+        row
+    });
+    Ok(Answer::Many(rows.collect()))
+}
+
+/// `memguard.refusals [N]`
+pub fn refusals(words: &[&str]) -> Result<Answer, Fault> {
+    let count = filters::refusals(words)
+        .map_err(Fault::bad)?
+        .unwrap_or(USUAL_ROWS) as usize;
+    let rows = region()?.refusals.last(count).map(|(_, refusal)| {
+        let address = refusal.source();
+        let source = match address.ip().to_ipv4_mapped() {
+            Some(v4) => format!("{v4}:{}", address.port()),
+            None => address.to_string(),
+        };
+        vec![
+            ("time", Node::Count(refusal.time_ms / 1000)),
+            ("aor", word(String::from_utf8_lossy(refusal.aor.as_bytes()))),
+            ("source", word(source)),
+            ("class", word(refusal.class)),
+            ("stage", word(refusal.stage)),
+            ("code", int(u64::from(refusal.code))),
+            ("retry_after", int(u64::from(refusal.retry_after))),
+            ("position", int(u64::from(refusal.position))),
+        ]
+    });
+    Ok(Answer::Many(rows.collect()))
+}
+
+/// `memguard.config`
+pub fn config(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.config")?;
+    Ok(Answer::Many(config_rows(region()?)))
+}
+
+fn config_rows(region: &Region) -> Vec<Fields> {
+    let ints = Int::ALL.iter().zip(INT_PARAMS).map(|(param, line)| {
+        let value = match line.kind {
+            Kind::Mode => region.settings.mode().word().to_owned(),
+            _ => region.settings.get(*param).to_string(),
+        };
+        (line, value)
+    });
+    let texts = state::tables().map(|tables| &tables.texts);
+    let texts = Text::ALL.iter().zip(TEXT_PARAMS).map(|(text, line)| {
+        let value = match (texts, line.kind) {
+            (_, Kind::List { .. }) => in_force(region, *text),
+            (Some(texts), _) => texts.get(*text).to_owned(),
+            (None, _) => String::new(),
+        };
+        (line, value)
+    });
+    ints.chain(texts)
+        .map(|(line, value)| {
+            vec![
+                ("name", word(line.name)),
+                ("value", word(value)),
+                ("unit", word(line.unit)),
+                ("runtime", int(u64::from(line.runtime))),
+                ("doc", word(line.doc)),
+            ]
+        })
+        .collect()
+}
+
+/// How many values of a list `memguard.config` shows; `memguard.priority` shows all.
+const SHOWN_VALUES: usize = 20;
+
+/// A priority list in force, in one line.
+fn in_force(region: &Region, text: Text) -> String {
+    let list = match text {
+        Text::PriorityAor => List::Aor,
+        Text::PriorityDomain => List::Domain,
+        _ => List::Source,
+    };
+    let entries = region.priorities.in_force();
+    let of_list = entries.iter().filter(|e| e.entry.list() == Some(list));
+    let values: Vec<String> = of_list.map(|e| e.entry.to_string()).collect();
+    match values.get(SHOWN_VALUES..) {
+        Some(more @ [_, ..]) => format!(
+            "{} and {} more",
+            values[..SHOWN_VALUES].join(", "),
+            more.len()
+        ),
+        _ => values.join(", "),
+    }
+}
+
+/// The rows of `memguard.priority`: one list, or all.
+pub fn priorities(region: &Region, list: Option<List>) -> Vec<Fields> {
+    let entries = region.priorities.in_force();
+    let rows = entries.iter().filter_map(|found| {
+        let own = found.entry.list()?;
+        let mut row = vec![("list", word(own.word())), ("value", word(found.entry))];
+        match found.since_s {
+            0 => row.push(("from", word("configuration"))),
+            since => row.extend([("from", word("run time")), ("since", Node::Count(since))]),
+        }
+        (list.is_none() || list == Some(own)).then_some(row)
+    });
+    rows.collect()
+}

@@ -1,0 +1,112 @@
+//! What the read-only commands answer, from memguard's own state and lock-free reads.
+//! Forbidden here: changing anything; shm locks; Kamailio's allocators. Process: RPC processes.
+
+mod lists;
+mod now;
+mod pools;
+mod registrations;
+mod status;
+mod workers;
+
+pub use lists::{config, events, priorities, refusals};
+pub use now::*;
+pub use pools::pools;
+pub use registrations::registrations;
+pub use status::status;
+pub use workers::workers;
+
+use super::commands::region;
+use super::rpc::COMMANDS;
+use super::{
+    answer, forecast_reports, growth, hooks, measures, owners, pressure, sampler, state, visit,
+};
+use crate::guard::admission::{self, Curves, Pressure};
+use crate::guard::filters;
+use crate::guard::growth::Leak;
+use crate::guard::level::{self, Standing, Thresholds, permyriad};
+use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
+use crate::guard::priority::List;
+use crate::guard::queue;
+use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
+use crate::guard::warnings::{self, Warning};
+use crate::guard::words::{Class, Level, Mode, Pool};
+use crate::shared::figures::Figures;
+use crate::shared::region::Region;
+use crate::shared::rows::Row;
+
+/// Refuses arguments where there are none.
+pub fn no_arguments(words: &[&str], command: &str) -> Result<(), Fault> {
+    if words.is_empty() {
+        Ok(())
+    } else {
+        Err(Fault::bad(format!("{command} accepts no arguments")))
+    }
+}
+
+fn bytes(n: u64) -> Node {
+    Node::Count(n)
+}
+
+fn milli(thousandths: u64) -> Node {
+    real(thousandths as f64 / 1000.0)
+}
+
+fn percent(permyriad: u32) -> Node {
+    real(f64::from(permyriad) / 100.0)
+}
+
+/// Sums over all rows.
+pub fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
+    let rows = region.used_rows(hooks::processes());
+    rows.iter().map(f).fold(0, u64::wrapping_add)
+}
+
+/// `memguard.metrics`: what `/metrics` serves, cut at a line's end where it would not fit into an answer.
+pub fn metrics(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.metrics")?;
+    region()?;
+    let mut text = measures::text();
+    if text.len() > MAX_ANSWER {
+        let end = text.get(..MAX_ANSWER).and_then(|t| t.rfind('\n'));
+        text.truncate(end.map_or(0, |end| end + 1));
+        text.push_str("# truncated: /metrics serves all of it\n");
+    }
+    Ok(Answer::Text(text))
+}
+
+/// `memguard.json`: every read-only command's answer under its name.
+pub fn json(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.json")?;
+    let mut document = serde_json::Map::new();
+    for command in COMMANDS.iter().filter(|c| IN_JSON.contains(&c.name)) {
+        // Places may not be counted; the rest is answered all the same.
+        let Ok(answer) = (command.run)(&[]) else {
+            continue;
+        };
+        let name = command
+            .name
+            .strip_prefix("memguard.")
+            .unwrap_or(command.name);
+        document.insert(name.to_owned(), to_json(&answer));
+    }
+    Ok(Answer::Text(
+        serde_json::Value::Object(document).to_string(),
+    ))
+}
+
+/// What `memguard.json` holds: the read-only commands but itself.
+const IN_JSON: [&str; 13] = [
+    "memguard.status",
+    "memguard.pools",
+    "memguard.workers",
+    "memguard.registrations",
+    "memguard.sites",
+    "memguard.modules",
+    "memguard.failures",
+    "memguard.events",
+    "memguard.refusals",
+    "memguard.config",
+    "memguard.check",
+    "memguard.forecast",
+    "memguard.priority",
+];

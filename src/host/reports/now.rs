@@ -1,0 +1,107 @@
+//! What holds at this moment, for every report: level, tightest pool, share refused, warnings, sums over the workers.
+//! Forbidden here: changing anything; formatting. Process: RPC processes.
+
+use super::*;
+
+/// Largest use of shm since the start or `reset peaks`: sampled, and now.
+pub fn shm_peak(region: &Region) -> u64 {
+    let now = hooks::shm_now(region.control.shm_size.get()).map_or(0, |p| p.real_used);
+    region.control.shm_peak.get().max(now)
+}
+
+/// Failed allocations of shm and pkg since the start.
+pub fn failures_since_start(region: &Region) -> (u64, u64) {
+    (
+        total(region, |r| r.shm_sum().failures),
+        total(region, |r| r.pkg_failures.get()),
+    )
+}
+
+/// The level as it is: the last sample's, or shedding from the moment an operator says so.
+pub fn level_now(region: &Region) -> Level {
+    let sampled = Level::from_index(region.figures().level).unwrap_or(Level::Normal);
+    let is_shed = region.control.shed_until_ms.get() > state::now_ms();
+    if is_shed {
+        sampled.max(Level::Shedding)
+    } else {
+        sampled
+    }
+}
+
+/// The pool or limit that is tightest: shm live, pkg of the fullest worker and the machine's memory by the last sample.
+pub fn tightest_now(region: &Region) -> Option<Standing> {
+    let figures = region.figures();
+    let control = &region.control;
+    let values = region.settings.all();
+    let standing = |pool, total, used| Standing {
+        pool,
+        total,
+        used,
+        shed_pct: Thresholds::of(&values, pool).shed,
+    };
+    let shm =
+        hooks::shm_now(control.shm_size.get()).map(|p| standing(Pool::Shm, p.size, p.real_used));
+    let pkg = Some(standing(
+        Pool::Pkg,
+        control.pkg_size.get(),
+        figures.fullest_real_used,
+    ))
+    .filter(|s| s.total > 0);
+    let os = Some(standing(Pool::Os, figures.os_limit, figures.os_used)).filter(|s| s.total > 0);
+    level::tightest([shm, pkg, os].into_iter().flatten())
+}
+
+/// Share of class `new` that is refused at this moment (shm live, the fullest worker's pkg by the last sample).
+pub(super) fn share_now(region: &Region, figures: &Figures) -> u32 {
+    let control = &region.control;
+    let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
+    let pressure = Pressure {
+        shm_permyriad: permyriad(shm.real_used, shm.size),
+        pkg_permyriad: permyriad(figures.fullest_real_used, control.pkg_size.get()),
+        os_permyriad: (control.os_time_ms.get() != 0).then(|| control.os_permyriad.get() as u32),
+        shm_free_bytes: u64::MAX,
+        pkg_free_bytes: u64::MAX,
+        operator_shed: control.shed_until_ms.get() > state::now_ms(),
+        ..Pressure::default()
+    };
+    if region.settings.mode() == Mode::Off {
+        return 0;
+    }
+    admission::share_of(Class::New, &pressure, &Curves::of(&region.settings.all())).0
+}
+
+/// The same in whole percent.
+pub fn shed_pct_now(region: &Region) -> u64 {
+    u64::from(admission::shed_pct(share_now(region, &region.figures())))
+}
+
+/// What there is to warn of at this moment: what was found, and that nobody looks any more.
+pub fn warnings_now(region: &Region) -> Vec<&'static str> {
+    let sampled = region.figures().time_ms.max(region.control.start_ms.get());
+    let mut mask = region.control.warnings.get();
+    if pressure::is_stale(region, sampled, state::now_ms()) {
+        mask |= 1 << Warning::StaleSample as u8;
+    }
+    warnings::sentences(mask)
+}
+
+/// Workers whose leak is suspected or confirmed.
+pub fn leaking(region: &Region) -> u64 {
+    let rows = region.used_rows(hooks::processes()).iter();
+    rows.filter(|row| row.leak() != Leak::None).count() as u64
+}
+
+/// Slots of the queue that lie ahead.
+pub fn queue_length(region: &Region) -> u64 {
+    queue::length(
+        region.control.queue_tail_us.get(),
+        state::now_ms(),
+        &answer::rules(region),
+    )
+}
+
+pub(super) fn is_unsure(region: &Region) -> bool {
+    let now = state::now_ms() / 1000;
+    region.control.usrloc_in_memory.get() == 0
+        && state::tables().is_some_and(|tables| visit::is_unsure(region, tables, now))
+}

@@ -1,0 +1,91 @@
+//! `memguard.pools`: shm, the fullest worker's pkg, and the machine's memory.
+//! Forbidden here: changing anything; shm locks. Process: RPC processes.
+
+use super::*;
+
+/// `memguard.pools`
+pub fn pools(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.pools")?;
+    Ok(Answer::Many(pool_rows(region()?)))
+}
+
+fn pool_rows(region: &Region) -> Vec<Fields> {
+    let figures = region.figures();
+    let control = &region.control;
+    let (shm_failures, pkg_failures) = failures_since_start(region);
+    let mut rows = Vec::new();
+    if let Some(shm) = hooks::shm_now(control.shm_size.get()) {
+        let sum = hooks::shm_sum_of_all(region);
+        let live = u64::try_from(sum.live()).unwrap_or(0);
+        let mut row = pool_head(Pool::Shm, shm.size, shm.real_used, Some(live));
+        row.extend([
+            ("peak", bytes(shm_peak(region))),
+            ("largest_free", bytes(hooks::shm_largest_free())),
+            ("fragments", Node::Count(shm.fragments)),
+            (
+                "growth",
+                real(owners::sites().map_or(0.0, |s| growth::of_shm(s).now)),
+            ),
+            ("drift", Node::Signed(shm.used.wrapping_sub(live) as i64)),
+            ("unbooked", bytes(sum.unbooked)),
+            (
+                "failures",
+                Node::Count(shm_failures.saturating_sub(control.shm_failures_base.get())),
+            ),
+        ]);
+        rows.push(finished(region, Pool::Shm, row, figures.shm_level));
+    }
+    let fullest = usize::try_from(figures.fullest_worker).unwrap_or(0);
+    if let (Some(worker), size @ 1..) = (region.rows.get(fullest), control.pkg_size.get()) {
+        let used = worker.pkg.real_used.get();
+        let live = hooks::pkg_sum(fullest, worker).live();
+        let mut row = pool_head(Pool::Pkg, size, used, Some(live));
+        row.extend([
+            ("peak", bytes(worker.pkg.peak.get())),
+            ("growth", real(worker.growth().0)),
+            (
+                "drift",
+                Node::Signed(worker.pkg.used.get().wrapping_sub(live) as i64),
+            ),
+            ("unbooked", bytes(worker.pkg.unbooked.get())),
+            (
+                "failures",
+                Node::Count(pkg_failures.saturating_sub(control.pkg_failures_base.get())),
+            ),
+            ("worker", int(figures.fullest_worker)),
+        ]);
+        rows.push(finished(region, Pool::Pkg, row, figures.pkg_level));
+    }
+    if figures.os_limit > 0 {
+        let mut row = pool_head(Pool::Os, figures.os_limit, figures.os_used, None);
+        row.push(("peak", bytes(control.os_peak.get())));
+        row.push((
+            "growth",
+            real(region.forecasts.read(Pool::Os).outlook.growth),
+        ));
+        rows.push(finished(region, Pool::Os, row, figures.os_level));
+    }
+    rows
+}
+
+fn pool_head(pool: Pool, size: u64, used: u64, live: Option<u64>) -> Fields {
+    let mut row = vec![
+        ("name", word(pool)),
+        ("size", bytes(size)),
+        ("real_used", bytes(used)),
+    ];
+    row.extend(live.map(|live| ("live", bytes(live))));
+    row.push(("free", bytes(level::headroom_bytes(size, used))));
+    row.push(("used_pct", percent(permyriad(used, size))));
+    row
+}
+
+fn finished(region: &Region, pool: Pool, mut row: Fields, level: u64) -> Fields {
+    let outlook = region.forecasts.read(pool).outlook;
+    row.push(("exhaustion_seconds", Node::Count(outlook.exhaustion_s)));
+    row.push((
+        "level",
+        word(Level::from_index(level).unwrap_or(Level::Normal)),
+    ));
+    row
+}

@@ -1,0 +1,70 @@
+//! `memguard.status`: the first five seconds of an operator's night.
+//! Forbidden here: changing anything; shm locks. Process: RPC processes.
+
+use super::*;
+
+/// `memguard.status`
+pub fn status(words: &[&str]) -> Result<Answer, Fault> {
+    no_arguments(words, "memguard.status")?;
+    let region = region()?;
+    Ok(Answer::One(status_fields(region)))
+}
+
+fn status_fields(region: &Region) -> Fields {
+    let figures = region.figures();
+    let now = state::now_ms();
+    let tightest = tightest_now(region);
+    let mut fields = vec![
+        ("level", word(level_now(region))),
+        ("mode", word(region.settings.mode())),
+        ("tightest", word(tightest.map_or(Pool::Shm, |t| t.pool))),
+        (
+            "headroom",
+            bytes(tightest.map_or(0, |t| t.headroom_bytes())),
+        ),
+        (
+            "headroom_pct",
+            percent(tightest.map_or(0, |t| t.headroom_permyriad())),
+        ),
+        ("shed_pct", int(shed_pct_now(region))),
+    ];
+    fields.extend(forecast_reports::status_fields(region));
+    fields.extend([
+        ("new_rate", milli(figures.new_rate_10s)),
+        ("refresh_rate", milli(figures.refresh_rate_10s)),
+        (
+            "rejected",
+            Node::Count(total(region, |r| r.sip.rejected.sum())),
+        ),
+        (
+            "rejected_observed",
+            Node::Count(total(region, |r| r.sip.observed.sum())),
+        ),
+        (
+            "fail_open",
+            Node::Count(total(region, |r| r.sip.fail_open.get())),
+        ),
+        ("workers", int(hooks::processes() as u64)),
+        ("workers_leaking", int(leaking(region))),
+        (
+            "sample_age_ms",
+            Node::Count(now.saturating_sub(figures.time_ms.max(region.control.start_ms.get()))),
+        ),
+        (
+            "warnings",
+            Node::Texts(
+                warnings_now(region)
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect(),
+            ),
+        ),
+        (
+            "uptime",
+            Node::Count(now.saturating_sub(region.control.start_ms.get()) / 1000),
+        ),
+        ("version", word(env!("CARGO_PKG_VERSION"))),
+        ("kamailio", word(env!("MEMGUARD_KAMAILIO_VERSION"))),
+    ]);
+    fields
+}

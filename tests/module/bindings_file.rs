@@ -1,0 +1,180 @@
+//! A proxy without a location table knows its phones again after a restart; and what becomes of a file that cannot be
+//! used.
+//! Forbidden here: what stands in the file (src/shared/bindings_file.rs), usrloc in the proxy.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use memguard::shared::bindings_file::{Head, load, save};
+use memguard::shared::fingerprints::Fingerprints;
+
+use serde_json::json;
+
+use super::guard::{Guarded, SOON, counts, number};
+use super::harness::builder::{Builder, Folder};
+use super::harness::sip::Request;
+use super::harness::{Pair, Server, for_each_pair, until};
+
+const PHONES: usize = 40;
+/// The parameter `bindings`; the file belongs to a table of this size.
+const SIZE: usize = 4096;
+
+fn proxy(pair: &Pair, upstream: SocketAddr, file: &Path) -> Builder {
+    Server::proxy(pair, upstream)
+        .param("bindings", SIZE)
+        .param("bindings_file", file.display())
+}
+
+/// Changes the head of a file; its entries stay.
+fn change(file: &Path, change: impl FnOnce(&mut Head)) {
+    let tables = [(); 2].map(|()| Fingerprints::map(SIZE, 0).expect("some memory"));
+    let buckets = [tables[0].buckets(); 2];
+    let mut from = File::open(file).expect("the file");
+    let put = |table: usize, bucket, words| {
+        tables[table].restore_bucket(bucket, words, 0, 0, 0);
+    };
+    let mut head = load(&mut from, buckets, put).expect("a file of this size");
+    change(&mut head);
+    let mut bytes = Vec::new();
+    save(&head, [&tables[0], &tables[1]], &mut bytes).expect("memory is written");
+    fs::write(file, bytes).expect("ours");
+}
+
+#[test]
+fn bindings_file_a_restarted_proxy_lets_its_phones_refresh_under_pressure() {
+    for_each_pair(|pair| {
+        let folder = Folder::of(pair, "bindings");
+        let file = folder.file("known");
+        let registrar = Server::registrar(pair).without_memguard().start();
+        let first = proxy(pair, registrar.sip(), &file).start();
+        let at = first.sip();
+        until(SOON, "the file is there from the beginning", || {
+            file.exists()
+        });
+        let mode = fs::metadata(&file)
+            .expect("it is there")
+            .permissions()
+            .mode()
+            & 0o777;
+        assert_eq!(mode, 0o600);
+        let phones: Vec<Request> = (0..PHONES)
+            .map(|i| Request::register(&format!("p{i}")))
+            .collect();
+        let register = |server: &Server, phones: Vec<Request>| {
+            server.udp().flood(phones.into_iter(), 4, |_, _, _| ())
+        };
+        assert_eq!(register(&first, phones.clone()).of(200), PHONES);
+        assert!(first.stop().success());
+
+        // Known again; but the first run had itself begun just now, and so bindings from before may be missing.
+        let restarted = || proxy(pair, registrar.sip(), &file).at(at).start();
+        let second = restarted();
+        assert!(
+            second.log().contains(&format!(
+                "{PHONES} bindings and {PHONES} AoRs are known again"
+            )),
+            "{}",
+            second.log()
+        );
+        second.rpc("memguard.shed", json!([60]));
+        let again: Vec<Request> = phones.iter().map(Request::next).collect();
+        let refreshed = register(&second, again.clone());
+        assert_eq!(refreshed.of(200), PHONES, "{refreshed:?}");
+        let all = second.registrations();
+        assert_eq!(
+            (number(&all, "table_unsure"), number(&all, "known_bindings")),
+            (1, PHONES as i64),
+            "{all}"
+        );
+        let resent = refreshed.resent as i64;
+        assert_eq!(
+            second.by_class("received"),
+            counts(&[("refresh", PHONES as i64 + resent)])
+        );
+        assert_eq!(
+            second.udp().request(&Request::register("unknown")).code,
+            503
+        );
+        assert_eq!(second.by_class("received").get("returning"), Some(&1));
+        assert!(second.stop().success());
+
+        // Of a run that had seen a whole longest Expires nothing is missing: the doubt has ended.
+        change(&file, |head| {
+            assert_eq!(head.is_complete, 1);
+            head.knows_since_s -= head.longest_expires_s;
+        });
+        let third = restarted();
+        assert_eq!(number(&third.registrations(), "table_unsure"), 0);
+        third.rpc("memguard.shed", json!([60]));
+        let again = register(&third, again.iter().map(Request::next).collect());
+        assert_eq!(again.of(200), PHONES, "{again:?}");
+        assert_eq!(third.udp().request(&Request::register("unknown")).code, 503);
+        assert_eq!(third.by_class("received").get("new"), Some(&1));
+        third.kill_all();
+
+        // What a killed server left was written while others could still learn: known phones pass, doubt is back.
+        let fourth = restarted();
+        assert_eq!(number(&fourth.registrations(), "table_unsure"), 1);
+        fourth.rpc("memguard.shed", json!([60]));
+        let last = register(
+            &fourth,
+            phones.iter().map(|p| p.next().next().next()).collect(),
+        );
+        assert_eq!(last.of(200), PHONES, "{last:?}");
+    });
+}
+
+#[test]
+fn bindings_file_one_that_cannot_be_used_is_kept_aside_and_the_table_starts_empty() {
+    for_each_pair(|pair| {
+        let folder = Folder::of(pair, "unusable");
+        let file = folder.file("known");
+        let registrar = Server::registrar(pair).without_memguard().start();
+        let start = || proxy(pair, registrar.sip(), &file).start();
+        assert!(start().stop().success());
+        let good = fs::read(&file).expect("a file");
+        let mut damaged = good.clone();
+        damaged[good.len() / 2] ^= 1;
+        let cases: [(&[u8], u32, &str); 4] = [
+            (b"somebody's list", 0o600, "it is no file of known bindings"),
+            (&damaged, 0o600, "it is damaged"),
+            (&good[..good.len() - 1], 0o600, "it is cut off"),
+            (&good, 0o640, "others can read or write it (mode 640)"),
+        ];
+        for (number, (content, mode, said)) in cases.into_iter().enumerate() {
+            fs::write(&file, content).expect("ours");
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("ours");
+            let server = start();
+            let log = server.log();
+            assert!(
+                log.contains("is not used: ") && log.contains(said),
+                "{said}: {log}"
+            );
+            assert_eq!(server.udp().request(&Request::register("a")).code, 200);
+            let names = fs::read_dir(folder.path()).expect("ours").flatten();
+            let aside = names.filter(|e| e.file_name().to_string_lossy().contains(".aside-"));
+            let kept: Vec<_> = aside.map(|e| fs::read(e.path()).expect("kept")).collect();
+            assert_eq!(kept.len(), number + 1);
+            assert!(kept.iter().any(|bytes| bytes == content), "{said}");
+            server.stop();
+        }
+        let other_size = proxy(pair, registrar.sip(), &file)
+            .param("bindings", 2 * SIZE)
+            .start();
+        assert!(
+            other_size.log().contains("another size of the table"),
+            "{}",
+            other_size.log()
+        );
+        let log = proxy(pair, registrar.sip(), &folder.file("none/known"))
+            .try_start()
+            .err();
+        let log = log.expect("it must not start");
+        assert!(
+            log.contains("parameter bindings_file: the directory of"),
+            "{log}"
+        );
+    });
+}
