@@ -188,7 +188,7 @@ mod host {
         bindgen::Builder::default()
             .header("c_shim/shim.h")
             .clang_args(clang_args)
-            .allowlist_function("mg_.*|register_script_cb|sr_event_register_cb|fork_process|register_procs")
+            .allowlist_function("mg_.*|register_script_cb|sr_event_register_cb|fork_process|register_procs|run_actions")
             .allowlist_function("counter_register|cfg_declare|cfg_child_init|find_export|sr_wtimer_add")
             .allowlist_function("cfg_register_child|init_shm|sr_kemi_modules_add|sr_corecb_get")
             .allowlist_type("script_cb_flag|counter_handle_t|mg_.*|module_exports_t|cmd_export_t|param_export_t|rpc_export_t|pv_export_t")

@@ -4,7 +4,10 @@
 #[path = "../tests/simulator/mod.rs"]
 mod simulator;
 
-use simulator::{Alarms, HEALTHY, HIDDEN, LEAKS, Random, World, health, leak, median};
+use simulator::{
+    Alarms, EVENING_S, HEALTHY, HIDDEN, LEAKS, Random, Shape, World, health, leak, median,
+    run_evening,
+};
 
 fn number(name: &str, default: usize) -> usize {
     std::env::var(name)
@@ -17,6 +20,8 @@ fn main() {
     let runs = number("MEMGUARD_RUNS", 60);
     let days = number("MEMGUARD_DAYS", 1000);
     let verbose = std::env::var("MEMGUARD_VERBOSE").is_ok();
+    evening("a busy evening", Shape::Evening);
+    evening("an evening whose load falls away", Shape::Sine);
     let mut all = Vec::new();
     let (mut all_known, mut all_covered) = (0, 0);
     println!(
@@ -79,6 +84,39 @@ fn main() {
         1000.0 * sum.within_a_day as f64 / sum.days
     );
     healthy(HIDDEN.0, HIDDEN.1, 99, days / 2, verbose);
+}
+
+/// One evening in full, as `./dev evening` replays it for real.
+fn evening(name: &str, shape: Shape) {
+    let (tenths, announced_at, full_at) = run_evening(shape, 1);
+    let clock = |time: f64| {
+        let minutes = ((time + EVENING_S) / 60.0).round() as u64;
+        format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60)
+    };
+    println!(
+        "{name}: a leak with each message from 18:00 on, announced at {}, full at {}; said at each tenth leaked:",
+        clock(announced_at),
+        clock(full_at)
+    );
+    for (i, tenth) in tenths.iter().enumerate() {
+        let o = tenth.outlook;
+        let said = match o.valid {
+            true => format!(
+                "full at {} ({} .. {}), error {:4.1} %",
+                clock(tenth.time + o.exhaustion_s as f64),
+                clock(tenth.time + o.low_s as f64),
+                clock(tenth.time + o.high_s as f64),
+                100.0 * tenth.error(full_at)
+            ),
+            false => "unknown".to_owned(),
+        };
+        println!(
+            "  {}/10 at {}, {:4.1} % used: {said}",
+            i + 1,
+            clock(tenth.time),
+            100.0 * tenth.used_share
+        );
+    }
 }
 
 fn healthy(

@@ -317,6 +317,36 @@ void mg_each_counter(const char *group, void (*each)(void *closure, str *name), 
 	counter_iterate_grp_vars(group, on_counter, closure);
 }
 
+/* struct action is full of unions; only its place in the configuration is wanted */
+const void *mg_cfg_action(void)
+{
+	return get_cfg_crt_action();
+}
+
+/* as above; returns the line */
+int mg_cfg_place(const void *action, const char **file, const char **route)
+{
+	const struct action *a = (const struct action *)action;
+
+	*file = a->cfile;
+	*route = a->rname;
+	return a->cline;
+}
+
+/* the lists of routes are the script interpreter's; any action will do */
+const void *mg_cfg_any_action(void)
+{
+	struct route_list *lists[] = {&main_rt, &onreply_rt, &event_rt, &failure_rt, &branch_rt};
+	unsigned i;
+	int j;
+
+	for(i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+		for(j = 0; j < lists[i]->entries; j++)
+			if(lists[i]->rlist != NULL && lists[i]->rlist[j] != NULL)
+				return lists[i]->rlist[j];
+	return NULL;
+}
+
 /* event routes live in a table of the script interpreter */
 int mg_event_route_exists(const char *name)
 {

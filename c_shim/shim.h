@@ -90,6 +90,10 @@ int mg_has_module(const char *name);
 long mg_module_int(const char *module, const char *name, long fallback);
 void mg_each_counter(const char *group, void (*each)(void *closure, str *name), void *closure);
 
+const void *mg_cfg_action(void);
+const void *mg_cfg_any_action(void);
+int mg_cfg_place(const void *action, const char **file, const char **route);
+
 int mg_event_route_exists(const char *name);
 int mg_event_route_run(const char *route, const char *callback);
 int mg_event_routes_init(void);

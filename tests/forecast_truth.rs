@@ -6,7 +6,9 @@ mod simulator;
 
 use memguard::guard::forecast::{Forecaster, Method};
 use memguard::guard::text::NONE_FORESEEN_S;
-use simulator::{HEALTHY, HIDDEN, LEAKS, Random, Run, World, health, leak, median};
+use simulator::{
+    HEALTHY, HIDDEN, LEAKS, Random, Run, Shape, World, health, leak, median, run_evening,
+};
 
 /// Coarse samples: a debug build must be quick. Fast leaks need their seconds.
 fn coarse(mut world: World) -> World {
@@ -70,6 +72,33 @@ fn healthy_servers_are_not_said_to_run_full() {
     }
     assert!(known > 5, "most of them are known to be healthy: {known}");
     assert!(hidden(&mut Random(1)).hidden > 0.0);
+}
+
+#[test]
+fn a_busy_evenings_leak_is_announced_before_one_tenth_leaked_and_its_time_comes_true() {
+    let (tenths, announced_at, full_at) = run_evening(Shape::Evening, 1);
+    assert!(tenths.len() >= 6, "{tenths:?}");
+    assert!(
+        (86_400.0..tenths[0].time).contains(&announced_at),
+        "not on the healthy day before: {announced_at}"
+    );
+    let mut errors: Vec<f64> = tenths.iter().map(|tenth| tenth.error(full_at)).collect();
+    let middle = median(&mut errors);
+    assert!(middle < 0.15, "{middle}: {tenths:?}");
+    assert!(tenths.iter().all(|tenth| !tenth.outlook.is_load));
+    assert!(tenths.is_sorted_by(|a, b| a.used_share < b.used_share));
+}
+
+#[test]
+fn an_evening_whose_load_falls_away_is_not_said_to_last_twice_as_long_as_it_does() {
+    let (tenths, _, full_at) = run_evening(Shape::Sine, 1);
+    for tenth in tenths {
+        let (outlook, left) = (tenth.outlook, full_at - tenth.time);
+        assert!(
+            !outlook.valid || (outlook.exhaustion_s as f64) < 2.0 * left,
+            "{left} s left: {outlook:?}"
+        );
+    }
 }
 
 #[test]

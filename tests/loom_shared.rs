@@ -6,6 +6,7 @@
 //! * Published figures are there at any moment of one publication, never mixed, and never go back.
 //! * Entries of a set are there whole from their addition to their removal; two who add get two places.
 //! * A series never answers a point that was overwritten.
+//! * A context is never another's while a block carries it, and its blocks are counted one by one.
 //! * Fingerprints that were inserted are there, unless an eviction is counted; a removal removes all copies.
 //!
 //! Writers run in the model's first thread and readers in spawned ones wherever a writer loads before it stores:
@@ -16,6 +17,7 @@
 use loom::sync::Arc;
 use loom::thread;
 
+use memguard::shared::contexts::{Context, Contexts, Owner};
 use memguard::shared::fingerprints::{Bucket, Doubt, Fingerprints, Put};
 use memguard::shared::places::Places;
 use memguard::shared::published::DoubleBuffer;
@@ -326,5 +328,61 @@ fn two_who_remove_the_same_entry_cannot_take_out_the_next_one() {
         assert_eq!(mine + theirs, 1);
         assert!(is_added, "whoever removed it, the place is free");
         assert!(places.any(|_| true, |read| *read == words(2)));
+    });
+}
+
+/// A context that differs from others in its line.
+fn context(line: u32) -> Context {
+    Context {
+        line,
+        ..Context::NONE
+    }
+}
+
+const OWNER: Owner = Owner {
+    process: 1,
+    is_pkg: false,
+    rate: 1,
+};
+
+#[test]
+fn a_context_is_nobody_elses_while_a_block_carries_it() {
+    loom::model(|| {
+        // One slot for two kinds of blocks.
+        let contexts: &'static Contexts = Box::leak(Box::new(Contexts::boxed()));
+        let work = move |line| {
+            let carried = contexts.take(OWNER, &context(line), b"m", 16);
+            if let Some(carried) = carried {
+                let held = contexts.held(0).expect("our block carries it");
+                assert_eq!((held.context.line, held.samples), (line, 1));
+                contexts.give(carried, 16);
+            }
+            carried.is_some()
+        };
+        let other = thread::spawn(move || work(2));
+        let first = work(1);
+        assert!(first | other.join().unwrap(), "one of them got the slot");
+        assert_eq!(contexts.held(0), None);
+        assert!(contexts.take(OWNER, &context(3), b"m", 16).is_some());
+    });
+}
+
+#[test]
+fn blocks_of_one_kind_are_counted_one_by_one() {
+    loom::model(|| {
+        let contexts: &'static Contexts = Box::leak(Box::new(Contexts::boxed()));
+        let kept = contexts.take(OWNER, &context(1), b"m", 8).unwrap();
+        let other = thread::spawn(move || {
+            let carried = contexts.take(OWNER, &context(1), b"m", 16);
+            carried.into_iter().for_each(|c| contexts.give(c, 16));
+            carried.is_some()
+        });
+        let second = contexts.take(OWNER, &context(1), b"m", 32);
+        assert!(other.join().unwrap() && second.is_some());
+        let held = contexts.held(0).unwrap();
+        assert_eq!((held.samples, held.live_bytes), (2, 40));
+        contexts.give(kept, 8);
+        contexts.give(second.unwrap(), 32);
+        assert_eq!(contexts.held(0), None);
     });
 }

@@ -4,6 +4,7 @@
 //!   whole or absent, other entries and older records there, published figures never absent.
 //! * Entries of a set that are not being changed are there at each of those instructions.
 //! * At each of those instructions another process can write the same structure and reads back what it wrote.
+//! * A context is never shown half written, and whoever comes after a killed process gets one.
 //! * Four writers, one of them killed at a random moment again and again: nothing that is read is ever torn, figures
 //!   never go back, and with all of them dead everything works at once.
 //! * A stopped sampler leaves its last figures readable for as long as it is stopped.
@@ -15,6 +16,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use memguard::shared::contexts::{Context, Contexts, Owner};
 use memguard::shared::fingerprints::{Fingerprints, Put};
 use memguard::shared::mapping;
 use memguard::shared::places::Places;
@@ -307,6 +309,64 @@ fn entries_stay_whole_at_every_instruction() -> Option<usize> {
     })
 }
 
+/// A context whose parts only belong together.
+fn context(line: u32) -> Context {
+    Context {
+        site: line,
+        line,
+        depth: 32,
+        frames: std::array::from_fn(|at| u64::from(line) << 8 | at as u64),
+        ..Context::NONE
+    }
+}
+
+const OWNER: Owner = Owner {
+    process: 1,
+    is_pkg: false,
+    rate: 1,
+};
+
+fn contexts_are_whole_or_absent_at_every_instruction() -> Option<usize> {
+    let contexts = Contexts::map().unwrap();
+    let kept = contexts.take(OWNER, &context(1), b"tm", 100).unwrap();
+    let given = contexts.take(OWNER, &context(2), b"sl", 10).unwrap();
+    contexts.give(given, 10); // the slot is claimed again by what is stepped through
+    let (mut seen, mut other) = (0, 100);
+    let steps = step_through(
+        || {
+            let carried = contexts.take(OWNER, &context(3), b"usrloc", 50);
+            contexts.take(OWNER, &context(3), b"usrloc", 50);
+            carried.into_iter().for_each(|c| contexts.give(c, 50));
+        },
+        || {
+            let held = (0..contexts.used()).filter_map(|slot| contexts.held(slot));
+            for held in held {
+                let line = held.context.line;
+                assert_eq!(held.context, context(line), "torn");
+                assert!(line == 1 || line == 3, "{line}");
+                assert!(held.samples <= 2 && held.live_bytes <= 100, "{held:?}");
+                seen += u32::from(line == 3);
+            }
+            // a process that comes here now, the other one being dead
+            other += 1;
+            let own = contexts
+                .take(OWNER, &context(other), b"core", 8)
+                .expect("there is room");
+            let slot = contexts.carried(contexts.address(own)).map(|c| c == own);
+            assert_eq!(slot, Some(true));
+            let mut all = (0..contexts.used()).filter_map(|slot| contexts.held(slot));
+            assert!(
+                all.any(|held| held.context == context(other)),
+                "it is there at once"
+            );
+            contexts.give(own, 8);
+        },
+    )?;
+    assert!(seen > 0, "the steps saw it come");
+    contexts.give(kept, 100);
+    Some(steps)
+}
+
 /// What the writers of the killing test share.
 #[derive(Clone, Copy)]
 struct Region {
@@ -474,7 +534,11 @@ fn main() {} // loom's atomics cannot be shared between processes
 
 #[cfg(not(loom))]
 fn main() {
-    let stepped: [(&str, Stepped); 5] = [
+    let stepped: [(&str, Stepped); 6] = [
+        (
+            "contexts_are_whole_or_absent_at_every_instruction",
+            contexts_are_whole_or_absent_at_every_instruction,
+        ),
         (
             "a_record_is_whole_or_absent_at_every_instruction",
             a_record_is_whole_or_absent_at_every_instruction,

@@ -11,6 +11,7 @@ mod refused;
 mod register;
 mod report;
 mod reports;
+mod sampling;
 
 use report::Table;
 
@@ -18,12 +19,13 @@ use report::Table;
 type Measure = fn(&mut Table);
 
 /// The parts, by the word that `MEMGUARD_BENCH` chooses them with; all without it.
-const PARTS: [(&str, Measure); 6] = [
+const PARTS: [(&str, Measure); 7] = [
     ("decision", decision::measure),
     ("allocator", allocator::measure),
     ("register", register::measure),
     ("reports", reports::measure),
     ("refused", refused::measure),
+    ("sampling", sampling::measure),
     ("footprint", footprint::measure),
 ];
 

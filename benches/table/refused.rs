@@ -17,7 +17,7 @@ use crate::register::register;
 use crate::report::{Table, median, progress};
 
 /// Rounds; in each, every way is given one batch, in an order that turns.
-const ROUNDS: usize = 400;
+const ROUNDS: usize = 60;
 /// REGISTERs of one batch, each of a phone that was never there before, as in a storm.
 const BATCH: usize = 400;
 /// REGISTERs on their way at once.

@@ -75,7 +75,7 @@ fn assert_counted(server: &Server) {
 }
 
 /// One server under load, and the only worker it has.
-struct Load {
+pub struct Load {
     worker: i32,
     socket: UdpSocket,
     /// Highest CSeq of each user.
@@ -84,7 +84,7 @@ struct Load {
 }
 
 impl Load {
-    fn on(server: &Server) -> Load {
+    pub fn on(server: &Server) -> Load {
         let worker = server
             .processes()
             .into_iter()
@@ -102,13 +102,14 @@ impl Load {
         }
     }
 
-    fn fill(&mut self) {
+    /// Registers the users that the batches refresh.
+    pub fn fill(&mut self) {
         let messages: Vec<_> = (0..KNOWN).map(|_| self.newcomer()).collect();
         self.exchange(&messages);
     }
 
     /// One batch; nanoseconds of CPU that the worker spent on it.
-    fn batch(&mut self) -> f64 {
+    pub fn batch(&mut self) -> f64 {
         let mut messages: Vec<_> = (0..REFRESHES).map(|_| self.refresh()).collect();
         messages.extend((0..NEW).map(|_| self.newcomer()));
         let before = self.cpu_ns();

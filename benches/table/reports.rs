@@ -2,6 +2,7 @@
 //! Forbidden here: wall clock; other tenants of the machine would decide it.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -41,6 +42,7 @@ pub fn measure(table: &mut Table) {
 
 fn on(server: &Server, table: &mut Table) {
     assert_large(server);
+    table.note("sampling process, CPU per second", sampling(server), "ms");
     let answering = server
         .processes()
         .into_iter()
@@ -66,6 +68,19 @@ fn on(server: &Server, table: &mut Table) {
             None => table.note(what, ms, "ms"),
         }
     }
+}
+
+/// Milliseconds of CPU that the sampling process uses in a second, at its usual interval.
+fn sampling(server: &Server) -> f64 {
+    const SECONDS: u64 = 10;
+    let processes = server.processes();
+    let sampler = processes
+        .iter()
+        .find(|(_, _, what)| what == "memguard sampler");
+    let pid = sampler.expect("the sampling process").1;
+    let before = cpu_ns(pid);
+    std::thread::sleep(Duration::from_secs(SECONDS)); // what a second costs is the question
+    (cpu_ns(pid) - before) as f64 / SECONDS as f64 / 1e6
 }
 
 /// CPU milliseconds of the answering process per call.

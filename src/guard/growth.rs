@@ -379,6 +379,19 @@ mod tests {
     }
 
     #[test]
+    fn a_share_of_a_site_is_followed_from_its_first_change_on() {
+        let mut trail = MinuteTrail::default();
+        let mut said = Vec::new();
+        for second in 0..90u64 {
+            let live = 1000 + 50 * second.saturating_sub(30) as i64;
+            said.push(trail.feed(second * 1000, live));
+        }
+        assert!(said[..=30].iter().all(Option::is_none), "{said:?}");
+        assert_eq!(said[31], Some(0.0), "two windows make a slope");
+        assert_eq!(said[89], Some(50.0));
+    }
+
+    #[test]
     fn a_step_is_growth_but_no_steady_growth() {
         let growth = trail(1, |s| if s < 20 { 0 } else { 1_000_000 });
         assert!(growth.now > 10_000.0 && growth.steady == 0.0, "{growth:?}");

@@ -58,15 +58,11 @@ impl Out<'_> {
     }
 
     fn put_hex(&mut self, number: u64) -> Option<()> {
-        for shift in (0..16).rev() {
-            let digit = (number >> (shift * 4)) as u8 & 15;
-            self.put(&[if digit < 10 {
-                b'0' + digit
-            } else {
-                b'a' + digit - 10
-            }])?;
-        }
-        Some(())
+        let digits: [u8; 16] = std::array::from_fn(|place| {
+            let digit = (number >> (60 - place * 4)) as u8 & 15;
+            digit + if digit < 10 { b'0' } else { b'a' - 10 }
+        });
+        self.put(&digits)
     }
 }
 

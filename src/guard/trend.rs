@@ -142,6 +142,13 @@ pub struct Trend {
     pub points: usize,
 }
 
+impl Trend {
+    /// Its error as a share of its slope.
+    pub fn doubt(&self) -> f64 {
+        self.error / self.slope.max(f64::MIN_POSITIVE)
+    }
+}
+
 /// Scratch of one window: columns of numbers, steps taken out.
 #[derive(Clone, Copy)]
 pub struct Window {

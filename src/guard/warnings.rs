@@ -58,6 +58,8 @@ warnings! {
     InternalError = "memguard met an internal error and went on (see the log): please report it",
     /// The datagram slot is taken.
     DatagramSlotTaken = "another module (sipcapture?) holds the datagram hook: UDP registrations are refused after parsing instead of before",
+    /// The table of contexts is full.
+    PathsFull = "more ways to allocate live at once than memguard can tell apart: memguard.paths shows less than there is; raise sample_bytes",
     /// No sample for a while; not kept as a bit, but found when the warnings are read.
     StaleSample = "no sample for several intervals (is the sampling process stopped, or starved?): levels, history and forecasts stand still; refusing goes on by live shm and pkg, without the machine's memory",
     /// The text file cannot be written.

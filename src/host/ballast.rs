@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use super::entry::{Leave, guarded};
 use super::log::{Severity, log};
-use super::{hooks, state, sys};
+use super::{arrived, hooks, state, sys};
 use crate::guard::level::headroom_bytes;
 use crate::guard::params::Int;
 
@@ -76,8 +76,14 @@ fn wanted() -> u64 {
 ///
 /// # Safety
 /// Called by Kamailio with its event.
-pub unsafe extern "C" fn on_data(_event: *mut sys::sr_event_param_t) -> c_int {
+pub unsafe extern "C" fn on_data(event: *mut sys::sr_event_param_t) -> c_int {
     guarded("the ballast", || {
+        // SAFETY: the event carries the received bytes as a live `str` (core/receive.c).
+        let text = unsafe {
+            let text = (*event).data.cast::<sys::str_>();
+            arrived::bytes((*text).s, (*text).len)
+        };
+        hooks::sample::message(text);
         make_room();
         Leave(0)
     })

@@ -5,12 +5,12 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use super::log::{Severity, log};
 use super::state::{self, Tables};
-use super::{ending, settings};
+use super::{blackbox, ending, settings};
 use crate::guard::aor::Key;
 use crate::guard::blackbox::reading::Fate;
 use crate::guard::params::{Int, Text};
@@ -169,6 +169,21 @@ fn take_over(
     Key::new(k0, k1)
 }
 
+/// What was complete at the end of the run before is not so any more: a kill before the first save must not leave it so.
+/// Process: main, in `mod_init`, when the tables are in their place.
+pub fn begin(region: &Region) {
+    let Some((tables, path)) = wanted().filter(|(_, path)| path.exists()) else {
+        return;
+    };
+    if let Err(e) = write(region, tables, path, false) {
+        log!(
+            Severity::Warn,
+            "bindings_file {} cannot be written: {e}",
+            path.display()
+        );
+    }
+}
+
 /// Saves now and then. Process: sampling.
 #[derive(Default)]
 pub struct Saver {
@@ -177,7 +192,7 @@ pub struct Saver {
 }
 
 impl Saver {
-    /// At the first tick (what an earlier end left complete is not complete any more), and every some minutes.
+    /// At the first tick, so that a directory that cannot be written is noticed at once, and every some minutes.
     pub fn tick(&mut self, region: &Region, now_ms: u64) {
         let is_due = self
             .last_ms
@@ -250,6 +265,9 @@ fn write(region: &Region, tables: &Tables, path: &Path, is_complete: bool) -> io
         .mode(MODE)
         .open(&new)
         .and_then(|file| {
+            if let Some((user, group)) = blackbox::owner() {
+                fchown(&file, Some(user), Some(group))?;
+            }
             let mut out = BufWriter::with_capacity(65_536, file);
             bindings_file::save(&head, [&tables.bindings, &tables.aors], &mut out)?;
             out.flush()

@@ -43,6 +43,9 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
     let Some(visit) = Visit::of(region, tables, row, &register) else {
         return not_understood();
     };
+    if stage == Stage::Datagram {
+        tables.slots.prefetch(visit.aor_fp); // under pressure it is looked up soon
+    }
     let class = visit.class(arrived.source);
     let decision = match arrived.may_reply {
         true if stage == Stage::Datagram && !can_parse(region) => Decision::Refuse,

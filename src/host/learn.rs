@@ -161,6 +161,7 @@ pub unsafe extern "C" fn on_script_end(
 ) -> c_int {
     guarded("the end of the script", || {
         end();
+        hooks::sample::message(&[]);
         outside::at_message_end();
         GoOn(1)
     })

@@ -15,6 +15,7 @@ use crate::guard::aor::Key;
 use crate::guard::http;
 use crate::guard::params::{self, Int, Text};
 use crate::guard::warnings::{self, Warning};
+use crate::shared::contexts::Contexts;
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
@@ -112,6 +113,11 @@ fn try_init() -> Result<(), String> {
     }
     region.warn(Warning::NoPlaces, !hooks::knows_places());
     make_tables(region)?;
+    if hooks::sample::is_possible() {
+        let contexts =
+            Contexts::map().map_err(|e| format!("cannot map the table of contexts: {e}"))?;
+        hooks::sample::start(contexts, random_word()?);
+    }
     if let Some(tables) = state::tables()
         && let Some(address) = http::parse_listen(tables.texts.get(Text::Listen))?
     {
@@ -151,18 +157,22 @@ fn make_tables(region: &Region) -> Result<(), String> {
         region.priorities.add(&entry, 0); // there is room for all that a configuration can hold
     }
     state::set_tables(tables);
+    bindings_file::begin(region);
     Ok(())
 }
 
 fn random_key() -> Result<Key, String> {
-    let mut bytes = [0u8; 16];
+    Ok(Key::new(random_word()?, random_word()?))
+}
+
+fn random_word() -> Result<u64, String> {
+    let mut bytes = [0u8; 8];
     // SAFETY: a buffer and its length (getrandom(2)).
     let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     if got != bytes.len() as isize {
         return Err("the system gave no random numbers".into());
     }
-    let [k0, k1] = [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i])));
-    Ok(Key::new(k0, k1))
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// In every process after its fork, and in main before (PROC_INIT) and after (PROC_MAIN) the workers' forks.
@@ -196,6 +206,7 @@ fn bind_all() {
     let Some(region) = state::region() else {
         return;
     };
+    hooks::sample::learn_actions();
     ending::watch();
     bind_usrloc(region);
     outside::prepare(region);
@@ -216,10 +227,8 @@ fn bind_all() {
                 sys::sr_event_register_cb(sys::SREV_NET_DGRAM_IN as c_int, Some(gate::on_datagram))
                     < 0;
             region.warn(Warning::DatagramSlotTaken, taken);
-            if region.settings.get(Int::Ballast) > 0 {
-                sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
-            }
         }
+        sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
         let script_end = sys::POST_SCRIPT_CB | sys::script_cb_flag_REQUEST_CB;
         sys::register_script_cb(Some(learn::on_script_end), script_end, ptr::null_mut());
         let replies = sys::PRE_SCRIPT_CB | sys::script_cb_flag_ONREPLY_CB;

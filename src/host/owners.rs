@@ -188,7 +188,7 @@ pub fn publish_process() {
 ///
 /// # Safety
 /// Null, or a C string.
-unsafe fn text<'a>(from: *const c_char, limit: usize) -> &'a [u8] {
+pub(super) unsafe fn text<'a>(from: *const c_char, limit: usize) -> &'a [u8] {
     if from.is_null() {
         return &[];
     }

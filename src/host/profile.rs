@@ -117,7 +117,7 @@ fn own(sites: &Sites, worker: &str) -> Vec<Tally> {
 
 fn comments(filter: &Filter) -> Vec<String> {
     let versions = format!(
-        "memguard {}, Kamailio {}",
+        "memguard {}, {}",
         measures::BUILD.version,
         measures::BUILD.kamailio
     );

@@ -6,7 +6,9 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
 
 use super::entry::guarded;
-use super::{commands, forecast_reports, profile, reports, settings, site_reports, sys};
+use super::{
+    commands, forecast_reports, path_reports, profile, reports, settings, site_reports, sys,
+};
 use crate::guard::report::{self, Answer, Fault, Fields, Node};
 
 /// One command.
@@ -22,7 +24,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 23] = [
+pub const COMMANDS: [Command; 24] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -59,6 +61,13 @@ pub const COMMANDS: [Command; 23] = [
         help: "What each module holds. [pool P] [worker INDEX]",
         is_list: true,
         run: site_reports::modules,
+    },
+    Command {
+        name: "memguard.paths",
+        help: "How the memory that is held was reached, from samples: call path, configuration line, SIP method. \
+               [pool P] [worker INDEX] [module M] [top N]",
+        is_list: true,
+        run: path_reports::paths,
     },
     Command {
         name: "memguard.failures",
@@ -326,7 +335,7 @@ macro_rules! handlers {
     ($($i:literal)*) => { [$(run::<$i> as Handler),*] };
 }
 const HANDLERS: [Handler; COMMANDS.len()] =
-    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22);
+    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23);
 
 /// The table for `exports`. Lives for ever; the core reads it in place.
 pub fn table() -> *mut sys::rpc_export_t {

@@ -13,6 +13,7 @@ use super::log::{Severity, log};
 use super::os::{self, OsReader};
 use super::outside::Questions;
 use super::past::Past;
+use super::path_reports::PathGrowths;
 
 use super::serve::{self, Server};
 use super::textfile::TextFile;
@@ -125,6 +126,7 @@ struct Sampler {
     bindings: Census,
     aors: Census,
     growths: Growths,
+    path_growths: PathGrowths,
     questions: Questions,
     forecasts: Forecasts,
     figures: Figures,
@@ -156,6 +158,7 @@ impl Sampler {
             bindings: Census::default(),
             aors: Census::default(),
             growths: Growths::new(),
+            path_growths: PathGrowths::default(),
             questions: Questions::default(),
             forecasts: Forecasts::new(),
             figures: Figures::default(),
@@ -207,6 +210,7 @@ impl Sampler {
             self.figures.known_bindings,
             now,
         );
+        self.path_growths.tick(now);
         let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
         self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
         let worst = self.sample_shed(memory, now);

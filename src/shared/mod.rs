@@ -3,6 +3,7 @@
 //!
 //! | module | holds | writers | after a kill at any instruction |
 //! |---|---|---|---|
+//! | [`contexts`] | how sampled blocks were reached | any | one context counts a block too many, or is lost |
 //! | [`bindings_file`] | known bindings over a restart | one | the file before stays (it is renamed into place) |
 //! | [`blackbox`] | the file that outlives the server | one | one record is missing |
 //! | [`record`] | words and their check | any | the record reads as absent until the next store |
@@ -21,6 +22,7 @@
 
 pub mod bindings_file;
 pub mod blackbox;
+pub mod contexts;
 pub mod events;
 pub mod figures;
 pub mod fingerprints;

@@ -34,12 +34,14 @@ impl AorText {
     /// Keeps the first [`AOR_BYTES`] bytes.
     pub fn new(text: &[u8]) -> Self {
         let mut bytes = [0; AOR_BYTES];
-        let mut len = 0;
-        for (kept, byte) in bytes.iter_mut().zip(text) {
-            *kept = *byte;
-            len += 1;
+        let len = text.len().min(AOR_BYTES);
+        if let (Some(kept), Some(text)) = (bytes.get_mut(..len), text.get(..len)) {
+            kept.copy_from_slice(text);
         }
-        AorText { len, bytes }
+        AorText {
+            len: len as u8,
+            bytes,
+        }
     }
 
     /// The bytes that were kept.
@@ -99,13 +101,12 @@ impl Refusal {
 
     fn pack(&self) -> [u64; WORDS] {
         let mut words = [0; WORDS];
-        let bytes = self.aor.bytes.iter().chain(&self.source_ip);
-        for (place, byte) in bytes.enumerate() {
-            if let Some(word) = words.get_mut(1 + place / 8) {
-                *word |= u64::from(*byte) << (8 * (place % 8));
-            }
+        let [time, texts @ .., small, queue] = &mut words;
+        let aor = self.aor.bytes.chunks_exact(8);
+        let eights = aor.chain(self.source_ip.chunks_exact(8));
+        for (word, bytes) in texts.iter_mut().zip(eights) {
+            *word = bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
         }
-        let [time, .., small, queue] = &mut words;
         *time = self.time_ms;
         *small = u64::from(self.source_port)
             | u64::from(self.code) << 16

@@ -86,8 +86,40 @@ static long long batch(struct way *way, int is_mix, int pairs, unsigned int seed
 	return is_mix ? many_sizes(way, pairs, seed) : one_size(way, pairs);
 }
 
+/* The same, from so many calls deep: what a sampled allocation costs grows with the path that it records. */
+static __attribute__((noinline)) long long deep(struct way *way, int pairs, int depth)
+{
+	long long spent = depth > 0 ? deep(way, pairs, depth - 1) : one_size(way, pairs);
+	__asm__ volatile(""); /* no tail call: the frame shall stay */
+	return spent;
+}
+
 #define PAIRS 1000
+/* Short batches: one that runs for microseconds per pair would hardly ever be left alone. */
+#define FEW_PAIRS 20
 #define MOST_ROUNDS 500
+
+/* mgbench.deep POOL DEPTH ROUNDS: picoseconds per pair of 64 bytes, from DEPTH calls deep; as mgbench.run else. */
+static void rpc_deep(rpc_t *rpc, void *ctx)
+{
+	struct way ways[2];
+	int pool, depth, rounds, round, which;
+	void *answer, *lists[2];
+	if(rpc->scan(ctx, "ddd", &pool, &depth, &rounds) < 3 || rounds > MOST_ROUNDS || depth > 100) {
+		rpc->fault(ctx, 400, "pool, depth and rounds, please");
+		return;
+	}
+	ways[0] = pool == 0 ? (struct way){bare_pkg.xmalloc, bare_pkg.xfree, bare_pkg.mem_block}
+						: (struct way){bare_shm.xmalloc, bare_shm.xfree, bare_shm.mem_block};
+	ways[1] = pool == 0 ? (struct way){_pkg_root.xmalloc, _pkg_root.xfree, _pkg_root.mem_block}
+						: (struct way){_shm_root.xmalloc, _shm_root.xfree, _shm_root.mem_block};
+	if(rpc->add(ctx, "{", &answer) < 0
+			|| rpc->struct_add(answer, "[[", "bare", &lists[0], "wrapped", &lists[1]) < 0)
+		return;
+	for(round = 0; round < rounds; round++)
+		for(which = 0; which < 2; which++)
+			rpc->array_add(lists[which], "d", (int)deep(&ways[which], FEW_PAIRS, depth));
+}
 
 /* mgbench.run POOL(0 pkg, 1 shm) MIX(0, 1) ROUNDS: one round is a batch bare and a batch wrapped, in changing order.
  * Answers lists of picoseconds per pair, round by round. */
@@ -149,7 +181,7 @@ static int child_init(int rank)
 static param_export_t params[] = {{"places", PARAM_INT, &places}, {0, 0, 0}};
 
 static const char *doc[] = {"For memguard's benchmarks.", 0};
-static rpc_export_t rpcs[] = {{"mgbench.run", rpc_run, doc, 0}, {0, 0, 0, 0}};
+static rpc_export_t rpcs[] = {{"mgbench.run", rpc_run, doc, 0}, {"mgbench.deep", rpc_deep, doc, 0}, {0, 0, 0, 0}};
 
 struct module_exports exports = {.name = "mgbench",
 		.dlflags = DEFAULT_DLFLAGS,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::guard::{Guarded, SOON, number, rows, word};
 use super::harness::sip::Request;
-use super::harness::{Pair, Server, for_each_pair, until};
+use super::harness::{Pair, Server, for_each_pair, for_each_pair_at_once, until};
 
 /// Requests make their worker leak or shrink as much shared memory as they say.
 const SCRIPT: &str = "if ($hdr(X-Leak) != $null) { mgtest_leak_shm(\"$(hdr(X-Leak){s.int})\"); }
@@ -153,6 +153,39 @@ fn forecast_the_managers_books_are_not_called_a_leak() {
 }
 
 #[test]
+fn forecast_the_worker_whose_pkg_runs_out_is_named_with_its_time() {
+    for_each_pair_at_once(|pair| {
+        let server = Server::registrar(pair)
+            .with_mgtest()
+            .config(|c| c.before = "if ($proto == \"tcp\") { mgtest_leak_pkg(\"1000\"); }".into())
+            .start();
+        let mut tcp = server.tcp();
+        let over_both = |_| {
+            tcp.try_request(&Request::options(), Duration::from_secs(2));
+            Request::options()
+        };
+        let (named, others) = traffic(&server, 20, over_both, || {
+            let (ending, others): (Vec<_>, Vec<_>) = server
+                .workers()
+                .into_iter()
+                .partition(|w| w["exhaustion_seconds"].is_number());
+            Some((ending.first()?.clone(), others)).filter(|_| ending.len() == 1)
+        });
+        assert!(word(&named, "desc").starts_with("tcp receiver"), "{named}");
+        assert_eq!(word(&named, "exhaustion_pool"), "pkg", "{named}");
+        assert!(others.len() > 5, "nobody else ends: {others:?}");
+        let pkg = rows(&server.rpc("memguard.forecast", json!(["pkg"])))[0].clone();
+        assert_eq!(number(&pkg, "worker"), number(&named, "index"), "{pkg}");
+        // Both are of the same process; a few samples may lie between the two answers.
+        let (one, other) = (
+            number(&pkg, "exhaustion_seconds"),
+            number(&named, "exhaustion_seconds"),
+        );
+        assert!((one - other).abs() <= 15, "{pkg}\n{named}");
+    });
+}
+
+#[test]
 fn forecast_free_memory_in_small_pieces_is_called_fragmentation() {
     for_each_pair(|pair| {
         let server = Server::registrar(pair)
@@ -164,7 +197,7 @@ fn forecast_free_memory_in_small_pieces_is_called_fragmentation() {
         server.fill_shm(66);
         until(SOON, "a sample saw it", || {
             let past = server.rpc("memguard.history", json!(["shm_used", 1]));
-            let last = past["values"][0].as_str().and_then(|v| v.parse().ok());
+            let last = past["values"][0].as_i64();
             last > Some(16 * 1_048_576 * 65 / 100)
         });
         assert_ne!(word(&status(&server), "cause"), "fragmentation");

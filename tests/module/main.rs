@@ -3,6 +3,7 @@
 
 mod accounting;
 mod agreement;
+mod avalanche;
 mod bindings_file;
 mod blackbox;
 mod classes;
@@ -22,6 +23,7 @@ mod order;
 mod outside;
 mod package;
 mod parameters;
+mod paths;
 mod pressure;
 mod priority;
 mod profile;

@@ -169,6 +169,65 @@ fn a_real_prometheus_scrapes_the_metrics_and_evaluates_rules_and_dashboard() {
     });
 }
 
+/// What Grafana asks of a file that is imported (no Grafana is in Debian: its documented model, schema version 39).
+#[test]
+fn the_dashboard_has_what_grafana_asks_of_an_import() {
+    let dashboard = document("grafana-dashboard.json");
+    assert!(dashboard["uid"].as_str().is_some_and(|uid| uid.len() <= 40));
+    assert_eq!(dashboard["schemaVersion"], 39);
+    assert!(
+        dashboard.get("id").is_none_or(Value::is_null),
+        "the importing Grafana gives the id"
+    );
+    let variables: Vec<&str> = dashboard["templating"]["list"]
+        .as_array()
+        .expect("variables")
+        .iter()
+        .filter_map(|variable| variable["name"].as_str())
+        .collect();
+    assert_eq!(variables, ["datasource", "instance"]);
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let ids: BTreeSet<i64> = panels.iter().filter_map(|p| p["id"].as_i64()).collect();
+    assert_eq!(ids.len(), panels.len(), "each panel has an id of its own");
+    let mut taken = BTreeSet::new();
+    for panel in panels {
+        let place = |name: &str| {
+            let number = panel["gridPos"][name].as_i64();
+            number.unwrap_or_else(|| panic!("no {name}: {panel}"))
+        };
+        let (x, y, w, h) = (place("x"), place("y"), place("w"), place("h"));
+        assert!(x >= 0 && w > 0 && h > 0 && x + w <= 24, "{panel}");
+        for column in x..x + w {
+            for line in y..y + h {
+                assert!(taken.insert((column, line)), "two panels overlap: {panel}");
+            }
+        }
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert!(
+            panel["title"]
+                .as_str()
+                .is_some_and(|title| !title.is_empty())
+        );
+        let targets = panel["targets"].as_array().expect("targets");
+        let refs: BTreeSet<&str> = targets.iter().filter_map(|t| t["refId"].as_str()).collect();
+        assert!(
+            !targets.is_empty() && refs.len() == targets.len(),
+            "{panel}"
+        );
+        for source in std::iter::once(&panel["datasource"])
+            .chain(targets.iter().map(|target| &target["datasource"]))
+        {
+            assert_eq!(source["type"], "prometheus", "{panel}");
+            assert_eq!(
+                source["uid"], "${datasource}",
+                "chosen at the import: {panel}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_zabbix_template_asks_for_what_is_there_and_is_consistent() {
     let template = document("zabbix-template.json");

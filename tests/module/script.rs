@@ -99,3 +99,53 @@ fn script_pseudo_variables_tell_level_class_and_retry_after() {
         assert_eq!(shed.header("X-Guard"), Some("shedding 100 30"));
     });
 }
+
+#[test]
+fn script_the_event_route_tells_each_change_and_one_that_blocks_does_not_stop_the_guard() {
+    const SAYS: &str = "xlog(\"L_NOTICE\", \"told: $memguard(from) $memguard(to) $memguard(pool) $memguard(reason) end\\n\");";
+    for_each_pair(|pair| {
+        let server = Server::registrar(pair)
+            .param("sample_interval", 100)
+            .config(|c| {
+                c.module("cfgutils");
+                c.debug = 2;
+                c.routes = format!(
+                    "event_route[memguard:level-changed] {{ {SAYS} if ($memguard(reason) == \"ended\") {{ sleep(\"3\"); }} }}"
+                );
+            })
+            .start();
+        server.rpc("memguard.shed", json!([60]));
+        until(SOON, "the route runs when refusing begins", || {
+            server
+                .log()
+                .contains("told: normal shedding shm operator end")
+        });
+        server.rpc("memguard.resume", json!([]));
+        until(SOON, "and when it ends", || {
+            server.log().contains("told: shedding normal shm ended end")
+        });
+        // The route sleeps now; samples, answers and refusals go on.
+        let begin = std::time::Instant::now();
+        server.rpc("memguard.shed", json!([60]));
+        until(SOON, "new phones are refused meanwhile", || {
+            server.udp().request(&Request::register("newcomer")).code == 503
+        });
+        until(SOON, "the level is shown meanwhile", || {
+            server.rpc("memguard.status", json!([]))["level"] == "shedding"
+        });
+        let age = server.rpc("memguard.status", json!([]))["sample_age_ms"].as_u64();
+        assert!(age < Some(2_000), "{age:?}");
+        let told = server.log().matches("told: ").count();
+        assert!(
+            told == 2 || begin.elapsed().as_secs() >= 2,
+            "the third is told when the route has woken up: {told}"
+        );
+        until(SOON, "nothing is lost: it is told then", || {
+            server
+                .log()
+                .matches("told: normal shedding shm operator end")
+                .count()
+                == 2
+        });
+    });
+}

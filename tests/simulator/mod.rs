@@ -40,6 +40,8 @@ impl Random {
 pub enum Shape {
     Flat,
     Sine,
+    /// As `Sine`, at its height at 19:30.
+    Evening,
     /// Steep between 7:30 and 9:00, and again in the evening.
     Office,
     /// As `Office`, with two quiet days each week.
@@ -193,6 +195,7 @@ impl Run {
         let shape = match self.world.shape {
             Shape::Flat => 0.8,
             Shape::Sine => 0.55 - 0.45 * ((hour - 3.0) / 24.0 * std::f64::consts::TAU).cos(),
+            Shape::Evening => 0.55 - 0.45 * ((hour - 7.5) / 24.0 * std::f64::consts::TAU).cos(),
             Shape::Office | Shape::Weekly => {
                 let worked = 0.1 + 0.9 * (rise(8.2, 0.25) - rise(18.0, 0.8));
                 if self.world.shape == Shape::Weekly && day % 7 >= 5 {
@@ -355,6 +358,70 @@ pub fn leak(world: World, seed: u64) -> Option<Score> {
         }
     }
     Some(score)
+}
+
+/// The evening that `./dev evening` replays for real, here after a whole healthy day: from 18:00 on the script forgets
+/// something of each message. `Shape::Evening` is a busy evening; with `Shape::Sine` the load falls away meanwhile.
+pub fn evening(shape: Shape) -> World {
+    World {
+        shape,
+        registrations: 0.2,
+        calls: 0.05,
+        noise: 0.003,
+        day_to_day: 0.03,
+        begins_at: EVENING_S,
+        leak: 0.7 / (4.0 * 3_600.0),
+        leaks_per_message: true,
+        leak_from: 86_400.0,
+        ..World::quiet()
+    }
+}
+
+/// 18:00, in seconds of the day.
+pub const EVENING_S: f64 = 18.0 * 3_600.0;
+
+/// What was foretold when another tenth of the pool had leaked.
+#[derive(Clone, Copy, Debug)]
+pub struct Tenth {
+    /// Seconds since the begin.
+    pub time: f64,
+    pub used_share: f64,
+    pub outlook: Outlook,
+}
+
+impl Tenth {
+    /// As a share of the time that was left; infinite when nothing was foretold.
+    pub fn error(&self, full_at: f64) -> f64 {
+        let left = full_at - self.time;
+        match self.outlook.valid {
+            true => (self.outlook.exhaustion_s as f64 - left).abs() / left,
+            false => f64::INFINITY,
+        }
+    }
+}
+
+/// Runs the evening: each tenth, when an end was foretold first, and when the pool was full.
+pub fn run_evening(shape: Shape, seed: u64) -> (Vec<Tenth>, f64, f64) {
+    let mut run = Run::new(evening(shape), seed);
+    let (mut tenths, mut announced_at, mut next) = (Vec::new(), f64::INFINITY, 0.0);
+    while run.step() {
+        if run.time < next {
+            continue;
+        }
+        next = run.time + 30.0;
+        let outlook = run.outlook();
+        if outlook.valid && outlook.exhaustion_s < 2_592_000 {
+            announced_at = announced_at.min(run.time);
+        }
+        if run.leaked / run.world.size >= (tenths.len() + 1) as f64 / 10.0 {
+            tenths.push(Tenth {
+                time: run.time,
+                used_share: run.used / run.world.size,
+                outlook,
+            });
+        }
+    }
+    (tenths, announced_at, run.time)
 }
 
 /// How many times, in how many days, a healthy server was said to run full; within a day, and at all.

@@ -1,6 +1,7 @@
 //! The incident, replayed: two real Kamailios side by side, one with memguard, the same phones, the same leak, told live.
 //! Forbidden here: traffic beyond loopback; leaving a process behind; a verdict that does not come from counting.
 
+mod evening;
 mod phones;
 mod screen;
 mod server;
@@ -18,6 +19,7 @@ use server::Server;
 use tally::Tally;
 
 const USAGE: &str = "usage: memguard-story PREPARED FOLDER   (./dev run calls it)\n\
+    \x20      memguard-story evening PREPARED FOLDER [PICTURE.svg]   (./dev evening calls it)\n\
     PREPARED: build/VERSION of ./dev build; FOLDER: a new one, for sockets and logs. Run it in the project's root.";
 
 /// Shared memory of each server in MiB: small, so that an evening takes a minute.
@@ -66,9 +68,16 @@ pub fn pause(time: Duration) -> Result<(), Failure> {
 
 fn main() -> ExitCode {
     let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let [prepared, folder] = args.as_slice() else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
+    let is_evening = args
+        .first()
+        .is_some_and(|word| word.as_os_str() == "evening");
+    let (prepared, folder, picture) = match &args[usize::from(is_evening)..] {
+        [prepared, folder] => (prepared, folder, None),
+        [prepared, folder, picture] if is_evening => (prepared, folder, Some(picture.as_path())),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
     };
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
@@ -76,7 +85,10 @@ fn main() -> ExitCode {
     }
     let told = fs::canonicalize(prepared)
         .map_err(|e| format!("{}: {e}", prepared.display()))
-        .and_then(|prepared| tell(&prepared, folder));
+        .and_then(|prepared| match is_evening {
+            true => evening::tell(&prepared, folder, picture),
+            false => tell(&prepared, folder),
+        });
     match told {
         Ok(true) => {
             let _ = fs::remove_dir_all(folder);
@@ -84,7 +96,7 @@ fn main() -> ExitCode {
         }
         Ok(false) => {
             eprintln!(
-                "the story did not hold; logs of both servers and of sipp are in {}",
+                "the story did not hold; the logs are in {}",
                 folder.display()
             );
             ExitCode::FAILURE

@@ -43,6 +43,20 @@ impl Server {
         configuration: &str,
         shm_mb: u32,
     ) -> Result<Server, Failure> {
+        Server::start_with(prepared, folder, configuration, shm_mb, &[])
+    }
+
+    /// The same in an environment with these variables too.
+    ///
+    /// # Errors
+    /// As of `start`.
+    pub fn start_with(
+        prepared: &Path,
+        folder: &Path,
+        configuration: &str,
+        shm_mb: u32,
+        environment: &[(&str, String)],
+    ) -> Result<Server, Failure> {
         let said = |e: std::io::Error| format!("{}: {e}", folder.display());
         fs::create_dir_all(folder).map_err(said)?;
         let folder = fs::canonicalize(folder).map_err(said)?;
@@ -75,6 +89,7 @@ impl Server {
             command.arg("-A").arg(define);
         }
         command
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(said)?)
             .stderr(log);

@@ -50,6 +50,11 @@ const LEAST_STEP: f64 = 0.015;
 /// 90 % of a normal distribution lie within this many standard errors.
 const INTERVAL: f64 = 1.64;
 
+/// A trend whose error is this many times another's is vague beside it.
+const VAGUE: f64 = 3.0;
+/// An error below this share of the slope is as good as none.
+const SHARP: f64 = 0.03;
+
 const SCALES: usize = 5;
 
 /// What is known of a pool's future.
@@ -163,13 +168,17 @@ impl Forecaster {
     /// What is known now of a pool of `size` bytes.
     pub fn outlook(&self, size: u64) -> Outlook {
         let size = size as f64;
+        // What the load explains over many hours says nothing while use grows much faster than that.
+        let is_outrun = |v: &Verdict| v.is_load && self.recent_growth() > 1.5 * v.trend.slope;
         let chosen = (0..SCALES)
             .rev()
-            .filter(|scale| self.verdicts[*scale].is_on)
+            .filter(|scale| self.verdicts[*scale].is_on && !is_outrun(&self.verdicts[*scale]))
             .reduce(|long, short| {
                 let (a, b) = (&self.verdicts[long], &self.verdicts[short]);
-                // A leak that has become much faster lately is what counts.
-                if !b.is_load && b.trend.slope > 1.5 * a.trend.slope {
+                // A leak that has become much faster lately is what counts, and one that is much better known.
+                let is_faster = b.trend.slope > 1.5 * a.trend.slope;
+                let is_sharper = a.is_load || a.trend.doubt() > VAGUE * b.trend.doubt().max(SHARP);
+                if !b.is_load && (is_faster || is_sharper) {
                     short
                 } else {
                     long
@@ -178,7 +187,8 @@ impl Forecaster {
         let Some((scale, verdict)) = chosen.map(|scale| (scale, &self.verdicts[scale])) else {
             return Outlook {
                 growth: self.recent_growth(),
-                valid: self.minutes.len() >= 10 && !self.verdicts.iter().any(|v| v.is_unsure),
+                valid: self.minutes.len() >= 10
+                    && !self.verdicts.iter().any(|v| v.is_unsure || v.is_on),
                 ..Outlook::default()
             };
         };

@@ -19,6 +19,7 @@ use std::ptr;
 
 mod figures;
 mod install;
+pub mod sample;
 mod view;
 
 pub use figures::*;
@@ -358,10 +359,10 @@ macro_rules! wrap_malloc {
             let got = unsafe { real(block, size, file, func, line, mname) };
             if got.is_null() {
                 $failed(size, near);
-            } else {
-                $allocated(got, near);
+                return got;
             }
-            got
+            $allocated(got, near);
+            sample::allocated($pool, got)
         }
 
         #[inline(never)]
@@ -389,10 +390,10 @@ macro_rules! wrap_malloc {
             let got = unsafe { real(block, size, file, func, line, mname) };
             if got.is_null() {
                 $failed(size, spot);
-            } else {
-                $allocated(got, spot);
+                return got;
             }
-            got
+            $allocated(got, spot);
+            sample::allocated($pool, got)
         }
     };
 }
@@ -409,6 +410,7 @@ macro_rules! wrap_free {
         ) {
             // Before the real free: afterwards the header names the freeing place.
             let old = LOCAL.$pool.get().if_live(pointer);
+            let old = old.filter(|old| !sample::is_carried(old));
             let near = old.and_then(|old| owners::near($site_pool, old.file, old.line));
             let (Some(real), Some(old), Some(_)) = (LOCAL.$real.get().$entry, old, near) else {
                 // SAFETY: the same arguments.
@@ -434,6 +436,7 @@ macro_rules! wrap_free {
             };
             if let Some(old) = LOCAL.$pool.get().if_live(pointer) {
                 $freed(old.size, owners::spot_in($site_pool, old.file, old.line));
+                sample::freed(&old);
             }
             // SAFETY: the manager's own function with its own arguments.
             unsafe { real(block, pointer, file, func, line, mname) };
@@ -484,6 +487,7 @@ macro_rules! wrap_realloc {
                 if let (Some(before), true) = (before, size == 0 || $on_failure == OnFailure::Frees)
                 {
                     $freed(before.size, of(before));
+                    sample::freed(&before);
                 }
                 return got;
             }
@@ -495,14 +499,17 @@ macro_rules! wrap_realloc {
                 {
                     let change = Change::of(&LOCAL.$pool.get(), before.size, after.size, false);
                     $changed(change, of(before));
+                    sample::resized(&before, after.size);
+                    return got;
                 }
                 Some(before) => {
                     $allocated(got, spot);
                     $freed(before.size, of(before));
+                    sample::freed(&before);
                 }
                 None => $allocated(got, spot),
             }
-            got
+            sample::allocated($site_pool, got)
         }
     };
 }
@@ -665,11 +672,12 @@ unsafe extern "C" fn shm_resize(
             before.size,
             owners::spot_in(SitePool::Shm, before.file, before.line),
         );
+        sample::freed(&before);
     }
     if got.is_null() {
         shm_failed(size, spot);
-    } else {
-        shm_allocated(got, spot);
+        return got;
     }
-    got
+    shm_allocated(got, spot);
+    sample::allocated(SitePool::Shm, got)
 }

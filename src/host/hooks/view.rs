@@ -69,6 +69,8 @@ pub(super) struct Block {
     pub(super) size: u64,
     pub(super) file: usize,
     pub(super) line: u32,
+    /// Address of the module's name: where a sampled block carries its context.
+    pub(super) module: usize,
 }
 
 /// What the views of unknown pools read.
@@ -111,17 +113,27 @@ impl PoolView {
     pub(super) fn header(&self, block: *mut c_void) -> Block {
         let at = |offset: usize| block.cast::<u8>().wrapping_add(offset);
         // SAFETY: as in size_of: words of the same header.
-        let (file, line) = unsafe {
+        let (file, line, module) = unsafe {
             (
                 *at(self.file_at).cast::<usize>(),
                 *at(self.line_at).cast::<u32>(),
+                *at(self.module_at).cast::<usize>(),
             )
         };
         Block {
             size: self.size_of(block),
             file,
             line,
+            module,
         }
+    }
+
+    /// Has the header of a block, which its owner has not got yet, name its module at another address. Equal text: the
+    /// managers and Kamailio's reports do not compare the pointer.
+    pub(super) fn set_module(&self, block: *mut c_void, name: usize) {
+        let at = block.cast::<u8>().wrapping_add(self.module_at);
+        // SAFETY: as in header; an aligned word, which readers of the pool see old or new.
+        unsafe { at.cast::<usize>().write_volatile(name) };
     }
 
     /// The place that allocated a block, with its texts.

@@ -129,12 +129,7 @@ static int install_faults(void)
 	return 0;
 }
 
-int mod_register(char *path, int *dlflags, void *p1, void *p2)
-{
-	return getenv("MGTEST_FAULTS") ? install_faults() : 0;
-}
-
-static int mod_init(void)
+static int watch_messages(void)
 {
 	return faults ? sr_event_register_cb(SREV_NET_DATA_IN, on_message) : 0;
 }

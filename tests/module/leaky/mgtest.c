@@ -10,14 +10,20 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/action.h"
 #include "core/events.h"
+#include "core/kemi.h"
 #include "core/mem/pkg.h"
 #include "core/mem/shm.h"
 #include "core/mod_fix.h"
+#include "core/parser/parse_param.h"
 #include "core/pt.h"
 #include "core/pvar.h"
+#include "core/route.h"
 #include "core/rpc.h"
 #include "core/rpc_lookup.h"
+#include "core/ut.h"
+#include "core/xavp.h"
 
 MODULE_VERSION
 
@@ -200,7 +206,100 @@ static int w_shrink_shm(sip_msg_t *msg, char *p, char *q)
 	return smaller ? 1 : -1;
 }
 
+/* ---- leaks through the core's helpers: the place that allocates is not the culprit ---- */
+
+/* pkg, core/parser/parse_param.c: the list is forgotten. Exported, so that a call path can name it. */
+int mgtest_forget_params(char *text)
+{
+	str in = {text, strlen(text)};
+	param_hooks_t hooks;
+	param_t *list = NULL;
+	int parsed = parse_params(&in, CLASS_ANY, &hooks, &list);
+	return parsed == 0 && list != NULL ? 1 : -1;
+}
+
+/* pkg, core/pvapi.c: the parsed format is forgotten. Not exported. */
+static int forget_format(char *text)
+{
+	str in = {text, strlen(text)};
+	pv_elem_t *model = NULL;
+	int parsed = pv_parse_format(&in, &model);
+	return parsed == 0 && model != NULL ? 1 : -1;
+}
+
+/* shm, core/xavp.c: the value is in no list that anybody knows. */
+int mgtest_forget_xavp(char *text)
+{
+	str name = {"forgotten", 9};
+	sr_xval_t value;
+	sr_xavp_t *list = NULL, *added;
+	memset(&value, 0, sizeof(value));
+	value.type = SR_XTYPE_STR;
+	value.v.s.s = text;
+	value.v.s.len = strlen(text);
+	added = xavp_add_value(&name, &value, &list);
+	return added != NULL ? 1 : -1;
+}
+
+/* pkg, core/ut.c: the copy is forgotten. */
+int mgtest_forget_copy(char *text)
+{
+	str in = {text, strlen(text)};
+	char *volatile copy = as_asciiz(&in);
+	return copy != NULL ? 1 : -1;
+}
+
+static int w_forget_params(sip_msg_t *msg, char *text, char *unused)
+{
+	int done = mgtest_forget_params(text);
+	return done > 0 ? 1 : -1;
+}
+
+static int w_forget_format(sip_msg_t *msg, char *text, char *unused)
+{
+	int done = forget_format(text);
+	return done > 0 ? 1 : -1;
+}
+
+static int w_forget_xavp(sip_msg_t *msg, char *text, char *unused)
+{
+	int done = mgtest_forget_xavp(text);
+	return done > 0 ? 1 : -1;
+}
+
+/* Runs a route first, as functions with event routes do: afterwards Kamailio does not know its own line any more. */
+static int w_route_then_forget(sip_msg_t *msg, char *route, char *text)
+{
+	int index = route_lookup(&main_rt, route);
+	if(index < 0 || main_rt.rlist[index] == NULL)
+		return -1;
+	run_top_route(main_rt.rlist[index], msg, NULL);
+	return mgtest_forget_copy(text) > 0 ? 1 : -1;
+}
+
+static int ki_forget_params(sip_msg_t *msg, str *text)
+{
+	int done = mgtest_forget_params(text->s);
+	return done > 0 ? 1 : -1;
+}
+
+static sr_kemi_t kemi[] = {
+		{str_init("mgtest"), str_init("forget_params"), SR_KEMIP_INT, ki_forget_params,
+				{SR_KEMIP_STR, SR_KEMIP_NONE, SR_KEMIP_NONE, SR_KEMIP_NONE, SR_KEMIP_NONE, SR_KEMIP_NONE}},
+		{{0, 0}, {0, 0}, 0, NULL, {0, 0, 0, 0, 0, 0}}};
+
+int mod_register(char *path, int *dlflags, void *p1, void *p2)
+{
+	if(getenv("MGTEST_FAULTS") && install_faults() < 0)
+		return -1;
+	return sr_kemi_modules_add(kemi);
+}
+
 static cmd_export_t cmds[] = {
+		{"mgtest_forget_params", (cmd_function)w_forget_params, 1, 0, 0, ANY_ROUTE},
+		{"mgtest_forget_format", (cmd_function)w_forget_format, 1, 0, 0, ANY_ROUTE},
+		{"mgtest_forget_xavp", (cmd_function)w_forget_xavp, 1, 0, 0, ANY_ROUTE},
+		{"mgtest_route_then_forget", (cmd_function)w_route_then_forget, 2, 0, 0, ANY_ROUTE},
 		{"mgtest_leak_pkg", (cmd_function)w_leak_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_fork", (cmd_function)w_fork, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_leak_shm", (cmd_function)w_leak_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
@@ -362,14 +461,15 @@ static int let_pass(sr_event_param_t *event)
 
 static int mod_init(void)
 {
-	return take_datagrams ? sr_event_register_cb(SREV_NET_DGRAM_IN, let_pass) : 0;
+	if(take_datagrams && sr_event_register_cb(SREV_NET_DGRAM_IN, let_pass) < 0)
+		return -1;
+	return watch_messages();
 }
 
 struct module_exports exports = {.name = "mgtest",
 		.dlflags = DEFAULT_DLFLAGS,
 		.cmds = cmds,
 		.params = params,
-		.init_mod_f = mod_init,
 		.rpc_methods = rpcs,
 		.pv_items = pvs,
 		.init_mod_f = mod_init};

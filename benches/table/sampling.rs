@@ -1,0 +1,93 @@
+//! What sampling costs: one allocation with its context, and a registrar at the default rate over the same without.
+//! Forbidden here: two servers; the rate is changed while one runs, so that its blocks lie where they lie.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Server, for_each_pair};
+use crate::register::Load;
+use crate::report::{Table, median, progress, undisturbed};
+
+/// Calls between the RPC handler and the allocation: with those of the server the path has its longest, 32 frames.
+const DEEP: u32 = 30;
+const ROUNDS: u32 = 500;
+/// Microseconds of a sampled allocation, with the free of what it carries.
+const SAMPLED: f64 = 5.0;
+
+/// Batches with sampling and without, in turn.
+const BATCHES: usize = 400;
+const DEFAULT: i64 = 524_288;
+const REGISTER: f64 = 1.01;
+
+pub fn measure(table: &mut Table) {
+    let Ok(mgbench) = std::env::var("MEMGUARD_MGBENCH") else {
+        return progress("sampling: skipped, as MEMGUARD_MGBENCH is not set: run ./dev bench");
+    };
+    let table = std::cell::RefCell::new(table);
+    for_each_pair(|pair| {
+        let builder = Server::registrar(pair).workers(1).shm_mb(256).pkg_mb(8);
+        let server = builder
+            .config(|c| {
+                c.global(&format!("loadmodule \"{mgbench}\""))
+                    .module("cfg_rpc");
+            })
+            .start();
+        one_allocation(&server, &mut table.borrow_mut());
+        if pair.manager == "fm" {
+            registrations(&server, &mut table.borrow_mut());
+        }
+    });
+}
+
+fn sample(server: &Server, bytes: i64) {
+    server.rpc(
+        "cfg.set_now_int",
+        json!(["memguard", "sample_bytes", bytes]),
+    );
+}
+
+fn one_allocation(server: &Server, table: &mut Table) {
+    let manager = &server.pair.manager;
+    progress(&format!("sampling: one allocation on {manager}"));
+    sample(server, 1);
+    for (pool, name) in ["pkg", "shm"].iter().enumerate() {
+        for (depth, path) in [(0, "short path"), (DEEP, "32 frames")] {
+            let answer = server.rpc("mgbench.deep", json!([pool, depth, ROUNDS]));
+            let [bare, wrapped] = ["bare", "wrapped"].map(|which| micro(&answer[which]));
+            table.add(
+                format!("{manager} {name} sampled malloc+free, {path}: added"),
+                wrapped - bare,
+                "us",
+                SAMPLED,
+            );
+        }
+    }
+    let seen = server.rpc("memguard.paths", json!(["module", "mgbench", "top", 1]));
+    assert_eq!(seen, json!([]), "every block was given back");
+    sample(server, DEFAULT);
+}
+
+fn micro(list: &Value) -> f64 {
+    let picoseconds = list.as_array().into_iter().flatten();
+    undisturbed(picoseconds.filter_map(Value::as_f64).collect()) / 1e6
+}
+
+fn registrations(server: &Server, table: &mut Table) {
+    progress("sampling: accepted REGISTERs, at the default rate and without, in turn");
+    let mut load = Load::on(server);
+    load.fill();
+    let mut ratios = Vec::new();
+    for round in 0..BATCHES {
+        let mut spent = [0.0; 2];
+        for which in [round % 2, 1 - round % 2] {
+            sample(server, [0, DEFAULT][which]);
+            spent[which] = load.batch();
+        }
+        ratios.push(spent[1] / spent[0]);
+    }
+    table.add(
+        "accepted REGISTER: sampling at its default over off (fm)",
+        median(ratios),
+        "x",
+        REGISTER,
+    );
+}
