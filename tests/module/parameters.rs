@@ -52,7 +52,7 @@ fn parameters_good_values_pass_the_check_as_numbers_and_as_words() {
         assert_eq!(value(&server, "retry_rate"), "10");
         assert_eq!(value(&server, "mode"), "observe");
         assert_eq!(value(&server, "reply_reason"), "Try Later");
-        assert_eq!(value(&server, "priority_aor"), "sip:a@example.test, 112");
+        assert_eq!(value(&server, "priority_aor"), "a@example.test, 112");
     });
 }
 
