@@ -6,7 +6,9 @@ use std::ptr;
 
 use super::super::owners::{self, Caller};
 use super::super::sys;
+use super::counting::republish;
 use super::view::*;
+use super::wrappers::*;
 use super::*;
 
 /// What a pool held when its functions were wrapped.
