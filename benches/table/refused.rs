@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::harness::{Pair, Server, for_each_pair};
 use crate::register::register;
-use crate::report::{Table, median, progress};
+use crate::report::{Table, progress};
 
 /// Rounds; in each, every way is given one batch, in an order that turns.
 const ROUNDS: usize = 60;
@@ -149,30 +149,27 @@ fn on(pair: &Pair, table: &mut Table) {
     for load in &mut loads {
         load.batch(); // a first one, that nothing is new
     }
-    let mut ratios = vec![vec![]; loads.len()];
-    let mut bare = vec![];
+    // Sums over all rounds: the kernel books a process's time when it goes to sleep, or at a tick, so that one batch
+    // may show nothing and the next one the time of both.
+    let mut spent = vec![0.0; loads.len()];
     for round in 0..ROUNDS {
-        let mut spent = vec![0.0; loads.len()];
         for turn in 0..loads.len() {
             let which = (round + turn) % loads.len();
-            spent[which] = loads[which].batch();
-        }
-        bare.push(spent[0] / 1000.0);
-        for (ratios, spent_here) in ratios.iter_mut().zip(&spent) {
-            ratios.push(spent_here / spent[0]);
+            spent[which] += loads[which].batch();
         }
     }
     assert_counted(&servers);
     let manager = &pair.manager;
-    let mut ratios = ratios.into_iter().skip(1);
+    let bare = spent[0];
+    let mut ratios = spent.into_iter().skip(1).map(|spent| spent / bare);
     table.note(
         format!("refused REGISTER, bare loop (beside {manager})"),
-        median(bare),
+        bare / ROUNDS as f64 / 1000.0,
         "us",
     );
     for way in &WAYS {
         let what = format!("refused REGISTER, {manager}: {} over bare loop", way.name);
-        let ratio = median(ratios.next().unwrap_or_default());
+        let ratio = ratios.next().unwrap_or_default();
         match way.bound {
             Some(bound) => table.add(what, ratio, "x", bound),
             None => table.note(what, ratio, "x"),
