@@ -184,10 +184,7 @@ mod host {
     }
 
     fn bindings(clang_args: &[String]) {
-        let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("sys.rs");
-        bindgen::Builder::default()
-            .header("c_shim/shim.h")
-            .clang_args(clang_args)
+        let shim = reader("c_shim/shim.h", clang_args)
             .allowlist_function("mg_.*|register_script_cb|sr_event_register_cb|fork_process|register_procs|run_actions")
             .allowlist_function("counter_register|cfg_declare|cfg_child_init|find_export|sr_wtimer_add")
             .allowlist_function("cfg_register_child|init_shm|sr_kemi_modules_add|sr_corecb_get")
@@ -198,9 +195,29 @@ mod host {
             .opaque_type("sip_msg|receive_info|socket_info|dest_info|action|cell|_pv_.*|pv_spec|_IO_FILE")
             .blocklist_type("max_align_t")
             .derive_debug(false)
-            .layout_tests(true)
+            .layout_tests(true);
+        write(shim, "sys.rs");
+        // One by one: the managers' headers define the same macros.
+        for manager in ["fm", "qm"] {
+            let header = format!("c_shim/layout_{manager}.h");
+            let layout = reader(&header, clang_args)
+                .allowlist_type("mg_layout_.*")
+                .prepend_enum_name(false);
+            write(layout, &format!("layout_{manager}.rs"));
+        }
+    }
+
+    fn reader(header: &str, clang_args: &[String]) -> bindgen::Builder {
+        bindgen::Builder::default()
+            .header(header)
+            .clang_args(clang_args)
+    }
+
+    fn write(bindings: bindgen::Builder, name: &str) {
+        let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join(name);
+        bindings
             .generate()
-            .expect("bindgen reads the shim's header")
+            .expect("bindgen reads the headers of c_shim")
             .write_to_file(out)
             .expect("cargo's OUT_DIR is writable");
     }

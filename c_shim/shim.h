@@ -20,7 +20,7 @@
 #include "core/timer_proc.h"
 #include "core/pvar.h"
 #include "core/kemi.h"
-#include "layout.h"
+#include "largest.h"
 
 #ifndef DBG_SR_MEMORY
 #error "memguard needs a Kamailio built with MEMDBG=1 (DBG_SR_MEMORY), as every distribution's packages are"

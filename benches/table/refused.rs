@@ -17,11 +17,11 @@ use crate::register::register;
 use crate::report::{Table, progress};
 
 /// Rounds; in each, every way is given one batch, in an order that turns.
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 200;
 /// REGISTERs of one batch, each of a phone that was never there before, as in a storm.
 const BATCH: usize = 400;
-/// REGISTERs on their way at once.
-const WINDOW: usize = 20;
+/// REGISTERs on their way at once: a storm, in which the worker always finds the next one.
+const WINDOW: usize = 100;
 const BOUND: f64 = 1.4;
 /// Tells this program to be the bare loop.
 const FLOOR: &str = "MEMGUARD_BENCH_FLOOR";

@@ -12,3 +12,9 @@
 )]
 
 include!(concat!(env!("OUT_DIR"), "/sys.rs"));
+
+/// What c_shim/layout_fm.h and layout_qm.h say.
+pub mod layout {
+    include!(concat!(env!("OUT_DIR"), "/layout_fm.rs"));
+    include!(concat!(env!("OUT_DIR"), "/layout_qm.rs"));
+}

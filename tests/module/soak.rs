@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::accounting::{assert_pkg_books, assert_shm_books, churn};
 use super::guard::{Guarded, number, word};
 use super::harness::{Server, for_each_pair};
@@ -14,6 +16,31 @@ fn seconds() -> u64 {
         s.parse()
             .expect("MEMGUARD_SOAK_SECONDS is a number of seconds")
     })
+}
+
+/// Bytes between two sampled allocations (MEMGUARD_SOAK_SAMPLE_BYTES; 1: every one); else the default.
+fn sample_bytes() -> Option<u64> {
+    let given = std::env::var("MEMGUARD_SOAK_SAMPLE_BYTES").ok();
+    given.map(|s| {
+        s.parse()
+            .expect("MEMGUARD_SOAK_SAMPLE_BYTES is a number of bytes")
+    })
+}
+
+/// Every path that memory was reached by is still told apart, and its books are no larger than the pool's.
+fn assert_paths(server: &Server, when: &str) {
+    let warnings = server.status()["warnings"].to_string();
+    assert!(!warnings.contains("sample_bytes"), "{when}: {warnings}");
+    let paths = server.rpc("memguard.paths", json!(["pool", "shm", "top", 1000]));
+    let paths = paths.as_array().expect("a list of paths").iter();
+    // A long answer is cut, and its last row says so.
+    let rows = paths.filter(|row| row.get("truncated").is_none());
+    let held: i64 = rows.map(|path| number(path, "live_bytes")).sum();
+    let live = number(&server.pool("shm"), "live");
+    assert!(
+        (1..=live).contains(&held),
+        "{when}: {held} of {live} bytes of shm were sampled"
+    );
 }
 
 /// Rounds after which the sampling process has seen every place that allocates and every worker.
@@ -38,6 +65,9 @@ fn soak_books_stay_right_and_memguard_does_not_grow() {
             .config(|c| {
                 c.param("usrloc", "timer_interval", 1)
                     .param("registrar", "min_expires", 1);
+                if let Some(bytes) = sample_bytes() {
+                    c.param("memguard", "sample_bytes", bytes);
+                }
             })
             .start();
         let mut warm = 0;
@@ -52,6 +82,9 @@ fn soak_books_stay_right_and_memguard_does_not_grow() {
             }
             if rounds % 10 == 0 {
                 assert_pkg_books(&server, &format!("round {rounds}"));
+                if sample_bytes() == Some(1) {
+                    assert_paths(&server, &format!("round {rounds}"));
+                }
                 println!(
                     "{} {}: round {rounds}, books right, sampler {} bytes",
                     pair.kamailio.version,

@@ -29,10 +29,10 @@ pub(super) fn publish_figures(row: &Row) -> u64 {
     real_used
 }
 
-/// Counts a new block of the private pool.
+/// Counts a new block of the private pool; answers its size.
 #[inline(always)]
-pub(super) fn pkg_allocated(block: *mut c_void, spot: Option<Spot>) {
-    let size = LOCAL.pkg_pool.get().size_of(block);
+pub(super) fn pkg_allocated<M: Manager>(block: *mut c_void, spot: Option<Spot>) -> u64 {
+    let size = LOCAL.pkg_pool.get().known::<M>().size_of(block);
     match spot {
         Some(spot) => {
             spot.allocated(size);
@@ -49,6 +49,7 @@ pub(super) fn pkg_allocated(block: *mut c_void, spot: Option<Spot>) {
             }
         }
     }
+    size
 }
 
 /// Counts a block of the private pool that is being freed.
@@ -169,10 +170,10 @@ pub(super) fn is_summed(spot: Option<Spot>) -> bool {
     spot.is_some_and(|spot| spot.is_own())
 }
 
-/// Counts a new block of the shared pool.
+/// Counts a new block of the shared pool; answers its size.
 #[inline(always)]
-pub(super) fn shm_allocated(block: *mut c_void, spot: Option<Spot>) {
-    let size = LOCAL.shm_pool.get().size_of(block);
+pub(super) fn shm_allocated<M: Manager>(block: *mut c_void, spot: Option<Spot>) -> u64 {
+    let size = LOCAL.shm_pool.get().known::<M>().size_of(block);
     if let Some(spot) = spot {
         spot.allocated(size);
     }
@@ -182,6 +183,7 @@ pub(super) fn shm_allocated(block: *mut c_void, spot: Option<Spot>) {
             totals.bytes_allocated.add(size);
         });
     }
+    size
 }
 
 /// Counts a block of the shared pool that is being freed.

@@ -121,8 +121,9 @@ pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Resul
             free: api.xfree,
             ..NOTHING
         };
+        let manager = Which::named(manager_name(api.mname)).ok_or(Refused::UnknownManager)?;
         let pool = view(
-            manager_name(api.mname),
+            manager,
             api.mem_block,
             api.mem_pool as usize,
             sys::pkg_mem_size as usize,
@@ -147,11 +148,11 @@ pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Resul
             LOCAL.pkg.bytes_allocated.set(older.bytes);
         }
         LOCAL.pkg.unbooked.set(older.unbooked);
-        api.xmalloc = Some(pkg_malloc);
-        api.xmallocxz = real.mallocxz.and(Some(pkg_mallocxz));
-        api.xrealloc = Some(pkg_realloc);
-        api.xreallocxf = real.reallocxf.and(Some(pkg_reallocxf));
-        api.xfree = Some(pkg_free);
+        match manager {
+            Which::Fm => wrap_pkg::<Fm>(api, &real),
+            Which::Qm => wrap_pkg::<Qm>(api, &real),
+            Which::Tlsf => wrap_pkg::<Tlsf>(api, &real),
+        }
         publish_process();
     }
     Ok(())
@@ -183,8 +184,9 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
             free: api.xfree,
             free_unsafe: api.xfree_unsafe,
         };
+        let manager = Which::named(manager_name(api.mname)).ok_or(Refused::UnknownManager)?;
         let pool = view(
-            manager_name(api.mname),
+            manager,
             api.mem_block,
             api.mem_pool as usize,
             sys::shm_mem_size as usize,
@@ -211,16 +213,32 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
             }
             row.shm.unbooked.add(older.unbooked);
         }
-        api.xmalloc = Some(shm_malloc);
-        api.xmallocxz = real.mallocxz.and(Some(shm_mallocxz));
-        api.xmalloc_unsafe = real.malloc_unsafe.and(Some(shm_malloc_unsafe));
-        api.xrealloc = Some(shm_realloc);
-        api.xreallocxf = real.reallocxf.and(Some(shm_reallocxf));
-        api.xresize = real.resize.and(Some(shm_resize));
-        api.xfree = Some(shm_free);
-        api.xfree_unsafe = real.free_unsafe.and(Some(shm_free_unsafe));
+        match manager {
+            Which::Fm => wrap_shm::<Fm>(api, &real),
+            Which::Qm => wrap_shm::<Qm>(api, &real),
+            Which::Tlsf => wrap_shm::<Tlsf>(api, &real),
+        }
     }
     Ok(())
+}
+
+fn wrap_pkg<M: Manager>(api: &mut sys::sr_pkg_api_t, real: &Real) {
+    api.xmalloc = Some(pkg_malloc::<M>);
+    api.xmallocxz = real.mallocxz.and(Some(pkg_mallocxz::<M>));
+    api.xrealloc = Some(pkg_realloc);
+    api.xreallocxf = real.reallocxf.and(Some(pkg_reallocxf));
+    api.xfree = Some(pkg_free::<M>);
+}
+
+fn wrap_shm<M: Manager>(api: &mut sys::sr_shm_api_t, real: &Real) {
+    api.xmalloc = Some(shm_malloc::<M>);
+    api.xmallocxz = real.mallocxz.and(Some(shm_mallocxz::<M>));
+    api.xmalloc_unsafe = real.malloc_unsafe.and(Some(shm_malloc_unsafe::<M>));
+    api.xrealloc = Some(shm_realloc);
+    api.xreallocxf = real.reallocxf.and(Some(shm_reallocxf));
+    api.xresize = real.resize.and(Some(shm_resize));
+    api.xfree = Some(shm_free::<M>);
+    api.xfree_unsafe = real.free_unsafe.and(Some(shm_free_unsafe::<M>));
 }
 
 /// Puts the managers' own functions back; called in `mod_destroy`, by the main process only. The core goes on freeing

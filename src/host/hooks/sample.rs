@@ -112,11 +112,10 @@ pub fn message(text: &[u8]) {
     }
 }
 
-/// A block was allocated and counted; answers it, so that a wrapper can end with this call. The usual path: a
-/// subtraction and a branch.
+/// A block of `size` bytes was allocated and counted; answers it, so that a wrapper can end with this call. The usual
+/// path: a subtraction and a branch.
 #[inline(always)]
-pub(super) fn allocated(pool: SitePool, block: *mut c_void) -> *mut c_void {
-    let size = view(pool).size_of(block);
+pub(super) fn allocated(pool: SitePool, block: *mut c_void, size: u64) -> *mut c_void {
     // ORDERING: Relaxed; a number of this process's own, see LOCAL_LEFT.
     let left = LOCAL_LEFT.load(Ordering::Relaxed).wrapping_sub(size as i64);
     LOCAL_LEFT.store(left, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 use std::ffi::{CStr, c_char, c_void};
 
 use super::super::owners::Caller;
-use super::super::sys;
+use super::super::sys::{self, layout};
 
 pub(super) type Malloc = sys::sr_malloc_f;
 
@@ -36,6 +36,121 @@ pub(super) const NOTHING: Real = Real {
     free_unsafe: None,
 };
 
+/// Where the header of a manager's block keeps what: offsets from the user pointer (all of them wrap around below it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    /// The size word, and the bits of it that are size.
+    size: usize,
+    size_mask: u64,
+    /// The free mark, and the bits of it that say "free".
+    free: usize,
+    free_mask: u64,
+    /// Addresses of the allocating place's texts, and its line.
+    file: usize,
+    line: usize,
+    func: usize,
+    module: usize,
+}
+
+impl Offsets {
+    const NONE: Offsets = Offsets {
+        size: 0,
+        size_mask: 0,
+        free: 0,
+        free_mask: 0,
+        file: 0,
+        line: 0,
+        func: 0,
+        module: 0,
+    };
+}
+
+const fn back(bytes: u32) -> usize {
+    (bytes as usize).wrapping_neg()
+}
+
+/// How a manager's blocks look. A wrapper is compiled for each, so that its short way finds the offsets in its own
+/// instructions and not in memory.
+pub(super) trait Manager: 'static {
+    /// Its headers; `None`: whatever the pool's view says.
+    const AT: Option<Offsets>;
+}
+
+/// f_malloc (c_shim/layout_fm.h).
+pub(super) struct Fm;
+
+impl Manager for Fm {
+    const AT: Option<Offsets> = Some(Offsets {
+        size: back(layout::MG_FM_SIZE_BACK),
+        size_mask: u64::MAX,
+        free: back(layout::MG_FM_FREE_BACK),
+        free_mask: 0xffff_ffff, // `is_free` is an int
+        file: back(layout::MG_FM_FILE_BACK),
+        line: back(layout::MG_FM_LINE_BACK),
+        func: back(layout::MG_FM_FUNC_BACK),
+        module: back(layout::MG_FM_MNAME_BACK),
+    });
+}
+
+/// q_malloc (c_shim/layout_qm.h).
+pub(super) struct Qm;
+
+impl Manager for Qm {
+    const AT: Option<Offsets> = Some(Offsets {
+        size: back(layout::MG_QM_SIZE_BACK),
+        size_mask: u64::MAX,
+        free: back(layout::MG_QM_FREE_BACK),
+        free_mask: u64::MAX, // a pointer, or a long
+        file: back(layout::MG_QM_FILE_BACK),
+        line: back(layout::MG_QM_LINE_BACK),
+        func: back(layout::MG_QM_FUNC_BACK),
+        module: back(layout::MG_QM_MNAME_BACK),
+    });
+}
+
+/// tlsf's header (core/mem/tlsf_malloc.c): the size word is 8 bytes before the user pointer and has two flag bits, bit 0
+/// is "free".
+pub(super) struct Tlsf;
+
+impl Manager for Tlsf {
+    const AT: Option<Offsets> = Some(Offsets {
+        size: back(8),
+        size_mask: !3,
+        free: back(8),
+        free_mask: 1,
+        file: back(40),
+        line: back(16),
+        func: back(32),
+        module: back(24),
+    });
+}
+
+/// Whichever manager the pool has: for the long ways.
+pub(super) struct Any;
+
+impl Manager for Any {
+    const AT: Option<Offsets> = None;
+}
+
+/// The managers that are known, as they call themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    Fm,
+    Qm,
+    Tlsf,
+}
+
+impl Which {
+    pub(super) fn named(name: &str) -> Option<Which> {
+        match name {
+            "f_malloc" | "fm" => Some(Which::Fm),
+            "q_malloc" | "qm" => Some(Which::Qm),
+            "tlsf_malloc" | "tlsf" => Some(Which::Tlsf),
+            _ => None,
+        }
+    }
+}
+
 /// What a wrapper needs to know of its pool; written once before the first fork, read-only afterwards.
 #[derive(Clone, Copy)]
 pub struct PoolView {
@@ -43,17 +158,8 @@ pub struct PoolView {
     pub(super) start: usize,
     /// Its length in bytes.
     pub(super) length: usize,
-    /// Offset of the size word from the user pointer (all of them wrap around below it), and the bits that are size.
-    pub(super) size_at: usize,
-    pub(super) size_mask: u64,
-    /// Offset of the free mark, and the bits that say "free".
-    pub(super) free_at: usize,
-    pub(super) free_mask: u64,
-    /// Offsets of the address of the allocating place's file name, of its line, and of its other texts.
-    pub(super) file_at: usize,
-    pub(super) line_at: usize,
-    pub(super) func_at: usize,
-    pub(super) module_at: usize,
+    /// Where a block's header keeps what.
+    pub(super) at: Offsets,
     /// The manager's own figures, in place: `used_size` and after it `real_used`; free fragments.
     pub(super) used: *const [u64; 2],
     pub(super) free_fragments: *const u64,
@@ -79,14 +185,7 @@ pub(super) static NOTHING_USED: [u64; 2] = [0; 2];
 pub(super) const NO_POOL: PoolView = PoolView {
     start: 0,
     length: 0,
-    size_at: 0,
-    size_mask: 0,
-    free_at: 0,
-    free_mask: 0,
-    file_at: 0,
-    line_at: 0,
-    func_at: 0,
-    module_at: 0,
+    at: Offsets::NONE,
     used: &raw const NOTHING_USED,
     free_fragments: (&raw const NOTHING_USED).cast(),
     forgets_shrinks: false,
@@ -94,6 +193,15 @@ pub(super) const NO_POOL: PoolView = PoolView {
 };
 
 impl PoolView {
+    /// The same pool, with what is known at compile time of its manager in place of what was found at the start.
+    #[inline(always)]
+    pub(super) fn known<M: Manager>(self) -> PoolView {
+        PoolView {
+            at: M::AT.unwrap_or(self.at),
+            ..self
+        }
+    }
+
     #[inline(always)]
     pub(super) fn holds(&self, block: *mut c_void) -> bool {
         (block as usize).wrapping_sub(self.start) < self.length
@@ -104,8 +212,8 @@ impl PoolView {
     pub(super) fn size_of(&self, block: *mut c_void) -> u64 {
         // SAFETY: the block came from this pool's manager, whose header lies before it
         // (layout compiled from its headers and tried at installation).
-        let word = unsafe { *block.cast::<u8>().wrapping_add(self.size_at).cast::<u64>() };
-        word & self.size_mask
+        let word = unsafe { *block.cast::<u8>().wrapping_add(self.at.size).cast::<u64>() };
+        word & self.at.size_mask
     }
 
     /// What the header of a live block says.
@@ -115,9 +223,9 @@ impl PoolView {
         // SAFETY: as in size_of: words of the same header.
         let (file, line, module) = unsafe {
             (
-                *at(self.file_at).cast::<usize>(),
-                *at(self.line_at).cast::<u32>(),
-                *at(self.module_at).cast::<usize>(),
+                *at(self.at.file).cast::<usize>(),
+                *at(self.at.line).cast::<u32>(),
+                *at(self.at.module).cast::<usize>(),
             )
         };
         Block {
@@ -131,7 +239,7 @@ impl PoolView {
     /// Has the header of a block, which its owner has not got yet, name its module at another address. Equal text: the
     /// managers and Kamailio's reports do not compare the pointer.
     pub(super) fn set_module(&self, block: *mut c_void, name: usize) {
-        let at = block.cast::<u8>().wrapping_add(self.module_at);
+        let at = block.cast::<u8>().wrapping_add(self.at.module);
         // SAFETY: as in header; an aligned word, which readers of the pool see old or new.
         unsafe { at.cast::<usize>().write_volatile(name) };
     }
@@ -146,7 +254,7 @@ impl PoolView {
                 .cast::<*const c_char>()
         };
         // SAFETY: as in header.
-        let (func, module) = unsafe { (*at(self.func_at), *at(self.module_at)) };
+        let (func, module) = unsafe { (*at(self.at.func), *at(self.at.module)) };
         Caller {
             file: file as *const c_char,
             func,
@@ -162,8 +270,8 @@ impl PoolView {
             return None;
         }
         // SAFETY: as in size_of; inside the pool both words are readable whatever the pointer is.
-        let mark = unsafe { *block.cast::<u8>().wrapping_add(self.free_at).cast::<u64>() };
-        if mark & self.free_mask != 0 {
+        let mark = unsafe { *block.cast::<u8>().wrapping_add(self.at.free).cast::<u64>() };
+        if mark & self.at.free_mask != 0 {
             None
         } else {
             Some(self.header(block))
@@ -213,46 +321,36 @@ pub(super) unsafe fn manager_name(name: *const c_char) -> &'static str {
     unsafe { CStr::from_ptr(name) }.to_str().unwrap_or("")
 }
 
-/// tlsf's header and control block (core/mem/tlsf_malloc.c): size word 8 bytes before the user pointer with two flag
-/// bits, bit 0 = free; total at 64, allocated at 72, real_used at 80, fragments at 96.
-pub(super) fn tlsf_layout() -> sys::mg_layout_t {
-    sys::mg_layout_t {
-        size_back: 8,
-        size_mask: !3,
-        free_back: 8,
-        free_mask: 1,
-        file_back: 40,
-        func_back: 32,
-        mname_back: 24,
-        line_back: 16,
-        block_size: 64,
-        block_used: 72,
-        block_real_used: 80,
-        block_free_fragments: 96,
-    }
-}
-
-/// The view of a pool from its manager's name, control block, first byte and length (core/globals.h).
+/// The view of a pool from its manager, control block, first byte and length (core/globals.h).
 pub(super) fn view(
-    name: &str,
+    manager: Which,
     control: *mut c_void,
     start: usize,
     length: usize,
 ) -> Result<PoolView, Refused> {
-    let layout = match name {
-        // SAFETY: constants of the shim.
-        "f_malloc" | "fm" => unsafe { sys::mg_layout_fm },
-        // SAFETY: constants of the shim.
-        "q_malloc" | "qm" => unsafe { sys::mg_layout_qm },
-        "tlsf_malloc" | "tlsf" => tlsf_layout(),
-        _ => return Err(Refused::UnknownManager),
+    // Offsets in the control block: used_size, real_used right after it, free fragments. tlsf's are those of the
+    // control_t of core/mem/tlsf_malloc.c, which no header shows.
+    let (at, used, real_used, free_fragments) = match manager {
+        Which::Fm => (
+            Fm::AT,
+            layout::MG_FM_BLOCK_USED,
+            layout::MG_FM_BLOCK_REAL_USED,
+            layout::MG_FM_BLOCK_FREE_FRAGMENTS,
+        ),
+        Which::Qm => (
+            Qm::AT,
+            layout::MG_QM_BLOCK_USED,
+            layout::MG_QM_BLOCK_REAL_USED,
+            layout::MG_QM_BLOCK_FREE_FRAGMENTS,
+        ),
+        Which::Tlsf => (Tlsf::AT, 72, 80, 96),
     };
     if control.is_null() {
         return Err(Refused::NotReady);
     }
-    if layout.block_real_used != layout.block_used.wrapping_add(8) {
+    let (Some(at), true) = (at, real_used == used.wrapping_add(8)) else {
         return Err(Refused::LayoutDiffers);
-    }
+    };
     let word = |offset: u32| {
         control
             .cast::<u8>()
@@ -263,16 +361,9 @@ pub(super) fn view(
     Ok(PoolView {
         start,
         length,
-        size_at: (layout.size_back as usize).wrapping_neg(),
-        size_mask: layout.size_mask,
-        free_at: (layout.free_back as usize).wrapping_neg(),
-        free_mask: layout.free_mask,
-        file_at: (layout.file_back as usize).wrapping_neg(),
-        line_at: (layout.line_back as usize).wrapping_neg(),
-        func_at: (layout.func_back as usize).wrapping_neg(),
-        module_at: (layout.mname_back as usize).wrapping_neg(),
-        used: word(layout.block_used).cast(),
-        free_fragments: word(layout.block_free_fragments),
+        at,
+        used: word(used).cast(),
+        free_fragments: word(free_fragments),
         forgets_shrinks: false,
         knows_places: false,
     })

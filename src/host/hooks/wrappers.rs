@@ -15,8 +15,8 @@ use super::counting::*;
 use super::*;
 
 macro_rules! wrap_malloc {
-    ($name:ident, $long:ident, $pool:expr, $real:ident, $entry:ident, $allocated:path, $failed:path) => {
-        pub(super) unsafe extern "C" fn $name(
+    ($name:ident, $long:ident, $pool:expr, $real:ident, $entry:ident, $allocated:ident, $failed:path) => {
+        pub(super) unsafe extern "C" fn $name<M: Manager>(
             block: *mut c_void,
             size: usize,
             file: *const c_char,
@@ -25,18 +25,18 @@ macro_rules! wrap_malloc {
             mname: *const c_char,
         ) -> *mut c_void {
             let near = owners::near($pool, file as usize, line);
-            let (Some(real), Some(_)) = (LOCAL.$real.get().$entry, near) else {
+            let (Some(real), Some(near)) = (LOCAL.$real.get().$entry, near) else {
                 // SAFETY: the same arguments.
                 return unsafe { $long(block, size, file, func, line, mname) };
             };
             // SAFETY: the manager's own function with its own arguments.
             let got = unsafe { real(block, size, file, func, line, mname) };
             if got.is_null() {
-                $failed(size, near);
+                $failed(size, Some(near.spot()));
                 return got;
             }
-            $allocated(got, near);
-            sample::allocated($pool, got)
+            let size = $allocated::<M>(got, Some(near.spot()));
+            sample::allocated($pool, got, size)
         }
 
         #[inline(never)]
@@ -66,15 +66,15 @@ macro_rules! wrap_malloc {
                 $failed(size, spot);
                 return got;
             }
-            $allocated(got, spot);
-            sample::allocated($pool, got)
+            let size = $allocated::<Any>(got, spot);
+            sample::allocated($pool, got, size)
         }
     };
 }
 
 macro_rules! wrap_free {
     ($name:ident, $long:ident, $site_pool:expr, $pool:ident, $real:ident, $entry:ident, $freed:path, $after:path, $after_long:path) => {
-        pub(super) unsafe extern "C" fn $name(
+        pub(super) unsafe extern "C" fn $name<M: Manager>(
             block: *mut c_void,
             pointer: *mut c_void,
             file: *const c_char,
@@ -83,14 +83,14 @@ macro_rules! wrap_free {
             mname: *const c_char,
         ) {
             // Before the real free: afterwards the header names the freeing place.
-            let old = LOCAL.$pool.get().if_live(pointer);
+            let old = LOCAL.$pool.get().known::<M>().if_live(pointer);
             let old = old.filter(|old| !sample::is_carried(old));
             let near = old.and_then(|old| owners::near($site_pool, old.file, old.line));
-            let (Some(real), Some(old), Some(_)) = (LOCAL.$real.get().$entry, old, near) else {
+            let (Some(real), Some(old), Some(near)) = (LOCAL.$real.get().$entry, old, near) else {
                 // SAFETY: the same arguments.
                 return unsafe { $long(block, pointer, file, func, line, mname) };
             };
-            $freed(old.size, near);
+            $freed(old.size, Some(near.spot()));
             // SAFETY: the manager's own function with its own arguments.
             unsafe { real(block, pointer, file, func, line, mname) };
             $after();
@@ -128,7 +128,7 @@ enum OnFailure {
 
 macro_rules! wrap_realloc {
     ($name:ident, $site_pool:expr, $pool:ident, $real:ident, $entry:ident, $on_failure:expr,
-     $allocated:path, $freed:path, $changed:path, $failed:path) => {
+     $allocated:ident, $freed:path, $changed:path, $failed:path) => {
         pub(super) unsafe extern "C" fn $name(
             block: *mut c_void,
             pointer: *mut c_void,
@@ -166,7 +166,7 @@ macro_rules! wrap_realloc {
                 return got;
             }
             let after = LOCAL.$pool.get().header(got);
-            match before {
+            let size = match before {
                 // In place the block keeps the place that allocated it (fm, qm and tlsf `*_realloc`).
                 Some(before)
                     if got == pointer && (before.file, before.line) == (after.file, after.line) =>
@@ -177,13 +177,14 @@ macro_rules! wrap_realloc {
                     return got;
                 }
                 Some(before) => {
-                    $allocated(got, spot);
+                    let size = $allocated::<Any>(got, spot);
                     $freed(before.size, of(before));
                     sample::freed(&before);
+                    size
                 }
-                None => $allocated(got, spot),
-            }
-            sample::allocated($site_pool, got)
+                None => $allocated::<Any>(got, spot),
+            };
+            sample::allocated($site_pool, got, size)
         }
     };
 }
@@ -352,6 +353,6 @@ pub(super) unsafe extern "C" fn shm_resize(
         shm_failed(size, spot);
         return got;
     }
-    shm_allocated(got, spot);
-    sample::allocated(SitePool::Shm, got)
+    let size = shm_allocated::<Any>(got, spot);
+    sample::allocated(SitePool::Shm, got, size)
 }
