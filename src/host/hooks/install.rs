@@ -7,6 +7,7 @@ use std::ptr;
 use super::super::owners::{self, Caller};
 use super::super::sys;
 use super::counting::republish;
+use super::manager::*;
 use super::view::*;
 use super::wrappers::*;
 use super::*;

@@ -20,12 +20,14 @@ use std::ptr;
 mod counting;
 mod figures;
 mod install;
+mod manager;
 pub mod sample;
 mod view;
 mod wrappers;
 
 pub use figures::*;
 pub use install::*;
+use manager::{Any, Manager};
 pub use view::Refused;
 use view::*;
 
