@@ -168,7 +168,9 @@ fn history_takes_points_and_step_by_place_or_by_name() {
         &["shm", "step", "x"],
     ] {
         assert!(
-            history(bad).unwrap_err().contains("name of a series"),
+            history(bad)
+                .unwrap_err()
+                .contains("name of a series (shm_used, pkg_used, "),
             "{bad:?}"
         );
     }

@@ -1,6 +1,7 @@
 //! Arguments of the RPC commands: words (numbers as words too) to a typed request.
 //! Forbidden here: looking anything up; whether a worker or a name exists is the caller's to say (404).
 
+use crate::guard::track::Track;
 use crate::guard::words::{Mode, Pool};
 
 /// The error of every parser here, the sentence of fault 400: what its command accepts.
@@ -281,9 +282,11 @@ pub fn reset(words: &[&str]) -> Result<Reset, Rejected> {
 /// `memguard.history NAME [points] [step]`; also `points N` and `step N`, by name.
 pub fn history<'a>(words: &[&'a str]) -> Result<History<'a>, Rejected> {
     let wrong = || {
-        Rejected::from(
-            "memguard.history accepts the name of a series, then how many points and how many seconds between them, \
-             both from 1",
+        let names: Vec<_> = Track::ALL.iter().map(|track| track.word()).collect();
+        let names = names.join(", ");
+        format!(
+            "memguard.history accepts the name of a series ({names}), then how many points and how many seconds \
+             between them, both from 1"
         )
     };
     let (name, rest) = words.split_first().ok_or_else(wrong)?;
