@@ -2,12 +2,12 @@
 //! Forbidden here: the pools; being called from a wrapper. Process: RPC processes, the sampling process.
 //!
 //! All processes are forked from one that has loaded everything, so an address means the same in each. What a process
-//! loaded after its fork (a Python extension, say) is not known elsewhere and shows as an address.
+//! loaded after its fork (a Python extension, say) is not known elsewhere and shows as an address (`binaries`).
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 
-use super::sys;
+use super::{binaries, sys};
 use crate::guard::paths::Frame;
 
 /// Names of addresses, each looked up once.
@@ -55,19 +55,32 @@ impl Names {
 
     /// The function that a return address leads back to.
     pub fn frame(&mut self, address: u64) -> Frame {
+        self.look_up(address).clone()
+    }
+
+    /// As above; from then on [`Names::known`] has it.
+    pub fn look_up(&mut self, address: u64) -> &Frame {
         let core = self.core;
-        let found = self
-            .known
+        self.known
             .entry(address)
-            .or_insert_with(|| named(address, core));
-        found.clone()
+            .or_insert_with(|| named(address, core))
+    }
+
+    /// What was looked up before.
+    pub fn known(&self, address: u64) -> Option<&Frame> {
+        self.known.get(&address)
     }
 }
 
 /// The call itself lies before the address to which it returns, which may be another function's first.
+pub fn call(address: u64) -> u64 {
+    address.saturating_sub(1)
+}
+
 fn named(address: u64, core: usize) -> Frame {
-    let call = address.saturating_sub(1);
-    let Some(info) = look_up(call as usize) else {
+    let call = call(address);
+    let common = binaries::has_in_common(call);
+    let Some(info) = common.then(|| look_up(call as usize)).flatten() else {
         return Frame {
             offset: call,
             ..Frame::default()

@@ -8,8 +8,8 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, bindings_file, blackbox, ending, gate, learn, outside, profile, pv, routes, rpc,
-    sampler, script, serve, settings, state, stats, sys,
+    ballast, binaries, bindings_file, blackbox, ending, gate, learn, outside, profile, pv, routes,
+    rpc, sampler, script, serve, settings, state, stats, sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -207,6 +207,7 @@ fn bind_all() {
         return;
     };
     hooks::sample::learn_actions();
+    binaries::remember();
     ending::watch();
     bind_usrloc(region);
     outside::prepare(region);

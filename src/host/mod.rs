@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod arrived;
 pub mod ballast;
+pub mod binaries;
 pub mod bindings_file;
 pub mod blackbox;
 pub mod commands;

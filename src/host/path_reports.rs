@@ -12,7 +12,7 @@ use crate::guard::report::{Answer, Fault, Fields, Node, int, real, word};
 use crate::guard::sampling;
 use crate::guard::sites as listed;
 use crate::guard::words::Pool;
-use crate::shared::contexts::{Contexts, Held};
+use crate::shared::contexts::{Context, Contexts, Held};
 use crate::shared::sites::Sites;
 
 /// Rows that are shown when no number is asked for.
@@ -22,6 +22,25 @@ fn table() -> Result<(&'static Contexts, &'static Sites), Fault> {
     hooks::sample::contexts().zip(owners::sites()).ok_or_else(|| {
         Fault::cannot("nothing is sampled: attribution is 0, or memguard.status warns that places cannot be read")
     })
+}
+
+/// Whose pool it is.
+pub(super) fn pool(held: &Held) -> Pool {
+    if held.owner.is_pkg {
+        Pool::Pkg
+    } else {
+        Pool::Shm
+    }
+}
+
+/// The line of the configuration.
+pub(super) fn cfg(context: &Context) -> String {
+    paths::cfg(
+        &text(&context.file),
+        context.line,
+        &text(&context.route),
+        context.is_outer,
+    )
 }
 
 /// A text of a context up to its first zero.
@@ -35,22 +54,13 @@ fn path(sites: &Sites, names: &mut Names, held: &Held) -> Option<Path> {
     let place = sites.place(context.site as usize)?;
     let frames = context.path().iter().rev();
     Some(Path {
-        pool: if held.owner.is_pkg {
-            Pool::Pkg
-        } else {
-            Pool::Shm
-        },
+        pool: pool(held),
         file: listed::file_name(&place.file).to_owned(),
         module: place.module,
         line: place.line,
         function: place.func,
         frames: paths::shortened(frames.map(|address| names.frame(*address))),
-        cfg: paths::cfg(
-            &text(&context.file),
-            context.line,
-            &text(&context.route),
-            context.is_outer,
-        ),
+        cfg: cfg(context),
         method: sampling::method(&context.message).to_owned(),
         samples: held.samples,
         live_bytes: held.live_bytes,

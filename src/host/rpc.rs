@@ -89,7 +89,7 @@ pub const COMMANDS: [Command; 24] = [
     },
     Command {
         name: "memguard.profile",
-        help: "Writes the live heap by place into profile_dir, for pprof and as folded stacks. [shm or pkg] [worker INDEX]",
+        help: "Writes the live heap by place and by sampled call path into profile_dir, for pprof and as folded stacks. [shm or pkg] [worker INDEX]",
         is_list: false,
         run: profile::profile,
     },

@@ -91,6 +91,62 @@ fn leaks_a_script_variable_that_is_appended_to_is_named() {
 }
 
 #[test]
+fn leaks_avps_of_an_event_route_are_named_with_its_line() {
+    for_each_pair_at_once(|pair| {
+        // AVPs end with the message that is being handled; in the timer process, which runs this route, none is: what
+        // it assigns stays (htable's ht_handle_expired_record).
+        let server = Server::registrar(pair)
+            .param("sample_bytes", 4096)
+            .config(|c| {
+                c.param("htable", "htable", "calls=>size=6;autoexpire=1;")
+                    .param("htable", "timer_interval", 1);
+                c.before = "$sht(calls=>$ci) = $ci;".into();
+                c.routes = "
+event_route[htable:expired:calls] {
+    $avp(last) = $shtrecord(key);
+}
+"
+                .into();
+            })
+            .start();
+        let row = named(&server, "core", "create_avp");
+        assert_eq!(
+            (word(&row, "pool"), word(&row, "file")),
+            ("shm", "core/usr_avp.c"),
+            "{row}"
+        );
+        // The place is the core's; the culprit is on the path, and its line beside it.
+        let mut path = Value::Null;
+        let is_first = traffic(&server, NAMED_WITHIN, || {
+            let all = server.rpc("memguard.paths", json!(["pool", "shm", "top", 1]));
+            path = rows(&all).first().cloned().unwrap_or_default();
+            path["function"] == "create_avp"
+        });
+        assert!(is_first, "{path}");
+        assert!(path["path"].to_string().contains("\"htable "), "{path}");
+        let cfg = word(&path, "cfg");
+        assert!(cfg.ends_with("route[htable:expired:calls]"), "{path}");
+        // Nobody but the timer that runs the route.
+        let mut holders = server.processes().into_iter().filter(|(index, _, _)| {
+            let own = sites(
+                &server,
+                json!(["worker", index, "module", "core", "top", 200]),
+            );
+            own.iter()
+                .any(|row| row["function"] == "create_avp" && number(row, "live_bytes") > 1000)
+        });
+        let (holder, others) = (holders.next(), holders.next());
+        assert!(
+            others.is_none()
+                && holder
+                    .as_ref()
+                    .is_some_and(|h| h.2.to_lowercase().contains("timer")),
+            "{holder:?}, {others:?}"
+        );
+    });
+}
+
+#[test]
 fn leaks_a_module_that_forgets_pkg_in_one_worker_is_named_with_that_worker() {
     for_each_pair_at_once(|pair| {
         let server = Server::registrar(pair)

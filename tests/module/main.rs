@@ -27,6 +27,7 @@ mod paths;
 mod pressure;
 mod priority;
 mod profile;
+mod profile_paths;
 mod proxy;
 mod queue;
 mod robust;

@@ -26,7 +26,7 @@ fn frames(row: &Value) -> Vec<&str> {
 
 /// The line of the configuration that holds a text, as `memguard.paths` writes it.
 #[track_caller]
-fn line_of(server: &Server, text: &str) -> usize {
+pub fn line_of(server: &Server, text: &str) -> usize {
     let file = fs::read_to_string(server.places.folder.join("kamailio.cfg"));
     let file = file.expect("the configuration is there");
     let line = file.lines().position(|line| line.contains(text));

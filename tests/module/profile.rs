@@ -229,7 +229,10 @@ fn profile_takes_nothing_from_the_pools_and_is_written_when_they_are_full() {
         let text = server
             .kamcmd(&["memguard.profile", "shm"])
             .expect("it is answered");
-        assert!(text.contains(".pb") && folder.files().len() == 2, "{text}");
+        assert!(
+            text.contains(".paths.pb") && folder.files().len() == 4,
+            "{text}"
+        );
         // Timers go on; the profile alone would take thousands of blocks.
         assert!(
             allocated() - before < 100,

@@ -17,6 +17,11 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// Whether an address lies in it.
+    pub fn holds(&self, address: u64) -> bool {
+        (self.start..self.limit).contains(&address)
+    }
+
     /// Whether the file is this module's (`htable` is in `…/htable.so`).
     pub fn is_of_module(&self, module: &str) -> bool {
         let name = self.file.rsplit('/').next().unwrap_or_default();

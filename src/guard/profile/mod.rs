@@ -3,32 +3,57 @@
 
 mod binaries;
 mod pprof;
+mod stacks;
 
 pub use binaries::{Mapping, build_id, mappings};
 pub use pprof::encode;
+pub use stacks::{Stacks, call};
 
-/// One step of a stack.
+/// A function, on a line of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Frame<'a> {
+pub struct Line<'a> {
     /// What it is called: a function, or what stands around it (module, pool).
     pub function: &'a str,
-    /// File it is in; empty: none.
+    /// File it is in; empty: not known, or none.
     pub file: &'a str,
-    /// Line; 0: none.
+    /// Line; 0: not known, or none.
     pub line: u32,
+}
+
+/// One step of a stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Address of the call; 0: the step is no code of its own.
+    pub address: u64,
     /// Index into the profile's mappings of the binary that it belongs to.
     pub mapping: Option<usize>,
+    /// What is there: several, the innermost first, where the compiler made one part of the other; none: not known.
+    pub lines: Vec<Line<'a>>,
+    /// What folded stacks call it.
+    pub text: String,
+}
+
+impl<'a> Frame<'a> {
+    /// A step without an address.
+    pub fn named(line: Line<'a>, mapping: Option<usize>) -> Frame<'a> {
+        Frame {
+            address: 0,
+            mapping,
+            lines: vec![line],
+            text: stacks::text(&line),
+        }
+    }
 }
 
 /// What is held at one stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample<'a> {
-    /// The innermost first.
-    pub stack: [Frame<'a>; 3],
-    /// Blocks and bytes allocated since the start.
-    pub allocated: (u64, u64),
-    /// Blocks and bytes allocated and not freed.
-    pub live: (u64, u64),
+    /// What its folded stack begins with, where that is none of the frames; empty: nothing.
+    pub root: &'a str,
+    /// Indices into the profile's frames, the innermost first.
+    pub stack: Vec<usize>,
+    /// One for each of the profile's kinds; the last is what is live, in bytes.
+    pub values: Vec<u64>,
     /// Names with words to tell samples of equal stacks apart ("worker", "2").
     pub labels: Vec<(&'a str, &'a str)>,
 }
@@ -40,33 +65,49 @@ pub struct Profile<'a> {
     pub time_ms: u64,
     /// How long the server has run, milliseconds.
     pub uptime_ms: u64,
+    /// What its values are, with their units; the last is what is shown unless one asks for another.
+    pub kinds: &'a [(&'a str, &'a str)],
+    /// Bytes for which there is one sample.
+    pub period: u64,
+    /// Whether functions, files and lines are known as well as they can be; else debug symbols may say more.
+    pub is_named: bool,
     /// The loaded binaries, the main one first.
     pub mappings: &'a [Mapping],
+    /// The steps of the stacks.
+    pub frames: Vec<Frame<'a>>,
     /// Who holds what.
     pub samples: Vec<Sample<'a>>,
     /// What the profile is of, in sentences.
     pub comments: Vec<String>,
 }
 
+impl Sample<'_> {
+    fn live_bytes(&self) -> u64 {
+        self.values.last().copied().unwrap_or_default()
+    }
+}
+
 impl Profile<'_> {
     /// Live bytes of all samples.
     pub fn live_bytes(&self) -> u64 {
-        self.samples
-            .iter()
-            .fold(0, |sum, sample| sum.saturating_add(sample.live.1))
+        let bytes = self.samples.iter().map(Sample::live_bytes);
+        bytes.fold(0, u64::saturating_add)
     }
 }
 
 /// Folded stacks, outermost first and separated by semicolons, with their live bytes: what flamegraph.pl, inferno and
 /// speedscope read. Equal stacks are one line; stacks that hold nothing are left out.
 pub fn folded(profile: &Profile) -> String {
+    let text = |at: &usize| profile.frames.get(*at).map_or("?", |f| f.text.as_str());
     let mut lines: Vec<(String, u64)> = profile
         .samples
         .iter()
-        .filter(|sample| sample.live.1 > 0)
+        .filter(|sample| sample.live_bytes() > 0)
         .map(|sample| {
-            let steps: Vec<String> = sample.stack.iter().rev().map(step).collect();
-            (steps.join(";"), sample.live.1)
+            let root = Some(sample.root).filter(|root| !root.is_empty());
+            let steps = root.into_iter().chain(sample.stack.iter().rev().map(text));
+            let steps: Vec<&str> = steps.collect();
+            (steps.join(";"), sample.live_bytes())
         })
         .collect();
     lines.sort();
@@ -81,14 +122,6 @@ pub fn folded(profile: &Profile) -> String {
         .iter()
         .map(|(stack, bytes)| format!("{stack} {bytes}\n"))
         .collect()
-}
-
-fn step(frame: &Frame) -> String {
-    let plain = frame.function.replace([';', '\n'], ":");
-    match frame.line {
-        0 => plain,
-        line => format!("{plain} ({}:{line})", frame.file.replace([';', '\n'], ":")),
-    }
 }
 
 /// A time in UTC as it stands in file names: `20261121-043012.123`.
@@ -115,42 +148,37 @@ fn civil(day: u64) -> (u64, u64, u64) {
 mod tests {
     use super::*;
 
-    fn sample(function: &str, line: u32, bytes: u64) -> Sample<'_> {
-        let around = |function| Frame {
-            function,
-            file: "",
-            line: 0,
-            mapping: None,
-        };
-        let own = Frame {
-            file: "a.c",
-            line,
-            ..around(function)
-        };
-        Sample {
-            stack: [own, around("htable"), around("shm")],
-            allocated: (1, bytes),
-            live: (1, bytes),
-            labels: Vec::new(),
-        }
-    }
-
     #[test]
     fn folded_stacks_begin_at_the_outermost_and_equal_ones_are_summed() {
+        let line = |function, line| Line {
+            function,
+            file: "a.c",
+            line,
+        };
+        let lines = [
+            line("new", 7),
+            line("a;b", 1),
+            line("gone", 2),
+            line("shm", 0),
+        ];
+        let sample = |at, bytes| Sample {
+            root: if bytes == 7 { "all" } else { "" },
+            stack: vec![at, 3],
+            values: vec![1, bytes],
+            labels: Vec::new(),
+        };
         let profile = Profile {
-            samples: vec![
-                sample("new", 7, 10),
-                sample("a;b", 1, 1),
-                sample("new", 7, 5),
-                sample("gone", 2, 0),
-            ],
+            frames: lines.map(|line| Frame::named(line, None)).into(),
+            samples: [(0, 10), (1, 1), (0, 5), (2, 0), (1, 7)]
+                .map(|(at, bytes)| sample(at, bytes))
+                .into(),
             ..Profile::default()
         };
         assert_eq!(
             folded(&profile),
-            "shm;htable;a:b (a.c:1) 1\nshm;htable;new (a.c:7) 15\n"
+            "all;shm;a:b (a.c:1) 7\nshm;a:b (a.c:1) 1\nshm;new (a.c:7) 15\n"
         );
-        assert_eq!(profile.live_bytes(), 16);
+        assert_eq!(profile.live_bytes(), 23);
     }
 
     #[test]

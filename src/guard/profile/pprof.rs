@@ -2,12 +2,12 @@
 //! Forbidden here: anything that is not in the profile given.
 //!
 //! Field numbers: github.com/google/pprof/proto/profile.proto. Texts are numbers into one table whose first entry is
-//! empty; functions and locations are written once and referred to by number, from 1.
+//! empty; functions are written once and referred to by number, from 1, and so are locations, which are the frames.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use super::{Frame, Mapping, Profile};
+use super::{Frame, Line, Mapping, Profile};
 
 /// A protobuf message that is being written.
 #[derive(Default)]
@@ -76,37 +76,28 @@ struct Encoder<'a> {
     profile: Message,
     texts: Numbered<&'a str>,
     functions: Numbered<(&'a str, &'a str)>,
-    locations: Numbered<Frame<'a>>,
 }
 
-/// The profile as `pprof` reads it; values: alloc_objects, alloc_space, inuse_objects, inuse_space.
+/// The profile as `pprof` reads it.
 pub fn encode(profile: &Profile) -> Vec<u8> {
     let mut encoder = Encoder {
         profile: Message::default(),
         texts: Numbered::from(0),
         functions: Numbered::from(1),
-        locations: Numbered::from(1),
     };
     encoder.text(""); // number 0
-    for (what, unit) in [
-        ("alloc_objects", "count"),
-        ("alloc_space", "bytes"),
-        ("inuse_objects", "count"),
-        ("inuse_space", "bytes"),
-    ] {
+    for &(what, unit) in profile.kinds {
         encoder.value_type(1, what, unit);
     }
     for sample in &profile.samples {
-        let stack = sample.stack.map(|frame| encoder.location(frame));
         let labels: Vec<(u64, u64)> = sample
             .labels
             .iter()
             .map(|&(name, word)| (encoder.text(name), encoder.text(word)))
             .collect();
-        let ((allocs, allocated), (blocks, bytes)) = (sample.allocated, sample.live);
         encoder.profile.message(2, |m| {
-            m.numbers(1, stack);
-            m.numbers(2, [allocs, allocated, blocks, bytes]);
+            m.numbers(1, sample.stack.iter().map(|at| *at as u64 + 1));
+            m.numbers(2, sample.values.iter().copied());
             for (name, word) in labels {
                 m.message(3, |label| {
                     label.number(1, name);
@@ -116,16 +107,21 @@ pub fn encode(profile: &Profile) -> Vec<u8> {
         });
     }
     for (index, mapping) in profile.mappings.iter().enumerate() {
-        encoder.mapping(index as u64 + 1, mapping);
+        encoder.mapping(index as u64 + 1, mapping, profile.is_named);
+    }
+    for (index, frame) in profile.frames.iter().enumerate() {
+        encoder.location(index as u64 + 1, frame);
     }
     encoder.profile.number(9, profile.time_ms * 1_000_000);
     encoder.profile.number(10, profile.uptime_ms * 1_000_000);
     encoder.value_type(11, "space", "bytes");
-    encoder.profile.number(12, 1);
+    encoder.profile.number(12, profile.period);
     let comments: Vec<u64> = profile.comments.iter().map(|c| encoder.text(c)).collect();
     encoder.profile.numbers(13, comments);
-    let usual = encoder.text("inuse_space");
-    encoder.profile.number(14, usual);
+    if let Some(&(usual, _)) = profile.kinds.last() {
+        let usual = encoder.text(usual);
+        encoder.profile.number(14, usual);
+    }
     encoder.profile.0
 }
 
@@ -146,7 +142,7 @@ impl<'a> Encoder<'a> {
         });
     }
 
-    fn mapping(&mut self, id: u64, mapping: &'a Mapping) {
+    fn mapping(&mut self, id: u64, mapping: &'a Mapping, is_named: bool) {
         let (file, build_id) = (self.text(&mapping.file), self.text(&mapping.build_id));
         self.profile.message(3, |m| {
             m.number(1, id);
@@ -155,31 +151,34 @@ impl<'a> Encoder<'a> {
             m.number(4, mapping.offset);
             m.number(5, file);
             m.number(6, build_id);
-            // Functions, file names and line numbers are known: nothing is left to be looked up in the binary.
-            (7..=9).for_each(|known| m.number(known, 1));
+            // Functions, file names and line numbers are known: nothing is to be looked up in the binary.
+            (7..=9).for_each(|known| m.number(known, u64::from(is_named)));
         });
     }
 
-    fn location(&mut self, frame: Frame<'a>) -> u64 {
-        let (id, is_new) = self.locations.of(frame);
-        if is_new {
-            let function = self.function(frame);
-            self.profile.message(4, |m| {
-                m.number(1, id);
-                m.number(2, frame.mapping.map_or(0, |index| index as u64 + 1));
+    fn location(&mut self, id: u64, frame: &Frame<'a>) {
+        let lines: Vec<(u64, u64)> = frame
+            .lines
+            .iter()
+            .map(|line| (self.function(line), u64::from(line.line)))
+            .collect();
+        self.profile.message(4, |m| {
+            m.number(1, id);
+            m.number(2, frame.mapping.map_or(0, |index| index as u64 + 1));
+            m.number(3, frame.address);
+            for (function, number) in lines {
                 m.message(4, |line| {
                     line.number(1, function);
-                    line.number(2, u64::from(frame.line));
+                    line.number(2, number);
                 });
-            });
-        }
-        id
+            }
+        });
     }
 
-    fn function(&mut self, frame: Frame<'a>) -> u64 {
-        let (id, is_new) = self.functions.of((frame.function, frame.file));
+    fn function(&mut self, line: &Line<'a>) -> u64 {
+        let (id, is_new) = self.functions.of((line.function, line.file));
         if is_new {
-            let (name, file) = (self.text(frame.function), self.text(frame.file));
+            let (name, file) = (self.text(line.function), self.text(line.file));
             self.profile.message(5, |m| {
                 m.number(1, id);
                 m.number(2, name);
@@ -243,16 +242,21 @@ mod tests {
 
     #[test]
     fn every_number_refers_to_something_that_is_written() {
-        let frame = |function, line| Frame {
+        let line = |function, line| Line {
             function,
             file: "a.c",
             line,
-            mapping: Some(0),
         };
-        let sample = |function, bytes| Sample {
-            stack: [frame(function, 7), frame("htable", 0), frame("shm", 0)],
-            allocated: (3, 1 << 40),
-            live: (2, bytes),
+        let frame = |address, lines: &[Line<'static>]| Frame {
+            address,
+            mapping: Some(0),
+            lines: lines.to_vec(),
+            text: String::new(),
+        };
+        let sample = |innermost, bytes| Sample {
+            root: "",
+            stack: vec![innermost, 2, 3],
+            values: vec![3, bytes],
             labels: vec![("worker", "2")],
         };
         let mapping = Mapping {
@@ -262,13 +266,23 @@ mod tests {
             file: "/usr/sbin/kamailio".into(),
             build_id: "abcd".into(),
         };
-        let bytes = encode(&Profile {
+        let profile = Profile {
             time_ms: 1,
             uptime_ms: 0,
+            kinds: &[("samples", "count"), ("inuse_space", "bytes")],
+            period: 512,
+            is_named: false,
             mappings: &[mapping],
-            samples: vec![sample("new", 100), sample("other", 50)],
+            frames: vec![
+                frame(0x5001, &[line("new", 7)]),
+                frame(0x5002, &[line("dup", 9), line("new", 0)]),
+                frame(0x5003, &[]),
+                frame(0, &[line("shm", 0)]),
+            ],
+            samples: vec![sample(0, 100), sample(1, 1 << 40)],
             comments: vec!["of a test".into()],
-        });
+        };
+        let bytes = encode(&profile);
         let all = fields(&bytes);
         let of = |field| all.iter().filter(move |f| f.0 == field).map(|f| f.2);
         let texts: Vec<&[u8]> = of(6).collect();
@@ -278,21 +292,61 @@ mod tests {
         sorted.dedup();
         assert_eq!(sorted.len(), texts.len(), "each text is written once");
         let functions: Vec<&[u8]> = of(5).map(|f| texts[number(f, 2) as usize]).collect();
-        assert_eq!(functions, [&b"new"[..], b"htable", b"shm", b"other"]);
+        assert_eq!(functions, [&b"new"[..], b"dup", b"shm"]);
+        let named: Vec<(u64, Vec<u64>)> = of(4)
+            .map(|location| {
+                let lines = fields(location).into_iter().filter(|f| f.0 == 4);
+                (
+                    number(location, 3),
+                    lines.map(|line| number(line.2, 1)).collect(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            named,
+            [
+                (0x5001, vec![1]),
+                (0x5002, vec![2, 1]),
+                (0x5003, vec![]),
+                (0, vec![3])
+            ],
+            "address, and the functions there from the innermost on"
+        );
         for (at, location) in of(4).enumerate() {
             assert_eq!(
                 (number(location, 1), number(location, 2)),
                 (at as u64 + 1, 1)
             );
-            let lines = fields(location);
-            let line = lines.iter().find(|f| f.0 == 4).unwrap().2;
-            assert!((1..=4).contains(&number(line, 1)), "{line:?}");
         }
-        assert_eq!(of(4).count(), 4);
-        let held: Vec<u8> = of(2).map(|s| fields(s)[0].2[0]).collect();
-        assert_eq!(held, [1, 4], "the innermost frame comes first");
+        let held: Vec<&[u8]> = of(2).map(|s| fields(s)[0].2).collect();
+        assert_eq!(
+            held,
+            [[1, 3, 4], [2, 3, 4]],
+            "the innermost frame comes first"
+        );
         let mapping = of(3).next().unwrap();
         assert_eq!(texts[number(mapping, 6) as usize], b"abcd");
         assert_eq!((number(mapping, 2), number(mapping, 3)), (0x5000, 0x9000));
+        assert_eq!(number(mapping, 7), 0, "symbols may say more");
+        assert_eq!(number(&bytes, 12), 512);
+        assert_eq!(texts[number(&bytes, 14) as usize], b"inuse_space");
+    }
+
+    /// 32,768 contexts live at most, so this bounds the file of their paths: 6 MB, and the frames that they share.
+    #[test]
+    fn a_sample_of_the_deepest_stack_takes_fewer_than_180_bytes() {
+        let sample = |_| Sample {
+            root: "",
+            stack: vec![1 << 20; 32],
+            values: vec![1 << 16, 1 << 40],
+            labels: vec![("pool", "shm"); 5],
+        };
+        let profile = |count| Profile {
+            kinds: &[("samples", "count"), ("inuse_space", "bytes")],
+            samples: (0..count).map(sample).collect(),
+            ..Profile::default()
+        };
+        let each = (encode(&profile(1001)).len() - encode(&profile(1)).len()) / 1000;
+        assert!(each < 180, "{each}");
     }
 }
