@@ -35,6 +35,7 @@ mod script;
 mod sites;
 mod smoke;
 mod soak;
+mod standin;
 mod stopped;
 mod torture;
 mod transports;

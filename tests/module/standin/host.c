@@ -84,7 +84,6 @@ int faked_msg_init(void) { return 0; }
 int cfg_child_init(void) { return 0; }
 void cfg_register_child(int count) {}
 int register_procs(int count) { return 0; }
-int sr_kemi_modules_add(sr_kemi_t *functions) { return 0; }
 sr_kemi_eng_t *sr_kemi_eng_get(void) { return NULL; }
 int sr_event_enabled(int type) { return 0; }
 cfg_action_t *get_cfg_crt_action(void) { return NULL; }
@@ -102,17 +101,8 @@ NEVER(pv_get_strval) NEVER(pv_get_uintval) NEVER(run_actions) NEVER(run_top_rout
 NEVER(sr_event_exec) NEVER(sr_kemi_route) NEVER(su2a) NEVER(tcp_get_info) NEVER(tcp_send) NEVER(tcpconn_get)
 NEVER(tcpconn_lookup)
 
-/* What Kamailio keeps for a module costs the pool that it lives in there. */
-static void *kept[1000];
-static int kept_count;
-
-static int keep(void *block)
-{
-	if(block == NULL)
-		return -1;
-	kept[kept_count++ % 1000] = block;
-	return 0;
-}
+static sr_kemi_t *kemi_functions;
+int sr_kemi_modules_add(sr_kemi_t *functions) { kemi_functions = functions; return 0; }
 
 int counter_register(counter_handle_t *handle, const char *group, const char *name, int flags, counter_cbk_f callback,
 		void *param, const char *doc, int reg_flags)
@@ -121,7 +111,7 @@ int counter_register(counter_handle_t *handle, const char *group, const char *na
 
 	if(block)
 		block[0] = name, block[1] = doc, block[2] = group;
-	return keep(block);
+	return keep(PKG, block);
 }
 
 int cfg_declare(char *group, cfg_def_t *definition, void *values, int size, void **handle)
@@ -130,16 +120,16 @@ int cfg_declare(char *group, cfg_def_t *definition, void *values, int size, void
 
 	if(block)
 		block[0] = group, block[1] = definition;
-	return keep(block);
+	return keep(PKG, block);
 }
 
 int cfg_register_ctx(cfg_ctx_t **handle, cfg_on_declare callback)
 {
 	*handle = shm_malloc(64);
-	return keep(*handle);
+	return keep(SHM, *handle);
 }
 
-int sr_wtimer_add(timer_function *function, void *param, int interval) { return keep(shm_malloc(64)); }
+int sr_wtimer_add(timer_function *function, void *param, int interval) { return keep(SHM, shm_malloc(64)); }
 
 static sr_corecb_t corecb;
 sr_corecb_t *sr_corecb_get(void) { return &corecb; }
@@ -161,7 +151,7 @@ static int callback_count;
 
 int register_script_cb(cb_function *function, unsigned int flags, void *param)
 {
-	if(keep(pkg_malloc(32)) < 0)
+	if(keep(PKG, pkg_malloc(32)) < 0)
 		return -1;
 	callbacks[callback_count].function = function;
 	callbacks[callback_count].flags = flags;
@@ -280,10 +270,16 @@ static const char *take_datagram(char *text)
 	return receive(text, length);
 }
 
-static void datagram(char *text)
+/* Not UDP: nothing comes before parsing. */
+static const char *take_message(char *text)
 {
-	const char *came_to = take_datagram(text);
+	replies = 0;
+	*reply = 0;
+	return receive(text, strlen(text));
+}
 
+static void tell_fate(const char *came_to)
+{
 	faults->process = 0;
 	printf("{\"came_to\":\"%s\",\"replies\":%d,\"reply\":", came_to, replies);
 	print_text(reply);
@@ -420,9 +416,10 @@ static void print_books(void)
 	printf("{");
 	for(kind = PKG; kind <= SHM; kind++) {
 		walk(kind, &bytes, &blocks);
-		printf("\"%s\":%lu,\"%s_blocks\":%lu,", kinds[kind], bytes, kinds[kind], blocks);
+		printf("\"%s\":%lu,\"%s_blocks\":%lu,\"%s_kept\":%lu,", kinds[kind], bytes, kinds[kind], blocks, kinds[kind],
+				kept[kind]);
 	}
-	printf("\"process\":%d}\n", process_no);
+	printf("\"records\":%d,\"process\":%d}\n", count_records(), process_no);
 }
 
 static void arm(char *words)
@@ -464,7 +461,7 @@ static void churn(unsigned state)
 
 	is_churning = 1;
 	for(;;) {
-		int shared = chance(&state, 2), at = chance(&state, 8);
+		int shared = chance(&state, 3) == 0, at = chance(&state, 8);
 		size_t size = 1 + chance(&state, 2000);
 		void **slot = &held[shared][at];
 
@@ -591,7 +588,9 @@ int main(int argc, char **argv)
 		} else if(is(line, "kill", &rest)) {
 			printf("%d\n", kill_outside_the_pool(atoi(rest)));
 		} else if(is(line, "datagram", &rest)) {
-			datagram(rest);
+			tell_fate(take_datagram(rest));
+		} else if(is(line, "message", &rest)) {
+			tell_fate(take_message(rest));
 		} else if(is(line, "rpc", &rest)) {
 			call_rpc(rest);
 		} else if(is(line, "books", &rest)) {

@@ -349,3 +349,14 @@ static void walk(int kind, unsigned long *bytes, unsigned long *blocks)
 		}
 	unlock_pool(pool);
 }
+
+/* What the host itself keeps for memguard, as Kamailio would, for ever: blocks that are not leaks. */
+static unsigned long kept[2];
+
+static int keep(int kind, void *block)
+{
+	if(block == NULL)
+		return -1;
+	kept[kind]++;
+	return 0;
+}

@@ -17,6 +17,16 @@ static struct record **records; /* of all processes; written by one worker at a 
 static ul_cb *on_contact;
 static sl_cbelem_t *on_reply;
 
+static int count_records(void)
+{
+	struct record *r;
+	int count = 0;
+
+	for(r = *records; r; r = r->next)
+		count++;
+	return count;
+}
+
 static int get_domain(const char *name, udomain_t **domain)
 {
 	*domain = (udomain_t *)records;
@@ -38,7 +48,7 @@ static void release_record(urecord_t *record) {}
 
 static int watch_contacts(int types, ul_cb callback, void *param)
 {
-	if(shm_malloc(32) == NULL)
+	if(keep(SHM, shm_malloc(32)) < 0)
 		return -1;
 	on_contact = callback;
 	return 1;
@@ -112,9 +122,12 @@ static int save(const char *text)
 	int contact_length = between(text, "\r\nContact: <", '>', &contact);
 	int seconds = between(text, "\r\nExpires: ", '\r', &expires) ? atoi(expires) : 3600;
 	struct record **at, *r;
+	int is_same;
 
-	if(user_length == 0 || contact_length == 0 || user_length + contact_length > (int)sizeof(r->text))
-		return user_length ? 200 : 400;
+	if(user_length == 0 || user_length + contact_length > (int)sizeof(r->text))
+		return 400;
+	if(contact_length == 0)
+		return 200; /* a question */
 	for(at = records; (r = *at) != NULL; at = &r->next)
 		if(r->record.aor.len == user_length && memcmp(r->text, user, user_length) == 0)
 			break;
@@ -134,14 +147,14 @@ static int save(const char *text)
 		r->record.aor = (str){memcpy(r->text, user, user_length), user_length};
 		r->record.contacts = &r->contact;
 		r->contact.aor = &r->record.aor;
-		r->contact.c = (str){memcpy(r->text + user_length, contact, contact_length), contact_length};
-		r->contact.expires = time(NULL) + seconds;
 		*at = r;
-		tell(r, UL_CONTACT_INSERT);
-	} else {
-		r->contact.expires = time(NULL) + seconds;
-		tell(r, UL_CONTACT_UPDATE);
 	}
+	is_same = r->contact.c.len == contact_length && memcmp(r->contact.c.s, contact, contact_length) == 0;
+	if(!is_same && r->contact.c.len)
+		tell(r, UL_CONTACT_DELETE); /* one contact each */
+	r->contact.c = (str){memcpy(r->text + user_length, contact, contact_length), contact_length};
+	r->contact.expires = time(NULL) + seconds;
+	tell(r, is_same ? UL_CONTACT_UPDATE : UL_CONTACT_INSERT);
 	return 200;
 }
 
