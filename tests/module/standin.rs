@@ -44,10 +44,15 @@ fn struck(host: &mut Standin) -> i64 {
     number(&host.ask("faults"), "failed")
 }
 
-/// Runs `one` with the n-th allocation of `kind` failing, for n = 1, 2, 3, … until none is left that could fail; how
-/// many there were.
+/// Which n comes after one: each, or each power of two where time is short.
+type Next = fn(i64) -> i64;
+const EACH: Next = |n| n + 1;
+const SOME: Next = |n| 2 * n;
+
+/// Runs `one` with the n-th allocation of `kind` failing, for n = 1 and those that come next until none is left that
+/// could fail; the last n that failed, about.
 #[track_caller]
-fn each_fault(host: &mut Standin, kind: &str, mut one: impl FnMut(&mut Standin)) -> i64 {
+fn each_fault(host: &mut Standin, kind: &str, next: Next, one: impl Fn(&mut Standin)) -> i64 {
     let counts = HOW.map(|how| {
         let mut n = 1;
         loop {
@@ -56,7 +61,7 @@ fn each_fault(host: &mut Standin, kind: &str, mut one: impl FnMut(&mut Standin))
             if struck(host) == 0 {
                 return n - 1;
             }
-            n += 1;
+            n = next(n);
             assert!(n < ENOUGH, "{kind} {how}: no end");
         }
     });
@@ -77,7 +82,7 @@ fn assert_books(host: &mut Standin) {
     let warns_of = |pool: &str| {
         let all = rows(&status["warnings"]).iter();
         all.filter_map(Value::as_str)
-            .any(|warning| warning.starts_with(pool))
+            .any(|warning| warning.contains(&format!("{pool} is not counted")))
     };
     match pool(host, "shm") {
         Some(shm) => {
@@ -389,13 +394,13 @@ const COMMANDS: [&str; 24] = [
 
 /// The answer is built in pkg: each piece of it fails. Whatever remains of it, nothing is lost and the next one is whole.
 #[track_caller]
-fn sweep_commands(host: &mut Standin, commands: &[&str]) {
+fn sweep_commands(host: &mut Standin, next: Next) {
     let before = own_blocks(host);
-    for command in commands {
+    for command in COMMANDS {
         let line = format!("rpc memguard.{command}");
         let whole = host.ask(&line);
         for kind in ["pkg", "shm"] {
-            let pieces = each_fault(host, kind, |host| {
+            let pieces = each_fault(host, kind, next, |host| {
                 host.ask(&line);
             });
             let is_answer = whole["code"] == 0 && whole["answer"] != serde_json::json!([]);
@@ -429,7 +434,7 @@ fn standin_commands_lose_nothing_whatever_cannot_be_allocated() {
         let folder = Folder::of(pair, "commands");
         let mut host = working(Standin::new(pair, &folder), &folder);
         host.datagram(&Request::register("somebody"));
-        sweep_commands(&mut host, &COMMANDS);
+        sweep_commands(&mut host, EACH);
     });
 }
 
@@ -448,7 +453,7 @@ fn standin_under_valgrind_shows_no_error_of_memguard() {
         assert!(host.step(&format!("param listen {listen}")));
         assert!(host.step("init") && host.step("children") && host.step("worker"));
         sweep_registers(&mut host);
-        sweep_commands(&mut host, &COMMANDS);
+        sweep_commands(&mut host, SOME);
         assert!(host.step("leave"));
         let page = http::get(listen, "/metrics", 4 * SOON).expect("it is served");
         assert_eq!(page.status, 200);
@@ -466,10 +471,13 @@ fn standin_under_valgrind_shows_no_error_of_memguard() {
     });
 }
 
-/// The largest block that a writer takes (host.c churn()), as the pool rounds it.
-const LARGEST: i64 = 2000;
+/// The largest block of shm that a writer takes (host.c churn()), as the pool rounds it; and of pkg, where a message is.
+const LARGEST: i64 = 2112;
+const LARGEST_PKG: i64 = 4096;
 const WRITERS: i64 = 3;
 const KILLS: i64 = 150;
+/// Kills between two looks at every single process.
+const LOOK_EVERY: i64 = 10;
 
 #[test]
 fn standin_killed_writers_leave_readers_sums_that_are_bounded() {
@@ -499,8 +507,15 @@ fn standin_killed_writers_leave_readers_sums_that_are_bounded() {
             // Whoever was killed had one operation in hand at most, and so has each that lives.
             let bound = (kill + WRITERS + 1) * LARGEST;
             assert!(number(&shm, "drift").abs() <= bound, "{kill}: {shm}");
-            let workers = host.rpc("workers");
-            let sum = |what: &str| -> i64 { rows(&workers).iter().map(|w| number(w, what)).sum() };
+            if kill % LOOK_EVERY != 0 {
+                continue;
+            }
+            // One by one: all of them would not fit into one answer.
+            let count = number(&host.rpc("status").remove_first(), "workers");
+            let workers: Vec<Value> = (0..count)
+                .map(|index| host.rpc(&format!("workers index {index}")).remove_first())
+                .collect();
+            let sum = |what: &str| -> i64 { workers.iter().map(|w| number(w, what)).sum() };
             let now = (
                 sum("shm_allocs"),
                 sum("shm_bytes_allocated"),
@@ -511,8 +526,8 @@ fn standin_killed_writers_leave_readers_sums_that_are_bounded() {
                 "sums never fall: {seen:?} {now:?}"
             );
             seen = now;
-            for worker in rows(&workers) {
-                assert!(number(worker, "pkg_drift").abs() <= LARGEST, "{worker}");
+            for worker in &workers {
+                assert!(number(worker, "pkg_drift").abs() <= LARGEST_PKG, "{worker}");
                 let (allocs, frees) = (number(worker, "pkg_allocs"), number(worker, "pkg_frees"));
                 assert!((0..=allocs).contains(&frees), "{worker}");
             }

@@ -101,7 +101,7 @@ NEVER(pv_get_strval) NEVER(pv_get_uintval) NEVER(run_actions) NEVER(run_top_rout
 NEVER(sr_event_exec) NEVER(sr_kemi_route) NEVER(su2a) NEVER(tcp_get_info) NEVER(tcp_send) NEVER(tcpconn_get)
 NEVER(tcpconn_lookup)
 
-static sr_kemi_t *kemi_functions;
+static sr_kemi_t *volatile kemi_functions;
 int sr_kemi_modules_add(sr_kemi_t *functions) { kemi_functions = functions; return 0; }
 
 int counter_register(counter_handle_t *handle, const char *group, const char *name, int flags, counter_cbk_f callback,
