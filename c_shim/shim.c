@@ -224,7 +224,7 @@ static void on_tm_request(struct cell *t, int type, struct tmcb_params *p)
 		tm.register_tmcb(p->req, t, TMCB_RESPONSE_OUT, on_tm_reply, NULL, NULL);
 }
 
-/* tm_api_t stays in C */
+/* tm_api_t stays in C; 0 without tm, -1 when it refuses */
 int mg_tm_watch(mg_reply_f callback)
 {
 	load_tm_f load = (load_tm_f)find_export("load_tm", NO_SCRIPT, 0);
@@ -232,7 +232,7 @@ int mg_tm_watch(mg_reply_f callback)
 	if(load == NULL || load(&tm) < 0)
 		return 0;
 	reply_watcher = callback;
-	return tm.register_tmcb(NULL, NULL, TMCB_REQUEST_IN, on_tm_request, NULL, NULL) > 0;
+	return tm.register_tmcb(NULL, NULL, TMCB_REQUEST_IN, on_tm_request, NULL, NULL) > 0 ? 1 : -1;
 }
 
 /* the configuration framework's context and value types are its own */

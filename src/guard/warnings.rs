@@ -25,9 +25,9 @@ warnings! {
     /// Loaded after other modules.
     LoadedLate = "memguard was not the first module loaded: what was allocated before counts for process 0; put loadmodule \"memguard.so\" first",
     /// pkg is not counted.
-    PkgNotCounted = "the pkg memory manager is unknown or laid out differently: pkg is not counted and pkg levels stay normal",
+    PkgNotCounted = "the pkg memory manager is unknown, laid out differently or had no room for a trial: pkg is not counted and pkg levels stay normal",
     /// shm is not counted.
-    ShmNotCounted = "the shm memory manager is unknown or laid out differently: shm is not counted and refusing by shm is off",
+    ShmNotCounted = "the shm memory manager is unknown, laid out differently or had no room for a trial: shm is not counted and refusing by shm is off",
     /// Places are not counted.
     NoPlaces = "the memory manager's block headers are laid out differently: memory is counted by process, not by the place that allocated it (memguard.sites is empty)",
     /// No usrloc.

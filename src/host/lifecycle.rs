@@ -1,7 +1,7 @@
 //! Order of things: mod_register, mod_init, child_init, mod_destroy, and which process runs each.
 //! Forbidden here: work on SIP messages; threads; anything that must survive daemonize and is not a mapping.
 
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CString, c_int, c_uint, c_void};
 use std::ptr;
 
 use super::entry::{Init, guarded};
@@ -33,14 +33,18 @@ const FIRST_EXPIRES: u64 = 3600;
 
 /// `mod_register`: maps the region and wraps pkg. Process: the one that reads the configuration.
 pub fn register(exports: &mut sys::module_exports_t) -> c_int {
-    guarded("mod_register", || match try_register(exports) {
+    guarded("mod_register", || said(try_register(exports))).0
+}
+
+/// What an initialisation function answers; a failure is a sentence in the log of the start.
+pub fn said(result: Result<(), String>) -> Init {
+    match result {
         Ok(()) => Init(0),
         Err(sentence) => {
             log!(Severity::Error, "{sentence}");
             Init(-1)
         }
-    })
-    .0
+    }
 }
 
 fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
@@ -62,10 +66,8 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
         unsafe { sys::mg_any_module_loaded() } != 0,
     );
     let sites = Sites::map().map_err(|e| format!("cannot map memguard's tables of places: {e}"))?;
-    match hooks::install_pkg(&region.rows, Some(sites)) {
-        Ok(()) => (),
-        Err(_) => region.warn(Warning::PkgNotCounted, true),
-    }
+    let refused = hooks::install_pkg(&region.rows, Some(sites)).is_err();
+    region.warn(Warning::PkgNotCounted, refused);
     hook_shm();
     Ok(())
 }
@@ -83,20 +85,15 @@ pub fn hook_shm() {
 
 /// Before the forks, in the main process; not under `-c`.
 pub unsafe extern "C" fn mod_init() -> c_int {
-    guarded("mod_init", || match try_init() {
-        Ok(()) => Init(0),
-        Err(sentence) => {
-            log!(Severity::Error, "{sentence}");
-            Init(-1)
-        }
-    })
-    .0
+    guarded("mod_init", || said(try_init())).0
 }
 
 fn try_init() -> Result<(), String> {
     let region = state::region().ok_or("memguard was not registered")?;
     hooks::publish_process(); // the server may have become a daemon: another process with the same number
-    hook_shm();
+    // The last time: a pool that has no room for a trial block even now is not counted.
+    let refused = hooks::install_shm(&region.rows).is_err();
+    region.warn(Warning::ShmNotCounted, refused);
     let found = params::contradictions(&region.settings.all());
     if !found.is_empty() {
         return Err(format!(
@@ -187,8 +184,8 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
             outside::child_started();
         }
         match rank {
-            sys::PROC_INIT => bind_all(),
-            PROC_MAIN => return sampler::start(),
+            sys::PROC_INIT => return said(bind_all()),
+            PROC_MAIN => return said(sampler::start()),
             1.. => ballast::take_first(), // SIP workers
             _ => (),
         }
@@ -202,14 +199,12 @@ const PROC_MAIN: c_int = sys::PROC_MAIN as c_int;
 
 /// PROC_INIT: every module is initialised and nothing is forked: the place to bind to others although we were loaded
 /// first, and to run before them in the pre-script list (last registered runs first: internals D.1).
-fn bind_all() {
-    let Some(region) = state::region() else {
-        return;
-    };
+fn bind_all() -> Result<(), String> {
+    let region = state::region().ok_or("memguard was not registered")?;
     hooks::sample::learn_actions();
     binaries::remember();
     ending::watch();
-    bind_usrloc(region);
+    bind_usrloc(region)?;
     outside::prepare(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
     region.warn(Warning::Remap503, tm_remaps_refusals());
@@ -220,22 +215,36 @@ fn bind_all() {
             Warning::NoSl,
             sys::mg_sl_watch(Some(learn::on_local_reply)) == 0,
         );
-        sys::mg_tm_watch(Some(learn::on_local_reply));
+        if sys::mg_tm_watch(Some(learn::on_local_reply)) < 0 {
+            return Err("tm refused the callback for its replies".into());
+        }
         if region.settings.get(Int::Auto) == 1 {
-            let requests = sys::PRE_SCRIPT_CB | sys::script_cb_flag_REQUEST_CB;
-            sys::register_script_cb(Some(gate::on_request), requests, ptr::null_mut());
+            watch_script(Some(gate::on_request), PRE_SCRIPT, REQUESTS)?;
             let taken =
                 sys::sr_event_register_cb(sys::SREV_NET_DGRAM_IN as c_int, Some(gate::on_datagram))
                     < 0;
             region.warn(Warning::DatagramSlotTaken, taken);
         }
         sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
-        let script_end = sys::POST_SCRIPT_CB | sys::script_cb_flag_REQUEST_CB;
-        sys::register_script_cb(Some(learn::on_script_end), script_end, ptr::null_mut());
-        let replies = sys::PRE_SCRIPT_CB | sys::script_cb_flag_ONREPLY_CB;
-        sys::register_script_cb(Some(learn::on_reply), replies, ptr::null_mut());
     }
+    watch_script(Some(learn::on_script_end), POST_SCRIPT, REQUESTS)?;
+    watch_script(Some(learn::on_reply), PRE_SCRIPT, REPLIES)?;
     say_warnings(region);
+    Ok(())
+}
+
+const PRE_SCRIPT: c_uint = sys::PRE_SCRIPT_CB;
+const POST_SCRIPT: c_uint = sys::POST_SCRIPT_CB;
+const REQUESTS: c_uint = sys::script_cb_flag_REQUEST_CB;
+const REPLIES: c_uint = sys::script_cb_flag_ONREPLY_CB;
+
+/// Has the script call us; Kamailio keeps that in pkg (core/script_cb.c).
+fn watch_script(function: sys::cb_function, when: c_uint, what: c_uint) -> Result<(), String> {
+    // SAFETY: a function that lives as long as the module; before any fork.
+    match unsafe { sys::register_script_cb(function, when | what, ptr::null_mut()) } {
+        0.. => Ok(()),
+        _ => Err("Kamailio refused a callback around the script".into()),
+    }
 }
 
 /// Whether tls turns connections away before memguard turns registrations away: it does so below `low_mem_threshold1`
@@ -274,17 +283,19 @@ fn say_warnings(region: &Region) {
 /// usrloc's db_mode 3: bindings live in the database only (usrloc.h).
 const DB_ONLY: c_int = 3;
 
-fn bind_usrloc(region: &Region) {
+fn bind_usrloc(region: &Region) -> Result<(), String> {
     // SAFETY: PROC_INIT: usrloc's mod_init has run, which its binding function demands (usrloc.c).
     let (is_bound, db_mode) = unsafe { (sys::mg_usrloc_bind() != 0, sys::mg_usrloc_db_mode()) };
     region.warn(Warning::NoUsrloc, !is_bound);
     region.warn(Warning::UsrlocDbOnly, is_bound && db_mode == DB_ONLY);
     if !is_bound {
-        return;
+        return Ok(());
     }
     // SAFETY: as above; the names are constants.
     unsafe {
-        sys::mg_usrloc_watch(Some(learn::on_binding));
+        if sys::mg_usrloc_watch(Some(learn::on_binding)) == 0 {
+            return Err("usrloc refused the callback for its contacts".into());
+        }
         let mut prefix = [0u8; 256];
         let (group, name) = (c"registrar".as_ptr(), c"realm_prefix".as_ptr());
         let length = sys::mg_cfg_text(
@@ -307,6 +318,7 @@ fn bind_usrloc(region: &Region) {
         .control
         .usrloc_in_memory
         .set(u64::from(db_mode != DB_ONLY));
+    Ok(())
 }
 
 /// Names of usrloc's tables, from its statistics "<table>_contacts" (usrloc/udomain.c new_udomain); the separator is

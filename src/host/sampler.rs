@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::bindings_file::Saver;
 use super::blackbox::Recorder;
-use super::entry::{Init, guarded};
+use super::entry::guarded;
 use super::forecasts::Forecasts;
 use super::growth::Growths;
 use super::log::{Severity, log};
@@ -33,7 +33,7 @@ use crate::shared::rows::{MAX_PROCESSES, Row};
 const COUNTED_BUCKETS: usize = 32768;
 
 /// Forks the process; `child_init(PROC_MAIN)` in the main process.
-pub fn start() -> Init {
+pub fn start() -> Result<(), String> {
     // SAFETY: the place for it (internals C.4); no child_init of other modules runs in this process.
     let pid = unsafe {
         sys::fork_process(
@@ -46,9 +46,9 @@ pub fn start() -> Init {
         0 => run(),
         1.. => {
             drop((serve::take(), blackbox::take())); // the sampler serves and records, nobody else
-            Init(0)
+            Ok(())
         }
-        _ => Init(-1),
+        _ => Err("cannot fork the sampling process".into()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::Mutex;
 
-use super::entry::{Init, guarded};
+use super::entry::guarded;
 use super::log::{Severity, log};
 use super::{lifecycle, profile, state, sys};
 use crate::guard::http;
@@ -64,23 +64,13 @@ unsafe fn as_text(kind: c_uint, value: *mut c_void) -> String {
         .into_owned()
 }
 
-fn said(result: Result<(), String>) -> Init {
-    match result {
-        Ok(()) => Init(0),
-        Err(sentence) => {
-            log!(Severity::Error, "{sentence}");
-            Init(-1)
-        }
-    }
-}
-
 /// Setter of the numeric parameter number `I`. Runs at its line of the configuration; -1 makes the parser name it.
 unsafe extern "C" fn set_int<const I: usize>(kind: c_uint, value: *mut c_void) -> c_int {
     guarded("a parameter", || {
         // SAFETY: as Kamailio calls it.
         let text = unsafe { as_text(kind, value) };
         lifecycle::hook_shm(); // the first modparam has made shm (core/cfg.y)
-        said(apply_int(I, &text))
+        lifecycle::said(apply_int(I, &text))
     })
     .0
 }
@@ -100,7 +90,7 @@ unsafe extern "C" fn set_text<const I: usize>(kind: c_uint, value: *mut c_void) 
         // SAFETY: as Kamailio calls it.
         let text = unsafe { as_text(kind, value) };
         lifecycle::hook_shm();
-        said(apply_text(I, text))
+        lifecycle::said(apply_text(I, text))
     })
     .0
 }
@@ -274,7 +264,7 @@ unsafe extern "C" fn on_change(
     guarded("a change of a parameter", || {
         // SAFETY: Kamailio passes its own name and a slot that holds the integer (core/cfg/cfg_ctx.c).
         let (name, value) = unsafe { (text_of(name), *value as isize as c_int) };
-        said(change(&name, i64::from(value)))
+        lifecycle::said(change(&name, i64::from(value)))
     })
     .0
 }

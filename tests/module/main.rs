@@ -36,6 +36,7 @@ mod script;
 mod sites;
 mod smoke;
 mod soak;
+mod standin;
 mod stopped;
 mod torture;
 mod transports;

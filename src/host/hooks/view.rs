@@ -311,16 +311,20 @@ pub(super) fn tried(
             };
         let mut fits =
             live && booked == size && (TRIAL_BYTES as u64..TRIAL_LARGEST).contains(&size);
+        let mut last = p;
         if fits {
             let q = realloc(block, p, TRIAL_SHRUNK, TRIAL, TRIAL, 2, TRIAL);
+            if q.is_null() {
+                free(block, p, TRIAL, TRIAL, 3, TRIAL); // a failed realloc keeps its block
+                return Err(Refused::NotReady);
+            }
             let now = pool.used().wrapping_sub(before);
             let shrunk = pool.size_of(q);
             pool.forgets_shrinks = q == p && shrunk < size && now == size;
             fits = now == shrunk || pool.forgets_shrinks;
-            free(block, q, TRIAL, TRIAL, 3, TRIAL);
-        } else {
-            free(block, p, TRIAL, TRIAL, 3, TRIAL);
+            last = q;
         }
+        free(block, last, TRIAL, TRIAL, 3, TRIAL);
         if fits {
             Ok(pool)
         } else {

@@ -12,6 +12,7 @@ pub mod rpc;
 pub mod server;
 pub mod sip;
 pub mod sipp;
+pub mod standin;
 pub mod tls;
 pub mod wait;
 
