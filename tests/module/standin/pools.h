@@ -1,6 +1,6 @@
 /*
  * Two small pools, and the switch that lets their n-th allocation fail. Blocks and control block have the layout of
- * the manager whose name the pool bears (c_shim/layout.h); everything else about them is this file's own.
+ * the manager whose name the pool bears (layout.h); everything else about them is this file's own.
  * Forbidden here: a fault that nobody asked for; Kamailio's code.
  */
 #include <errno.h>
@@ -102,15 +102,15 @@ struct pool {
 	int kind;
 };
 static struct pool pools[2];
-static mg_layout_t layout;
+static struct layout layout;
 static const char *manager;
 
-/* tlsf has no header file that tells its layout; memguard's own knowledge of it is in src/host/hooks/view.rs */
-static const mg_layout_t layout_tlsf = {8, ~3ul, 8, 1, 40, 32, 24, 16, 64, 72, 80, 96};
+/* tlsf has no header file that tells its layout; memguard's own knowledge of it is in src/host/hooks/manager.rs */
+static const struct layout layout_tlsf = {8, ~3ul, 8, 1, 40, 32, 24, 16, 64, 72, 80, 96};
 
 static int choose_manager(const char *name)
 {
-	layout = strcmp(name, "qm") == 0 ? mg_layout_qm : strcmp(name, "fm") == 0 ? mg_layout_fm : layout_tlsf;
+	layout = strcmp(name, "qm") == 0 ? layout_qm : strcmp(name, "fm") == 0 ? layout_fm : layout_tlsf;
 	manager = strcmp(name, "qm") == 0 ? "q_malloc" : strcmp(name, "fm") == 0 ? "f_malloc" : "tlsf_malloc";
 	return layout.size_back <= HEADER && layout.file_back <= HEADER && layout.free_back <= HEADER;
 }
