@@ -9,6 +9,7 @@ mod blackbox;
 mod classes;
 mod cost;
 mod examples;
+mod fast_clock;
 mod faults;
 mod forecast;
 mod guard;
