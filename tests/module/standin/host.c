@@ -500,6 +500,17 @@ static int kill_outside_the_pool(int pid)
 	return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? 0 : -1;
 }
 
+/* A worker reads in its parent's place until it is told to leave. */
+static int left_well(int pid)
+{
+	int status = 0;
+
+	if(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0)
+		return 1;
+	fprintf(stderr, "CRITICAL: the worker died of status %d\n", status);
+	return 0;
+}
+
 static void end_children(void)
 {
 	int i;
@@ -574,10 +585,10 @@ int main(int argc, char **argv)
 			printf("%d\n", start_children());
 		} else if(is(line, "worker", &rest)) {
 			pid = fork_process(1, "udp receiver child=0", 1);
-			if(pid > 0)
-				waitpid(pid, NULL, 0), puts("0"); /* it reads meanwhile, until "leave" */
-			else
-				is_worker = pid == 0, printf("%d\n", pid);
+			is_worker = pid == 0;
+			if(pid > 0 && !left_well(pid))
+				return 3;
+			printf("%d\n", pid < 0 ? -1 : 0);
 		} else if(is(line, "leave", &rest) && is_worker) {
 			_exit(0);
 		} else if(is(line, "churn", &rest)) {
