@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::harness::builder::{Builder, free_port};
+use super::harness::builder::{Builder, Folder, free_port};
 use super::harness::http::{self, Response};
 use super::harness::prometheus::{program, promtool};
 use super::harness::sip::Request;
@@ -417,9 +417,9 @@ fn http_serves_ipv6_too() {
 fn textfile_is_whole_whenever_it_is_read_and_the_same_metrics_as_http() {
     for_each_pair(|pair| {
         let (builder, address) = listening(pair);
-        let folder =
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("prom-{}", address.port()));
-        fs::create_dir_all(&folder).expect("the folder is writable");
+        let kept = Folder::of(pair, "prom");
+        let folder = kept.file("textfile");
+        fs::create_dir(&folder).expect("the folder is writable");
         let file = folder.join("memguard.prom");
         let server = builder.param("textfile", file.display()).start();
         until(PROMPT, "the file appears", || file.exists());
@@ -474,7 +474,6 @@ fn textfile_is_whole_whenever_it_is_read_and_the_same_metrics_as_http() {
         let log = server.log();
         assert_eq!(log.matches("is written again").count().min(1), 1, "{log}");
         server.stop();
-        fs::remove_dir_all(&folder).expect("ours");
     });
 }
 

@@ -9,35 +9,18 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::guard::{Guarded, SOON, number, word};
+use super::harness::builder::Folder;
 use super::harness::pprof::{pprof, program};
 use super::harness::sip::Request;
 use super::harness::{Server, for_each_pair, until};
 
-/// A folder that goes with its test.
-pub struct Folder(pub PathBuf);
-
-impl Folder {
-    pub fn new(name: &str) -> Folder {
-        let name = format!("profile-{name}-{}", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).expect("the folder for temporary files is writable");
-        Folder(path)
-    }
-
-    fn files(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.0).expect("the folder is there");
-        let names = entries.map(|e| e.expect("an entry").file_name());
-        let mut names: Vec<String> = names.map(|n| n.into_string().expect("plain")).collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// The names in a folder, sorted.
+fn files(folder: &Folder) -> Vec<String> {
+    let entries = fs::read_dir(folder.path()).expect("the folder is there");
+    let names = entries.map(|e| e.expect("an entry").file_name());
+    let mut names: Vec<String> = names.map(|n| n.into_string().expect("plain")).collect();
+    names.sort();
+    names
 }
 
 fn path(answer: &Value, field: &str) -> PathBuf {
@@ -62,11 +45,11 @@ fn top(text: &str) -> Vec<(i64, String)> {
 fn profile_is_opened_by_a_real_pprof_and_its_top_names_the_leak() {
     let Some(program) = program() else { return };
     for_each_pair(|pair| {
-        let folder = Folder::new("top");
+        let folder = Folder::of(pair, "top");
         let server = Server::registrar(pair)
             .with_mgtest()
             .pkg_mb(16)
-            .param("profile_dir", folder.0.display())
+            .param("profile_dir", folder.path().display())
             .config(|c| c.before = "mgtest_hold_pkg(\"100000\");".into())
             .start();
         let before = server.rpc("memguard.profile", json!([]));
@@ -152,10 +135,10 @@ fn profile_is_opened_by_a_real_pprof_and_its_top_names_the_leak() {
 #[test]
 fn profile_of_one_worker_holds_its_pool_and_the_folded_stacks_say_the_same() {
     for_each_pair(|pair| {
-        let folder = Folder::new("worker");
+        let folder = Folder::of(pair, "worker");
         let server = Server::registrar(pair)
             .with_mgtest()
-            .param("profile_dir", folder.0.display())
+            .param("profile_dir", folder.path().display())
             .config(|c| {
                 c.before = "if ($mgtest(index) == 2) { mgtest_hold_pkg(\"50000\"); }".into()
             })
@@ -202,12 +185,11 @@ fn profile_of_one_worker_holds_its_pool_and_the_folded_stacks_say_the_same() {
         let other = fs::read_to_string(path(&other, "folded")).expect("it was written");
         assert!(!other.contains("hold_pkg"), "{other}");
         assert!(
-            folder
-                .files()
+            files(&folder)
                 .iter()
                 .all(|f| f.ends_with(".pb") || f.ends_with(".folded")),
             "nothing half-written stays: {:?}",
-            folder.files()
+            files(&folder)
         );
     });
 }
@@ -215,10 +197,10 @@ fn profile_of_one_worker_holds_its_pool_and_the_folded_stacks_say_the_same() {
 #[test]
 fn profile_takes_nothing_from_the_pools_and_is_written_when_they_are_full() {
     for_each_pair(|pair| {
-        let folder = Folder::new("full");
+        let folder = Folder::of(pair, "full");
         let server = Server::registrar(pair)
             .with_mgtest()
-            .param("profile_dir", folder.0.display())
+            .param("profile_dir", folder.path().display())
             .start();
         server.rpc("mgtest.fill_shm", json!([64]));
         let allocated = || {
@@ -230,7 +212,7 @@ fn profile_takes_nothing_from_the_pools_and_is_written_when_they_are_full() {
             .kamcmd(&["memguard.profile", "shm"])
             .expect("it is answered");
         assert!(
-            text.contains(".paths.pb") && folder.files().len() == 4,
+            text.contains(".paths.pb") && files(&folder).len() == 4,
             "{text}"
         );
         // Timers go on; the profile alone would take thousands of blocks.
@@ -257,8 +239,8 @@ fn profile_says_what_is_missing_where_it_cannot_write() {
         assert!(code == 500 && text.contains("profile_dir"), "{text}");
         drop(server);
 
-        let folder = Folder::new("closed");
-        let missing = folder.0.join("missing");
+        let folder = Folder::of(pair, "closed");
+        let missing = folder.file("missing");
         for wrong in [missing.as_path(), Path::new("/dev/null")] {
             let (accepted, log) = Server::registrar(pair)
                 .param("profile_dir", wrong.display())
@@ -269,8 +251,8 @@ fn profile_says_what_is_missing_where_it_cannot_write() {
             );
             assert!(log.contains("it accepts a directory"), "{log}");
         }
-        fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o555)).expect("ours");
-        let mut server = Server::registrar(pair).param("profile_dir", folder.0.display());
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).expect("ours");
+        let mut server = Server::registrar(pair).param("profile_dir", folder.path().display());
         // SAFETY: reads the kernel's number.
         if unsafe { libc::geteuid() } == 0 {
             server = server.run_by_nobody(); // root may write anywhere
@@ -285,6 +267,6 @@ fn profile_says_what_is_missing_where_it_cannot_write() {
         );
         assert_eq!(fault(&server, json!(["worker", 400])).0, 404);
         assert_eq!(fault(&server, json!(["os"])).0, 400);
-        assert_eq!(folder.files(), Vec::<String>::new());
+        assert_eq!(files(&folder), Vec::<String>::new());
     });
 }

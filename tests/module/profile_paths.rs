@@ -10,19 +10,19 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::guard::{Guarded, SOON, number, rows, word};
+use super::harness::builder::Folder;
 use super::harness::pairs::Pair;
 use super::harness::pprof::{pprof, program};
 use super::harness::sip::Request;
 use super::harness::{Server, for_each_pair, until};
 use super::paths::line_of;
-use super::profile::Folder;
 
 /// A server whose script leaks through helpers of the core, every allocation sampled.
 fn leaking(pair: &Pair, folder: &Folder) -> Server {
     Server::registrar(pair)
         .with_mgtest()
         .workers(1)
-        .param("profile_dir", folder.0.display())
+        .param("profile_dir", folder.path().display())
         .param("sample_bytes", 1)
         .config(|c| {
             c.before = "mgtest_forget_params(\"a=1;b=2;c=3\");\n    \
@@ -139,7 +139,7 @@ fn leads(stack: &[&str], helper: &str, caller: &str) -> bool {
 fn profile_paths_show_a_real_pprof_the_helper_and_the_caller_that_leaks() {
     let Some(program) = program() else { return };
     for_each_pair(|pair| {
-        let folder = Folder::new("paths");
+        let folder = Folder::of(pair, "paths");
         let server = leaking(pair, &folder);
         let client = server.udp();
         for _ in 0..20 {
@@ -185,7 +185,7 @@ fn profile_paths_show_a_real_pprof_the_helper_and_the_caller_that_leaks() {
 fn profile_paths_carry_addresses_that_symbols_are_found_for() {
     let Some(program) = program() else { return };
     for_each_pair(|pair| {
-        let folder = Folder::new("addresses");
+        let folder = Folder::of(pair, "addresses");
         let server = leaking(pair, &folder);
         server.udp().request(&Request::options());
         let answer = server.rpc("memguard.profile", json!([]));
@@ -286,7 +286,7 @@ fn sums(program: &Path, answer: &Value, words: &[&str]) -> (i64, i64) {
 fn profile_paths_hold_the_bytes_that_memguard_paths_says() {
     let Some(program) = program() else { return };
     for_each_pair(|pair| {
-        let folder = Folder::new("sums");
+        let folder = Folder::of(pair, "sums");
         let server = leaking(pair, &folder);
         let client = server.udp();
         for i in 0..20 {
@@ -337,9 +337,9 @@ fn profile_paths_hold_the_bytes_that_memguard_paths_says() {
 #[test]
 fn profile_has_no_paths_while_nothing_is_sampled() {
     for_each_pair(|pair| {
-        let folder = Folder::new("none");
+        let folder = Folder::of(pair, "none");
         let server = Server::registrar(pair)
-            .param("profile_dir", folder.0.display())
+            .param("profile_dir", folder.path().display())
             .param("sample_bytes", 0)
             .start();
         let answer = server.rpc("memguard.profile", json!([]));
@@ -347,6 +347,6 @@ fn profile_has_no_paths_while_nothing_is_sampled() {
             answer.get("paths").is_none() && answer.get("file").is_some(),
             "{answer}"
         );
-        assert_eq!(fs::read_dir(&folder.0).expect("it is there").count(), 2);
+        assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 2);
     });
 }

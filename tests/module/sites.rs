@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::accounting::{assert_pkg_books, assert_shm_books, churn};
 use super::guard::{Guarded, SOON, number, rows, word};
+use super::harness::builder::Folder;
 use super::harness::sip::Request;
 use super::harness::wait::holds_within;
 use super::harness::{Server, for_each_pair, for_each_pair_at_once, until};
-use super::profile::Folder;
 
 /// Between two REGISTERs: 100 per second.
 const STEP: Duration = Duration::from_millis(10);
@@ -88,8 +88,8 @@ fn assert_sums(server: &Server, when: &str) {
 #[test]
 fn sites_add_up_to_what_is_live_in_every_process_after_every_kind_of_traffic() {
     for_each_pair(|pair| {
-        let folder = Folder::new("reloads");
-        let list = folder.0.join("destinations").display().to_string();
+        let folder = Folder::of(pair, "reloads");
+        let list = folder.file("destinations").display().to_string();
         let lines: String = (1..200)
             .map(|i| format!("{} sip:127.0.0.1:{}\n", i % 9, 20_000 + i))
             .collect();
