@@ -7,6 +7,7 @@ mod avalanche;
 mod bindings_file;
 mod blackbox;
 mod classes;
+mod clients;
 mod cost;
 mod examples;
 mod fast_clock;

@@ -1,5 +1,5 @@
-//! Without memory on TCP, TLS and WebSocket: a worker without private memory, a server without shared memory, and TLS,
-//! which turns phones away itself when little shared memory is left.
+//! Without memory on TCP, TLS and both WebSockets: a worker without private memory, a server without shared memory, and
+//! TLS, which turns phones away itself when little shared memory is left.
 //! Forbidden here: UDP, but for comparison (zero.rs).
 
 use std::time::Duration;
@@ -132,6 +132,22 @@ fn transports_zero_pkg_over_websocket_serves_who_is_registered_and_refuses_who_i
             })
             .start();
         zero_pkg(&server, &|| websocket(&server));
+    });
+}
+
+#[test]
+fn transports_zero_pkg_over_secure_websocket_serves_who_is_registered_and_refuses_who_is_new() {
+    for_each_pair(|pair| {
+        let certificate = Certificate::new(&pair.kamailio);
+        let server = emptiable(pair)
+            .shm_mb(32)
+            .config(|c| {
+                c.tls(&certificate).websocket();
+            })
+            .start();
+        let tunnel = Tunnel::to(&pair.kamailio, server.places.tls);
+        let open = || tunnel.try_websocket().expect("a WebSocket through TLS");
+        zero_pkg(&server, &|| Box::new(open()));
     });
 }
 

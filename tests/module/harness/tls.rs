@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::builder::{free_port, new_folder};
 use super::pairs::Kamailio;
-use super::sip::Tcp;
+use super::sip::{Tcp, WebSocket};
 use super::wait::found;
 
 /// Until stunnel listens.
@@ -99,6 +99,11 @@ impl Tunnel {
     #[track_caller]
     pub fn client(&self) -> Tcp {
         Tcp::to(self.address)
+    }
+
+    /// A WebSocket whose frames travel through TLS.
+    pub fn try_websocket(&self) -> Result<WebSocket> {
+        WebSocket::try_through(self.address)
     }
 
     /// As `client`; an error where the server has turned the TLS connection away already.

@@ -11,17 +11,29 @@ use super::{Connection, LIMIT, Reply, Request, read_more};
 pub struct WebSocket {
     stream: TcpStream,
     received: Vec<u8>,
+    /// The transport that its Via names.
+    via: &'static str,
 }
 
 impl WebSocket {
     /// Opens one; an error also when the server does not switch protocols.
     pub fn try_to(server: SocketAddr) -> Result<WebSocket> {
+        WebSocket::open(server, "WS")
+    }
+
+    /// As `try_to`, where `server` is the near end of a tunnel through TLS.
+    pub fn try_through(tunnel: SocketAddr) -> Result<WebSocket> {
+        WebSocket::open(tunnel, "WSS")
+    }
+
+    fn open(server: SocketAddr, via: &'static str) -> Result<WebSocket> {
         assert!(server.ip().is_loopback(), "tests talk to loopback only");
         let stream = TcpStream::connect_timeout(&server, LIMIT)?;
         stream.set_nodelay(true)?;
         let mut socket = WebSocket {
             stream,
             received: Vec::new(),
+            via,
         };
         // The key is RFC 6455's own example; nobody caches here, so it may always be the same.
         let hello = format!(
@@ -75,7 +87,7 @@ impl Connection for WebSocket {
     fn send(&mut self, request: &Request) -> Result<()> {
         const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
         let local = self.stream.local_addr()?;
-        let payload = request.bytes("WS", local);
+        let payload = request.bytes(self.via, local);
         let length = u16::try_from(payload.len()).expect("a small message");
         let mut frame = vec![0x81, 0x80 | 126];
         frame.extend(length.to_be_bytes());
