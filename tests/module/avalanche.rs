@@ -1,16 +1,16 @@
 //! An avalanche: every phone comes at once against a full pool, then there is room again. When do they come back?
 //! `./dev avalanche` runs 5,000 phones, beside Kamailio's own random Retry-After and none; the suite runs a small one.
-//! Forbidden here: sipp, whose pauses cannot follow a Retry-After; these phones are the harness's own, over real SIP.
+//! The phones are sipp's: each waits as long as it is told to, and asks again (tests/sipp/followers.xml).
+//! Forbidden here: asking the phones what they did; what came, and when, is what the server counted.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::guard::Guarded;
-use super::harness::sip::{Reply, Request};
-use super::harness::{Pair, Server, for_each_pair};
+use super::guard::{Guarded, SOON, number};
+use super::harness::builder::Folder;
+use super::harness::sipp::Sipp;
+use super::harness::{Pair, Server, for_each_pair, for_each_pair_at_once};
 
 /// The size of an avalanche.
 #[derive(Clone, Copy)]
@@ -18,28 +18,26 @@ struct Size {
     phones: usize,
     /// `retry_rate`, per second.
     rate: usize,
-    /// `retry_after_min`, seconds; also what a phone waits that is told nothing.
+    /// `retry_after_min`, seconds.
     min_s: usize,
     /// Over how many seconds arrivals are counted together.
     window_s: usize,
 }
 
 const SMALL: Size = Size {
-    phones: 600,
+    phones: 900, // more than 1.5 x rate x window_s: else no wave could be seen
     rate: 100,
-    min_s: 2,
+    min_s: 3,
     window_s: 4, // so long that a test that is not run for a second does not look like a wave
 };
 
-/// A phone that was sent nothing back asks again.
-const RESEND: Duration = Duration::from_secs(1);
-/// Requests on their way at once: fewer than a socket's buffer holds.
-const OPEN: usize = 64;
+/// Phones per second of the first wave; more would overrun the buffers of sockets.
+const WAVE_RATE: &str = "2000";
+/// Between two looks at the server's counters.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What came of it; seconds since there was room again.
+/// What came once there was room again; seconds since the very first one came, as the queue drains from then on.
 struct Outcome {
-    /// How long everybody had been coming by then: the queue drains from its first moment on.
-    before_s: f64,
     arrivals: Vec<f64>,
     registered: Vec<f64>,
 }
@@ -81,94 +79,70 @@ impl Outcome {
     }
 }
 
+/// REGISTERs that came, and phones that are registered, as the server counts them.
+type Counted = (usize, usize);
+
 /// Every phone comes at once; after each has been refused once, `make_room` is called.
-fn avalanche(server: &Server, size: Size, make_room: impl Fn()) -> Outcome {
-    let client = server.udp();
-    let mut phones: Vec<Request> = (0..size.phones)
-        .map(|i| Request::register(&format!("p{i}")))
-        .collect();
-    let numbers: HashMap<String, usize> = phones
-        .iter()
-        .enumerate()
-        .map(|(i, p)| (p.call_id.clone(), i))
-        .collect();
-    let start = Instant::now();
-    let mut due: BinaryHeap<Reverse<(Instant, usize)>> =
-        (0..size.phones).map(|i| Reverse((start, i))).collect();
-    let mut open: HashMap<usize, Instant> = HashMap::new();
-    let (mut arrivals, mut registered) = (vec![], vec![]);
-    let (mut refused_once, mut room) = (vec![false; size.phones], None);
+fn avalanche(
+    server: &Server,
+    size: Size,
+    count: impl Fn() -> Counted,
+    make_room: impl Fn(),
+) -> Outcome {
+    let folder = Folder::of(&server.pair, "avalanche");
+    let users: Vec<String> = (0..size.phones).map(|i| format!("p{i}")).collect();
+    let phones = size.phones.to_string();
+    let sipp = Sipp::start(
+        &server.pair.kamailio.sipp,
+        server.sip(),
+        &folder.file("sipp"),
+        include_str!("../sipp/followers.xml"),
+        &users,
+        &["-m", &phones, "-l", &phones, "-r", WAVE_RATE],
+    );
     let limit = Duration::from_secs((size.min_s + size.phones / size.rate) as u64 * 3 + 30);
+    // By then all have been refused, also who was lost and asked again; and nobody has come a second time.
+    let until_room = Duration::from_secs(size.min_s as u64) * 2 / 3;
+    let (mut start, mut room) = (None, None);
+    let (mut arrivals, mut registered) = (vec![], vec![]);
+    let begin = Instant::now();
     while registered.len() < size.phones {
+        let (came, inside) = count();
+        let now = Instant::now();
         assert!(
-            start.elapsed() < limit,
-            "{} of {} registered",
-            registered.len(),
+            begin.elapsed() < limit,
+            "{inside} of {} registered",
             size.phones
         );
-        while open.len() < OPEN {
-            let now = Instant::now();
-            let Some(Reverse((_, phone))) = due.pop_if_due(now) else {
-                break;
-            };
-            client.send_raw(&client.bytes(&phones[phone]));
-            open.insert(phone, now);
-            arrivals.push(now);
+        if came > 0 {
+            start.get_or_insert(now);
         }
-        let reply = client
-            .receive_raw(Duration::from_millis(5))
-            .and_then(|d| Reply::parse(&d));
-        let now = Instant::now();
-        if let Some(reply) = reply.filter(Reply::is_final) {
-            let phone = reply
-                .header("Call-ID")
-                .and_then(|id| numbers.get(id))
-                .copied();
-            if let Some(phone) =
-                phone.filter(|p| reply.answers(&phones[*p]) && open.remove(p).is_some())
-            {
-                match reply.code {
-                    200 => registered.push(now),
-                    _ => {
-                        let wait = reply.retry_after().map_or(size.min_s as u64, u64::from);
-                        phones[phone] = phones[phone].next();
-                        due.push(Reverse((now + Duration::from_secs(wait), phone)));
-                        refused_once[phone] = true;
-                    }
-                }
-            }
-        }
-        for (phone, sent) in open.iter_mut().filter(|(_, sent)| sent.elapsed() > RESEND) {
-            client.send_raw(&client.bytes(&phones[*phone]));
-            *sent = now;
-        }
-        if room.is_none() && refused_once.iter().all(|refused| *refused) {
+        arrivals.resize(came, now);
+        registered.resize(inside, now);
+        let is_time = start.is_some_and(|start: Instant| start.elapsed() >= until_room);
+        if room.is_none() && came >= size.phones && is_time {
             make_room();
             room = Some(Instant::now());
         }
+        std::thread::sleep(LOOK_EVERY);
     }
+    let counts = sipp.finish(SOON);
+    assert_eq!(counts.successful, size.phones as u64, "{counts:?}");
     let room = room.expect("everybody was refused once");
+    let start = start.expect("somebody came");
     let since = |times: Vec<Instant>| -> Vec<f64> {
         let after = times.into_iter().filter(|t| *t >= room);
-        after.map(|t| (t - room).as_secs_f64()).collect()
+        after.map(|t| (t - start).as_secs_f64()).collect()
     };
     Outcome {
-        before_s: (room - start).as_secs_f64(),
         arrivals: since(arrivals),
         registered: since(registered),
     }
 }
 
-/// The next phone whose time has come.
-trait PopIfDue {
-    fn pop_if_due(&mut self, now: Instant) -> Option<Reverse<(Instant, usize)>>;
-}
-
-impl PopIfDue for BinaryHeap<Reverse<(Instant, usize)>> {
-    fn pop_if_due(&mut self, now: Instant) -> Option<Reverse<(Instant, usize)>> {
-        let is_due = self.peek().is_some_and(|Reverse((due, _))| *due <= now);
-        is_due.then(|| self.pop()).flatten()
-    }
+/// What Kamailio counts, memguard or not.
+fn statistic(server: &Server, name: &str) -> usize {
+    usize::try_from(server.statistic(name)).expect("a count")
 }
 
 fn with_memguard(pair: &Pair, size: Size) -> Outcome {
@@ -179,7 +153,9 @@ fn with_memguard(pair: &Pair, size: Size) -> Outcome {
         .param("retry_after_min", size.min_s)
         .start();
     server.fill_shm(98);
-    avalanche(&server, size, || server.release_shm())
+    let received = || number(&server.registrations(), "received") as usize;
+    let count = || (received(), statistic(&server, "usrloc:registered_users"));
+    avalanche(&server, size, count, || server.release_shm())
 }
 
 /// Plain Kamailio; `refuse` is what its script says while it is told that it is full.
@@ -194,7 +170,12 @@ fn without_memguard(pair: &Pair, size: Size, refuse: &str) -> Outcome {
                 format!("if (is_method(\"REGISTER\") && $shv(full) == 1) {{ {refuse} exit; }}");
         })
         .start();
-    avalanche(&server, size, || {
+    let names = ["core:rcv_requests_register", "usrloc:registered_users"];
+    let count = || {
+        let [came, registered] = names.map(|name| statistic(&server, name));
+        (came, registered)
+    };
+    avalanche(&server, size, count, || {
         server.rpc("pv.shvSet", json!(["full", "int", 0]));
     })
 }
@@ -207,7 +188,7 @@ fn assert_ramp(outcome: &Outcome, size: Size) {
         outcome.picture(size.rate)
     );
     let expected = size.min_s as f64 + size.phones as f64 / size.rate as f64;
-    let last = outcome.before_s + outcome.last_registered();
+    let last = outcome.last_registered();
     assert!(
         (last / expected - 1.0).abs() <= 0.2,
         "the last one was registered {last:.1} s after the first came, expected {expected:.1} s\n{}",
@@ -222,7 +203,7 @@ fn assert_ramp(outcome: &Outcome, size: Size) {
 
 #[test]
 fn avalanche_comes_back_as_a_ramp_at_the_rate_of_the_queue() {
-    for_each_pair(|pair| assert_ramp(&with_memguard(pair, SMALL), SMALL));
+    for_each_pair_at_once(|pair| assert_ramp(&with_memguard(pair, SMALL), SMALL));
 }
 
 #[test]
@@ -255,7 +236,7 @@ fn avalanche_full_beside_random_retry_after_and_none() {
             ),
         ];
         println!(
-            "{} phones, retry_rate {}, retry_after_min {} s; seconds since there was room again",
+            "{} phones, retry_rate {}, retry_after_min {} s; seconds since the first one came",
             size.phones, size.rate, size.min_s
         );
         for (name, outcome) in &outcomes {
