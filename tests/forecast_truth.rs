@@ -90,8 +90,18 @@ fn a_busy_evenings_leak_is_announced_before_one_tenth_leaked_and_its_time_comes_
 }
 
 #[test]
-fn an_evening_whose_load_falls_away_is_not_said_to_last_twice_as_long_as_it_does() {
+fn an_evening_whose_load_falls_away_is_foretold_by_the_place_that_leaks() {
     let (tenths, _, full_at) = run_evening(Shape::Sine, 1);
+    for (i, tenth) in tenths.iter().enumerate() {
+        // In the last quarter of an hour the noise of the moment decides.
+        let most = if full_at - tenth.time < 900.0 {
+            0.3
+        } else {
+            0.1
+        };
+        let error = tenth.error(full_at);
+        assert!(error < most, "at {} tenths: {error}: {tenth:?}", i + 1);
+    }
     for tenth in tenths {
         let (outlook, left) = (tenth.outlook, full_at - tenth.time);
         assert!(

@@ -4,6 +4,7 @@
 use super::{hooks, owners, sys};
 use crate::guard::cause::{self, Cause, Confidence, Evidence};
 use crate::guard::cost::CostLearner;
+use crate::guard::forecast::place::Place;
 use crate::guard::forecast::{Forecaster, Outlook};
 use crate::guard::fragments::Fragments;
 use crate::guard::growth::{Leak, Trail};
@@ -14,7 +15,7 @@ use crate::shared::figures::Figures;
 use crate::shared::forecasts::Forecast;
 use crate::shared::outside::Outside;
 use crate::shared::region::Region;
-use crate::shared::sites::SitePool;
+use crate::shared::sites::{Held, SitePool};
 
 use super::log::{Severity, log};
 
@@ -31,6 +32,8 @@ struct Parts {
 /// Everything that is remembered between two ticks.
 pub struct Forecasts {
     shm: Box<Forecaster>,
+    /// Where places are counted: the one in shm that grows most steadily.
+    place: Box<Place>,
     os: Box<Forecaster>,
     pkg: Vec<Box<Forecaster>>,
     shm_parts: Parts,
@@ -53,6 +56,7 @@ impl Forecasts {
     pub fn new() -> Forecasts {
         Forecasts {
             shm: Box::default(),
+            place: Box::default(),
             os: Box::default(),
             pkg: Vec::new(),
             shm_parts: Parts::default(),
@@ -71,7 +75,7 @@ impl Forecasts {
     }
 
     /// One tick, after the figures of this sample are complete.
-    pub fn tick(&mut self, region: &Region, figures: &Figures, now_ms: u64) {
+    pub fn tick(&mut self, region: &Region, figures: &Figures, held: Option<Held>, now_ms: u64) {
         let rows = region.used_rows(hooks::processes());
         let messages = rows
             .iter()
@@ -85,12 +89,19 @@ impl Forecasts {
         (self.messages, self.last_ms) = (messages, now_ms);
         let load = [figures.known_bindings as f32, self.rate as f32];
         self.bindings.feed(now_ms, figures.known_bindings as i64);
-        self.shm(region, figures, now_ms, load);
+        self.shm(region, figures, held, now_ms, load);
         self.pkg(region, now_ms);
         self.os(region, figures, now_ms, load);
     }
 
-    fn shm(&mut self, region: &Region, figures: &Figures, now_ms: u64, load: [f32; 2]) {
+    fn shm(
+        &mut self,
+        region: &Region,
+        figures: &Figures,
+        held: Option<Held>,
+        now_ms: u64,
+        load: [f32; 2],
+    ) {
         let size = region.control.shm_size.get();
         let Some(pool) = hooks::shm_now(size) else {
             return;
@@ -111,7 +122,12 @@ impl Forecasts {
         self.shm.push(now_ms, pool.real_used, size, load);
         self.shm_parts.used.feed(now_ms, pool.real_used as i64);
         self.shm_parts.drift.feed(now_ms, unbooked as i64);
-        let outlook = self.shm.outlook(size);
+        if let Some(held) = held {
+            let used = self.shm.levelled();
+            self.place
+                .push(now_ms, held.number, held.bytes, used, load[1]);
+        }
+        let outlook = self.shm.outlook_of(size, Some(&self.place));
         let largest_free = Some(hooks::shm_largest_free()).filter(|bytes| *bytes > 0);
         let free = size.saturating_sub(pool.real_used);
         let evidence = Evidence {

@@ -6,7 +6,7 @@ use crate::guard::growth::{Growth, Leak, LeakWatch, MinuteTrail, Trail};
 use crate::guard::outside::{self, LeakIn, Look};
 use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row};
-use crate::shared::sites::{SitePool, Sites};
+use crate::shared::sites::{Held, Leading, SitePool, Sites};
 
 /// Sites are looked at no more often than this, however short the sample interval.
 const LOOK_EVERY_MS: u64 = 900;
@@ -40,6 +40,7 @@ struct Site {
 pub struct Growths {
     workers: Vec<Worker>,
     sites: Vec<Site>,
+    leading: Leading,
     messages: Trail,
     registers: Trail,
     /// Rises while known bindings do: then registrations explain what shm gains, and no shm leak is called.
@@ -59,6 +60,7 @@ impl Growths {
         Growths {
             workers: Vec::new(),
             sites: Vec::new(),
+            leading: Leading::default(),
             messages: Trail::default(),
             registers: Trail::default(),
             bindings: LeakWatch::slow(),
@@ -92,6 +94,11 @@ impl Growths {
                 self.sites(region, sites, bindings, now_ms);
             }
         }
+    }
+
+    /// The shm place that grows most steadily, by the last look.
+    pub fn leading(&self) -> Option<Held> {
+        self.leading.held()
     }
 
     fn workers(&mut self, region: &Region, bindings: u64, now_ms: u64) {
@@ -159,6 +166,11 @@ impl Growths {
                     blame(region, sites, index, live, leak, self.processes);
                 }
             }
+        }
+        let unbooked = total(&|row| row.shm_sum().unbooked);
+        if let Some(pool) = hooks::shm_now(region.control.shm_size.get()) {
+            let booked = (pool.real_used as i64).saturating_sub(unbooked);
+            self.leading.look(sites, &sums, booked);
         }
     }
 

@@ -223,7 +223,8 @@ impl Sampler {
             self.figures.headroom = tightest.headroom_bytes();
             self.figures.headroom_permyriad = u64::from(tightest.headroom_permyriad());
         }
-        self.forecasts.tick(self.region, &self.figures, now);
+        self.forecasts
+            .tick(self.region, &self.figures, self.growths.leading(), now);
         self.region.published.publish(&self.figures.to_words());
         let kept = self.past.tick(self.region, &self.figures, now);
         self.recorder.tick(self.region, &kept, now);

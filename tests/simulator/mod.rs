@@ -1,7 +1,9 @@
 //! A server's memory with known truth: daily load, storms, reloads, restarts, and a leak of any rate. Seeded.
 //! Forbidden here: real clocks and real servers; knowing how the forecast works.
 
+use memguard::guard::forecast::place::{self, Place};
 use memguard::guard::forecast::{Forecaster, Outlook};
+use memguard::guard::growth::Trail;
 
 /// A small generator with a seed (splitmix64).
 pub struct Random(pub u64);
@@ -76,6 +78,10 @@ pub struct World {
     pub leaks_per_message: bool,
     /// When it starts, seconds.
     pub leak_from: f64,
+    /// Places in the code are counted: registrations', calls', and the one that leaks.
+    pub places: bool,
+    /// What the leaking place also holds for calls, as a share of what these hold.
+    pub place_calls: f64,
     /// Seconds between two samples.
     pub step: f64,
 }
@@ -99,6 +105,8 @@ impl World {
             leak: 0.0,
             leaks_per_message: false,
             leak_from: 0.0,
+            places: true,
+            place_calls: 0.2,
             step: 1.0,
         }
     }
@@ -150,6 +158,8 @@ pub struct Run {
     yesterday: f64,
     day: i64,
     messages: f64,
+    trails: [Trail; 3],
+    place: Place,
 }
 
 /// Unix time of the begin, a Monday at midnight.
@@ -175,6 +185,8 @@ impl Run {
             yesterday: 1.0,
             day: -1,
             messages: 0.0,
+            trails: Default::default(),
+            place: Place::new(),
         };
         run.bindings = run.load();
         run.messages = run.bindings;
@@ -221,6 +233,8 @@ impl Run {
         let load = self.load();
         if self.happens(self.world.restarts_per_day) {
             self.forecaster = Forecaster::new();
+            self.place = Place::new();
+            self.trails = Default::default();
             (self.leaked, self.reloaded, self.bindings) = (0.0, 0.0, 0.0);
             self.started = self.time;
         }
@@ -270,11 +284,35 @@ impl Run {
         let now_ms = ((BEGIN_S + self.time) * 1000.0) as u64;
         self.forecaster
             .push(now_ms, self.used as u64, self.world.size as u64, signals);
+        if self.world.places {
+            let w = &self.world;
+            let calls = w.calls * load * w.size;
+            let live = [
+                w.registrations * known * w.size,
+                (1.0 - w.place_calls) * calls + transactions * w.size,
+                w.place_calls * calls + self.leaked,
+            ];
+            self.count_places(now_ms, live, signals[1]);
+        }
         true
     }
 
+    /// As the sampling process does it: the place that grows most steadily is followed.
+    fn count_places(&mut self, now_ms: u64, live: [f64; 3], messages: f32) {
+        for (trail, live) in self.trails.iter_mut().zip(live) {
+            trail.feed(now_ms, live as i64);
+        }
+        let used = self.forecaster.levelled();
+        let steady = self.trails.iter().map(|trail| trail.growth().steady);
+        if let Some(number) = place::choose(self.place.number(), steady.enumerate()) {
+            self.place
+                .push(now_ms, number, live[number] as i64, used, messages);
+        }
+    }
+
     pub fn outlook(&self) -> Outlook {
-        self.forecaster.outlook(self.world.size as u64)
+        self.forecaster
+            .outlook_of(self.world.size as u64, Some(&self.place))
     }
 }
 
@@ -496,8 +534,25 @@ fn paced(mut world: World) -> World {
     world
 }
 
+/// The load is at its height when the leak begins, after a healthy day or two, and falls away while memory fills.
+fn falling(random: &mut Random) -> World {
+    let mut world = World::healthy(random);
+    (
+        world.storms_per_day,
+        world.reloads_per_day,
+        world.restarts_per_day,
+    ) = (0.0, 0.0, 0.0);
+    world.shape = Shape::Sine;
+    world.begins_at = random.between(15.0, 19.0) * 3_600.0;
+    world.leak_from = 86_400.0 * (1.0 + (random.share() * 2.0).floor());
+    world.leak = 1.0 / random.decades(2.0 * 3_600.0, 12.0 * 3_600.0);
+    world.leaks_per_message = random.share() < 0.5;
+    world.step = 1.0;
+    world
+}
+
 /// Every family that leaks.
-pub const LEAKS: [Family; 6] = [
+pub const LEAKS: [Family; 8] = [
     ("steady leak from the start", |r| {
         paced(World {
             leak: any_leak(r),
@@ -549,6 +604,11 @@ pub const LEAKS: [Family; 6] = [
         world.restarts_per_day = 0.0;
         world.leak = any_leak(r);
         paced(world)
+    }),
+    ("leak of hours while the load falls away", falling),
+    ("the same, places in the code not counted", |r| World {
+        places: false,
+        ..falling(r)
     }),
 ];
 

@@ -10,13 +10,13 @@ use crate::guard::trend::{MOST_POINTS, Trend, Window, median};
 /// nine of ten ends lie within the interval.
 const LEAST_ERROR: [f64; 4] = [0.08, 0.12, 0.25, 0.28];
 /// Of a day's surprises, so much comes within the last hour.
-const WITHIN_AN_HOUR: f64 = 0.15;
+pub(super) const WITHIN_AN_HOUR: f64 = 0.15;
 /// Hours after which a day counts as seen.
 const DAY_SEEN: usize = 26;
 /// A day's use differs from the day before by at least this share of the day's range.
-const DAY_DIFFERS: f64 = 0.06;
+pub(super) const DAY_DIFFERS: f64 = 0.06;
 /// Earliest is never less than this share of the likely time: nobody is alarmed by the noise.
-const LEAST_EARLY: f64 = 0.2;
+pub(super) const LEAST_EARLY: f64 = 0.2;
 
 impl Forecaster {
     /// Earliest and latest time to the end, seconds: nine in ten lie between them. Two things are in doubt, the slope,
@@ -104,6 +104,11 @@ impl Forecaster {
     }
 
     fn straight_time(&self, size: f64, slope: f64) -> f64 {
+        (size - self.level(slope)).max(0.0) / slope
+    }
+
+    /// How high use rises now, the smallest swings left out.
+    pub(super) fn level(&self, slope: f64) -> f64 {
         let mut swings = [0.0; 12];
         let mut count = 0;
         for (slot, point) in swings.iter_mut().zip(self.ten_seconds.last(12)) {
@@ -125,6 +130,6 @@ impl Forecaster {
         } else {
             self.used
         };
-        (size - level - swing).max(0.0) / slope
+        level + swing
     }
 }

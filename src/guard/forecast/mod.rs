@@ -8,11 +8,14 @@
 
 mod days;
 mod end;
+mod leaking;
+pub mod place;
 mod shapes;
 mod short;
 mod steps;
 mod verdict;
 
+use place::Place;
 use verdict::Verdict;
 
 use super::text::{NONE_FORESEEN_S, seconds};
@@ -34,6 +37,8 @@ words! {
         TenMinutes = "ten-minutes",
         /// Days by hour.
         Days = "days",
+        /// What the leaking place itself holds, up to four hours by minute.
+        Place = "place",
     }
 }
 
@@ -165,8 +170,18 @@ impl Forecaster {
         }
     }
 
+    /// Use now, reloads taken out: what a [`Place`] is to be given.
+    pub fn levelled(&self) -> f64 {
+        self.used - self.offset
+    }
+
     /// What is known now of a pool of `size` bytes.
     pub fn outlook(&self, size: u64) -> Outlook {
+        self.outlook_of(size, None)
+    }
+
+    /// The same where it is known what the place holds that grows most steadily.
+    pub fn outlook_of(&self, size: u64, place: Option<&Place>) -> Outlook {
         let size = size as f64;
         // What the load explains over many hours says nothing while use grows much faster than that.
         let is_outrun = |v: &Verdict| v.is_load && self.recent_growth() > 1.5 * v.trend.slope;
@@ -199,6 +214,9 @@ impl Forecaster {
             span_s,
             ..
         } = verdict.trend;
+        if let Some(leaking) = place.and_then(|place| self.leaking(size, place, verdict)) {
+            return leaking;
+        }
         let likely = self.until_full(size, slope, span_s);
         let (low, high) = self.interval(size, &verdict.trend, likely, scale);
         Outlook {

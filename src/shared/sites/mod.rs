@@ -37,6 +37,7 @@ use crate::guard::growth::Growth;
 
 mod counts;
 mod dictionary;
+mod leading;
 mod place;
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests;
@@ -44,6 +45,7 @@ mod tests;
 pub use super::sync::SITES;
 pub use counts::{Counts, Tally, Writer};
 pub use dictionary::{Dictionary, Key};
+pub use leading::{Held, Leading};
 pub use place::{FILE_BYTES, FUNC_BYTES, MODULE_BYTES, Named, SitePool, Texts};
 
 /// The row of everything in a pool that found no index.

@@ -135,3 +135,76 @@ fn failures_keep_the_largest_size_and_both_times() {
     assert_eq!((tally.failures, tally.largest_failed), (3, 5000));
     assert_eq!((tally.first_failed, tally.last_failed), (1000, 1020));
 }
+
+#[test]
+fn the_place_that_grows_is_followed_with_its_neighbours_and_what_the_manager_adds() {
+    const AROUND: u64 = 50; // bytes that the manager takes for each block
+    let sites = Sites::map().unwrap();
+    let of = |line, module: &'static [u8]| {
+        let texts = Texts {
+            module,
+            ..texts("core: a.c")
+        };
+        sites.insert(key(0x1000, line), texts)
+    };
+    let (calm, leaking, neighbour, stranger) = (
+        of(1, b"core"),
+        of(2, b"dialog"),
+        of(3, b"dialog"),
+        of(4, b"usrloc"),
+    );
+    let growths = [(leaking, 100.0), (neighbour, 40.0), (stranger, 30.0)];
+    let mut leading = Leading::default();
+    let mut look = |blocks: [u64; 4]| {
+        let mut sums = vec![Tally::default(); sites.count()];
+        for (index, blocks) in [calm, leaking, neighbour, stranger].into_iter().zip(blocks) {
+            sums[index].allocs = blocks;
+            sums[index].bytes_allocated = 100 * blocks;
+        }
+        let pool: u64 = blocks.iter().map(|blocks| (100 + AROUND) * blocks).sum();
+        leading.look(sites, &sums, pool as i64);
+        leading.held()
+    };
+    assert_eq!(look([1000, 10, 10, 10]), None, "nothing grows");
+    for (index, steady) in growths {
+        sites.set_growth(
+            index,
+            Growth {
+                steady,
+                ..Growth::default()
+            },
+        );
+    }
+    let held = |bytes| {
+        Some(Held {
+            number: leaking,
+            bytes,
+        })
+    };
+    assert_eq!(look([1000, 20, 10, 10]), held(20 * 150));
+    assert_eq!(
+        look([1000, 30, 14, 90]),
+        held(34 * 150),
+        "and four of its module, none of another"
+    );
+    sites.set_growth(
+        calm,
+        Growth {
+            steady: 150.0,
+            ..Growth::default()
+        },
+    );
+    assert_eq!(
+        look([1100, 40, 18, 90]),
+        held(48 * 150),
+        "it stays while it grows half as much as another"
+    );
+    sites.set_growth(
+        calm,
+        Growth {
+            steady: 250.0,
+            ..Growth::default()
+        },
+    );
+    assert_eq!(look([1200, 50, 22, 90]).map(|held| held.number), Some(calm));
+}
