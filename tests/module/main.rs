@@ -38,4 +38,5 @@ mod soak;
 mod stopped;
 mod torture;
 mod transports;
+mod usrloc;
 mod zero;
