@@ -79,7 +79,7 @@ fn usrloc_with_bindings_in_the_database_only_keeps_known_phones_and_refuses_the_
             assert_eq!(reply.code, 503);
             assert!(reply.retry_after().is_some(), "{reply:?}");
         }
-        // For the first hour it cannot be told that a phone was not here before.
+        // At first it cannot be told that a phone was not here before.
         let seen = || (server.by_class("admitted"), server.by_class("rejected"));
         let holds = |(admitted, rejected): &(Counts, Counts)| {
             admitted.get("refresh") == Some(&10) && rejected.get("returning") == Some(&10)
