@@ -1,4 +1,4 @@
-//! `KSR.memguard.*`: the script decides, in Python, Lua and JavaScript as Debian packages them; `auto` 0.
+//! `KSR.memguard.*`: the script decides, and is told of a level change, in Python, Lua and JavaScript; `auto` 0.
 //! Forbidden here: what native scripts do (script.rs).
 
 use std::path::Path;
@@ -16,6 +16,7 @@ fn kemi(pair: &Pair, module: &str, engine: &str, ending: &str) -> Server {
     let script = folder.join(format!("route.{ending}"));
     Server::registrar(pair)
         .param("auto", 0)
+        .param("event_callback", "ksr_memguard_event")
         .environment("PYTHONDONTWRITEBYTECODE", "1")
         .config(|c| {
             c.module(module);
@@ -31,6 +32,10 @@ fn decides(pair: &Pair, module: &str, engine: &str, ending: &str) {
     let calm = server.udp().request(&Request::register("calm"));
     assert_eq!((calm.code, calm.header("X-Guard")), (200, Some("normal 1")));
     server.rpc("memguard.shed", json!([60]));
+    until(SOON, "event_callback's function is told the change", || {
+        const TOLD: &str = "told: memguard:level-changed normal shedding end";
+        server.log().matches(TOLD).count() == 1
+    });
     // The script says what class a phone is in; a word that is no class leaves memguard's own.
     let client = server.udp();
     let named = |class: &str| {

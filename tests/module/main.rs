@@ -42,4 +42,5 @@ mod standin;
 mod stopped;
 mod torture;
 mod transports;
+mod usrloc;
 mod zero;

@@ -15,3 +15,8 @@ function ksr_request_route() {
     KSR.hdr.append_to_reply("X-Guard: " + KSR.pv.get("$memguard(level)") + " " + admitted + "\r\n");
     KSR.registrar.save("location", 0);
 }
+
+function ksr_memguard_event(event) {
+    var was = KSR.pv.get("$memguard(from)"), now = KSR.pv.get("$memguard(to)");
+    KSR.notice("told: " + event + " " + was + " " + now + " end\n");
+}

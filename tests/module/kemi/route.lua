@@ -20,3 +20,8 @@ function ksr_request_route()
     KSR.hdr.append_to_reply("X-Guard: " .. KSR.pv.get("$memguard(level)") .. " " .. admitted .. "\r\n")
     KSR.registrar.save("location", 0)
 end
+
+function ksr_memguard_event(event)
+    local was, now = KSR.pv.get("$memguard(from)"), KSR.pv.get("$memguard(to)")
+    KSR.notice("told: " .. event .. " " .. was .. " " .. now .. " end\n")
+end

@@ -20,6 +20,11 @@ class Kamailio:
         KSR.registrar.save("location", 0)
         return 1
 
+    def ksr_memguard_event(self, msg, event):
+        was, now = (KSR.pv.get("$memguard(%s)" % name) for name in ("from", "to"))
+        KSR.notice("told: %s %s %s end\n" % (event, was, now))
+        return 1
+
 
 def mod_init():
     return Kamailio()
