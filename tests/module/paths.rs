@@ -12,7 +12,7 @@ use super::accounting::{assert_pkg_books, assert_shm_books, churn};
 use super::guard::{Guarded, SOON, number, rows, word};
 use super::harness::sip::Request;
 use super::harness::wait::holds_within;
-use super::harness::{Server, for_each_pair, until};
+use super::harness::{Pair, Server, for_each_pair, until};
 
 fn paths(server: &Server, words: Value) -> Vec<Value> {
     rows(&server.rpc("memguard.paths", words)).clone()
@@ -339,20 +339,25 @@ fn paths_of_receiver_threads_and_their_workers_change_no_book() {
     });
 }
 
+/// A server whose requests this Python script handles, with every allocation sampled.
+fn run_by(script: &Script, pair: &Pair) -> Server {
+    Server::registrar(pair)
+        .with_mgtest()
+        .pkg_mb(16)
+        .param("sample_bytes", 1)
+        .config(|c| {
+            c.module("app_python3");
+            c.param("app_python3", "load", script.0.display());
+            c.engine = Some("python".into());
+        })
+        .start()
+}
+
 #[test]
 fn paths_through_what_a_process_loaded_after_its_fork_show_its_addresses() {
     let script = Script::new("late", PYTHON_LATE);
     for_each_pair(|pair| {
-        let server = Server::registrar(pair)
-            .with_mgtest()
-            .pkg_mb(16)
-            .param("sample_bytes", 1)
-            .config(|c| {
-                c.module("app_python3");
-                c.param("app_python3", "load", script.0.display());
-                c.engine = Some("python".into());
-            })
-            .start();
+        let server = run_by(&script, pair);
         let row = leaked_through(&server, "parse_params2", 3);
         let path = frames(&row);
         // Another process may have something else there: names would be guesses.
@@ -372,16 +377,7 @@ fn paths_through_what_a_process_loaded_after_its_fork_show_its_addresses() {
 fn paths_of_a_python_script_show_the_way_through_the_interpreter() {
     let script = Script::new("script", PYTHON);
     for_each_pair(|pair| {
-        let server = Server::registrar(pair)
-            .with_mgtest()
-            .pkg_mb(16)
-            .param("sample_bytes", 1)
-            .config(|c| {
-                c.module("app_python3");
-                c.param("app_python3", "load", script.0.display());
-                c.engine = Some("python".into());
-            })
-            .start();
+        let server = run_by(&script, pair);
         let row = leaked_through(&server, "parse_params2", 3);
         let path = frames(&row);
         let at = |wanted: &str| path.iter().position(|frame| frame.starts_with(wanted));
