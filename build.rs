@@ -64,10 +64,16 @@ mod host {
         let defines = defines(&version, &flags);
 
         let mut shim = cc::Build::new();
-        shim.include(&src)
+        shim.flag("-isystem") // its headers' own warnings are not ours to mend
+            .flag(&src)
             .include("c_shim")
-            .warnings(false)
+            .warnings(false) // cc's own set; ours are below
             .flag("-fno-strict-aliasing")
+            // A mistake that is only a warning of an older compiler must not wait for a newer one.
+            .flag("-Wall")
+            .flag("-Werror=implicit-function-declaration")
+            .flag("-Werror=incompatible-pointer-types")
+            .flag("-Werror=int-conversion")
             // Inline functions of Kamailio's headers log where they are: not where that was on this machine.
             .flag(format!("-ffile-prefix-map={}=kamailio", src.display()));
         let mut clang = vec![

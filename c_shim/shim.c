@@ -11,6 +11,7 @@
 #include "core/action.h"
 #include "core/mod_fix.h"
 #include "core/msg_translator.h"
+#include "core/receive.h"
 #include "core/daemonize.h"
 #include "core/globals.h"
 #include "core/tcp_info.h"

@@ -115,10 +115,10 @@ fn try_init() -> Result<(), String> {
             Contexts::map().map_err(|e| format!("cannot map the table of contexts: {e}"))?;
         hooks::sample::start(contexts, random_word()?);
     }
-    if let Some(tables) = state::tables()
-        && let Some(address) = http::parse_listen(tables.texts.get(Text::Listen))?
-    {
-        serve::open(address)?;
+    if let Some(tables) = state::tables() {
+        if let Some(address) = http::parse_listen(tables.texts.get(Text::Listen))? {
+            serve::open(address)?;
+        }
     }
     blackbox::open(region)?;
     settings::declare_cfg()?;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::frames::Names;
-use super::{hooks, owners};
+use super::{hooks, owners, site_reports};
 use crate::guard::filters::{self, Sites as Filter};
 use crate::guard::growth::Trail;
 use crate::guard::paths::{self, Path};
@@ -72,12 +72,9 @@ fn path(sites: &Sites, names: &mut Names, held: &Held) -> Option<Path> {
 /// The paths that a filter lets pass, the worst first.
 fn found(filter: &Filter) -> Result<Vec<Path>, Fault> {
     let (contexts, sites) = table()?;
-    if let Some(index) = filter.worker
-        && index as usize >= hooks::processes()
-    {
-        return Err(Fault::unknown(format!(
-            "there is no worker with index {index}; see core.psx"
-        )));
+    let is_missing = |index: &u32| *index as usize >= hooks::processes();
+    if let Some(index) = filter.worker.filter(is_missing) {
+        return Err(site_reports::no_worker(index));
     }
     let mut names = Names::new();
     let held = (0..contexts.used())

@@ -128,14 +128,14 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
         .values
         .get_mut(index)
         .ok_or("unknown parameter")?;
-    if let Kind::List { max_items } = text.param().kind
-        && values.len() >= max_items
-    {
-        return Err(format!(
-            "parameter {name} is given more than {max_items} times"
-        ));
+    match text.param().kind {
+        Kind::List { max_items } if values.len() >= max_items => {
+            return Err(format!(
+                "parameter {name} is given more than {max_items} times"
+            ));
+        }
+        _ => values.push(value),
     }
-    values.push(value);
     Ok(())
 }
 

@@ -54,9 +54,8 @@ pub fn profile(words: &[&str]) -> Result<Answer, Fault> {
         )
     })?;
     let workers = workers();
-    if let Some(index) = filter.worker
-        && index as usize >= workers.len()
-    {
+    let is_missing = |index: &u32| *index as usize >= workers.len();
+    if let Some(index) = filter.worker.filter(is_missing) {
         return Err(site_reports::no_worker(index));
     }
     let names = places::names()?;

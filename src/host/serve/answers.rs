@@ -63,10 +63,9 @@ impl Answers {
         if self.second.is_none_or(|start| now - start >= SECOND) {
             (self.second, self.made, self.kept) = (Some(now), 0, [const { None }; 3]);
         }
-        if self.made >= FRESH_PER_SECOND
-            && let Some(Some(kept)) = self.kept.get(place)
-        {
-            return kept.clone();
+        let kept = self.kept.get(place).cloned().flatten();
+        if let (true, Some(kept)) = (self.made >= FRESH_PER_SECOND, kept) {
+            return kept;
         }
         self.made += 1;
         let body: Rc<[u8]> = make().into_bytes().into();

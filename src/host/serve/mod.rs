@@ -143,10 +143,10 @@ impl Server {
                         self.connections.remove(0);
                     }
                     // Most requests come with the connection: they are answered before anybody can take the place.
-                    if let Ok(mut connection) = Connection::new(stream)
-                        && connection.turn(&mut self.answers)
-                    {
-                        self.connections.push(connection);
+                    if let Ok(mut connection) = Connection::new(stream) {
+                        if connection.turn(&mut self.answers) {
+                            self.connections.push(connection);
+                        }
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
