@@ -68,6 +68,8 @@ warnings! {
     ProfileDir = "memguard.profile cannot write into the directory of the parameter profile_dir: give Kamailio's user the right to",
     /// The table of known bindings cannot be saved.
     BindingsFile = "the known bindings cannot be written to the file of the parameter bindings_file, the log says why: after a restart they have to be learned again",
+    /// All places of the event before parsing are taken.
+    DataSlotTaken = "other modules hold all eight places of the event that comes before a message is parsed (NET_DATA_IN): the ballast of pkg is not released there, so a worker whose pkg is full drops what comes over TCP and TLS; load one of those modules less, or give pkg more room (-M)",
     /// The black box is not written.
     BlackBox = "the black box (parameter blackbox) is not written, the log says why: an end of this run will leave no trace in it",
 }

@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, ErrorKind, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -65,16 +65,17 @@ pub fn restore(
             "parameter bindings_file: the directory of {name} does not exist"
         ));
     }
-    match fs::symlink_metadata(path) {
-        Ok(kind) if kind.is_file() => (),
-        Ok(_) => {
+    let file = match open(path) {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => {
             return Err(format!(
                 "parameter bindings_file: {name} is not a regular file"
             ));
         }
-        Err(_) => return Ok(None), // the first start
-    }
-    match read(region, path, tables) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None), // the first start
+        Err(e) => Err(e.to_string()),
+    };
+    match file.and_then(|file| read(region, &file, tables)) {
         Ok(found) => Ok(Some(take_over(region, path, tables, &found, start_s))),
         Err(reason) => {
             let to = beside(path, start_s);
@@ -94,14 +95,23 @@ pub fn restore(
     }
 }
 
-/// Checks the file, then takes its entries. Twice read: an entry of a damaged file must not get in.
-fn read(region: &Region, path: &Path, tables: [&Fingerprints; 2]) -> Result<Found, String> {
-    let said = |e: io::Error| e.to_string();
-    let file = OpenOptions::new()
+/// Opens the file, once: what is checked of this descriptor holds for what is read from it, whatever happens to the
+/// path meanwhile. `None`: something else stands there (a link is not followed, a pipe not waited for).
+fn open(path: &Path) -> io::Result<Option<File>> {
+    let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
-        .map_err(said)?;
+        .open(path);
+    match opened {
+        Ok(file) => Ok(file.metadata()?.is_file().then_some(file)),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Checks the file, then takes its entries. Twice read: an entry of a damaged file must not get in.
+fn read(region: &Region, mut file: &File, tables: [&Fingerprints; 2]) -> Result<Found, String> {
+    let said = |e: io::Error| e.to_string();
     let mode = file.metadata().map_err(said)?.mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(format!(
@@ -109,7 +119,7 @@ fn read(region: &Region, path: &Path, tables: [&Fingerprints; 2]) -> Result<Foun
         ));
     }
     let buckets = tables.map(Fingerprints::buckets);
-    let head = bindings_file::load(&mut BufReader::new(&file), buckets, |_, _, _| ())?;
+    let head = bindings_file::load(&mut BufReader::new(file), buckets, |_, _, _| ())?;
     let [k0, k1] = head.key;
     if Key::new(k0, k1).probe() != head.probe {
         return Err("its fingerprints were made by another version of memguard".into());
@@ -118,9 +128,9 @@ fn read(region: &Region, path: &Path, tables: [&Fingerprints; 2]) -> Result<Foun
     let memory = u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
     let grace = [0, memory];
     let mut alive = [0; 2];
-    let again = File::open(path).map_err(said)?;
-    bindings_file::load(
-        &mut BufReader::new(again),
+    file.rewind().map_err(said)?;
+    let again = bindings_file::load(
+        &mut BufReader::new(file),
         buckets,
         |table, bucket, words| {
             if let (Some(to), Some(grace), Some(count)) =
@@ -130,6 +140,9 @@ fn read(region: &Region, path: &Path, tables: [&Fingerprints; 2]) -> Result<Foun
             }
         },
     )?;
+    if again != head {
+        return Err("it was changed while it was read".into());
+    }
     Ok(Found { head, alive })
 }
 
@@ -172,7 +185,7 @@ fn take_over(
 /// What was complete at the end of the run before is not so any more: a kill before the first save must not leave it so.
 /// Process: main, in `mod_init`, when the tables are in their place.
 pub fn begin(region: &Region) {
-    let Some((tables, path)) = wanted().filter(|(_, path)| path.exists()) else {
+    let Some((tables, path)) = wanted().filter(|(_, path)| fs::symlink_metadata(path).is_ok()) else {
         return;
     };
     if let Err(e) = write(region, tables, path, false) {

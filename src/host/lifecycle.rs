@@ -225,7 +225,9 @@ fn bind_all() -> Result<(), String> {
                     < 0;
             region.warn(Warning::DatagramSlotTaken, taken);
         }
-        sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
+        let taken =
+            sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data)) < 0;
+        region.warn(Warning::DataSlotTaken, taken);
     }
     watch_script(Some(learn::on_script_end), POST_SCRIPT, REQUESTS)?;
     watch_script(Some(learn::on_reply), PRE_SCRIPT, REPLIES)?;
