@@ -119,6 +119,14 @@ pub struct LevelTracker {
 }
 
 impl LevelTracker {
+    /// Goes on at a level that another tracker came to; how long use has been low is counted anew.
+    pub fn at(level: Level) -> LevelTracker {
+        LevelTracker {
+            level: level.index() as u64,
+            ..LevelTracker::default()
+        }
+    }
+
     /// The level after the last sample.
     pub fn level(&self) -> Level {
         Level::from_index(self.level).unwrap_or(Level::Normal)

@@ -68,6 +68,8 @@ warnings! {
     ProfileDir = "memguard.profile cannot write into the directory of the parameter profile_dir: give Kamailio's user the right to",
     /// The table of known bindings cannot be saved.
     BindingsFile = "the known bindings cannot be written to the file of the parameter bindings_file, the log says why: after a restart they have to be learned again",
+    /// The sampling process has died.
+    SamplerDied = "the sampling process died within the last hour and was started again (the log says how it ended, memguard.status how often): samples of some seconds are missing, and forecasts begin anew; no call was touched",
     /// All places of the event before parsing are taken.
     DataSlotTaken = "other modules hold all eight places of the event that comes before a message is parsed (NET_DATA_IN): the ballast of pkg is not released there, so a worker whose pkg is full drops what comes over TCP and TLS; load one of those modules less, or give pkg more room (-M)",
     /// The black box is not written.

@@ -207,10 +207,21 @@ struct Pace {
 
 impl Recorder {
     /// Goes on with the box that `open` opened, if it did.
-    pub fn new() -> Recorder {
+    pub fn new(region: &Region) -> Recorder {
+        let mut writer = take();
+        // Where an earlier sampling process stopped; zeros for the first one.
+        if let Some(writer) = &mut writer {
+            let boxed = &region.sampling.boxed;
+            writer.go_on(std::array::from_fn(|i| {
+                boxed.get(i).map_or(0, |next| next.get())
+            }));
+        }
         Recorder {
-            writer: take(),
-            pace: Pace::default(),
+            writer,
+            pace: Pace {
+                events: region.sampling.boxed_events.get(),
+                ..Pace::default()
+            },
             has_failed: false,
         }
     }
@@ -224,6 +235,10 @@ impl Recorder {
             Ok(()) => self.pace.put_news(writer, region, now_ms),
             failed => failed,
         };
+        for (kept, next) in region.sampling.boxed.iter().zip(writer.next()) {
+            kept.set(next);
+        }
+        region.sampling.boxed_events.set(self.pace.events);
         if result.is_err() != self.has_failed {
             self.has_failed = result.is_err();
             region.warn(Warning::BlackBox, self.has_failed);

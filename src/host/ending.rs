@@ -9,16 +9,22 @@ use std::time::{Duration, Instant};
 use super::entry::guarded;
 use super::{sampler, state, sys};
 use crate::guard::blackbox::reading::Fate;
+use crate::shared::region::Region;
 
 /// Main has not said anything.
 const NOTHING: u64 = 0;
 /// Main was told to stop.
 const TOLD: u64 = 1;
+/// Main is gone without a word; the supervising process has seen it.
+const VANISHED: u64 = u64::MAX;
 /// This and more: the process with this index, less [`DIED`], was gone before main stopped the others.
 const DIED: u64 = 2;
 
 /// How long main's word is waited for: it says it before it signals; the system may have signalled all at once.
 const WORD_LIMIT: Duration = Duration::from_millis(200);
+/// The same while not even the supervising process has been told to end: whoever stops a service may signal this one
+/// first, and main comes to its word when it is scheduled.
+const NOBODY_TOLD_LIMIT: Duration = Duration::from_secs(3);
 
 /// What `app_shutdown` was before it was ours.
 struct Before(Cell<sys::sr_corecb_void_f>);
@@ -92,18 +98,26 @@ pub fn is_asked() -> bool {
     LOCAL_ASKED.load(Ordering::Relaxed)
 }
 
-/// How the server ends, and which process it was if one died. Process: sampling, at its own end; `is_main_gone`: the
-/// main process has vanished.
-pub fn how(is_main_gone: bool) -> (Fate, Option<usize>) {
-    let limit = Instant::now() + WORD_LIMIT;
-    let is_silent = || state::region().is_some_and(|r| r.control.ending.get() == NOTHING);
-    while !is_main_gone && is_silent() && Instant::now() < limit {
+/// How the server ends, and which process it was if one died; `None`: it does not end, somebody wants this process
+/// gone. Process: sampling, at its own end.
+pub fn how(region: &Region) -> Option<(Fate, Option<usize>)> {
+    let begin = Instant::now();
+    let is_silent = || region.control.ending.get() == NOTHING;
+    let is_told = || region.sampling.is_told.get() != 0;
+    while is_silent() && begin.elapsed() < NOBODY_TOLD_LIMIT {
+        if is_told() && begin.elapsed() >= WORD_LIMIT {
+            break;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
-    said(match is_main_gone {
-        true => Fate::MainVanished,
-        false => Fate::Stopped,
-    })
+    (is_told() || !is_silent()).then(|| said(Fate::Stopped))
+}
+
+/// Main has vanished. Process: the one that supervises the sampling process.
+pub fn main_vanished(region: &Region) {
+    if region.control.ending.get() == NOTHING {
+        region.control.ending.set(VANISHED);
+    }
 }
 
 /// What main has said, or else this.
@@ -111,6 +125,7 @@ pub fn said(otherwise: Fate) -> (Fate, Option<usize>) {
     match state::region().map_or(NOTHING, |region| region.control.ending.get()) {
         NOTHING => (otherwise, None),
         TOLD => (Fate::Stopped, None),
+        VANISHED => (Fate::MainVanished, None),
         died => (Fate::ProcessDied, usize::try_from(died - DIED).ok()),
     }
 }

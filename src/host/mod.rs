@@ -42,6 +42,7 @@ pub mod site_reports;
 pub mod stack;
 pub mod state;
 pub mod stats;
+pub mod supervise;
 pub mod sys;
 pub mod textfile;
 pub mod visit;

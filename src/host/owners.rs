@@ -114,6 +114,16 @@ unsafe extern "C" fn in_child() {
     LOCAL.writer.set(0);
 }
 
+/// Leaves this process's rows to a child that it is about to fork, which counts in them from now on; what this one
+/// allocates itself is counted in a copy of its own.
+pub fn lend() {
+    // SAFETY: what a fork calls, in a process of one thread.
+    unsafe {
+        before_fork();
+        in_child();
+    }
+}
+
 /// The main thread's totals of a process in a pool, summed over the places; `None` while places are not counted.
 pub fn total(process: usize, pool: SitePool) -> Option<Tally> {
     sites().map(|sites| sites.total(process, pool))
@@ -158,8 +168,10 @@ fn adopt() -> &'static Table {
     let (Some((table, count)), Some(row)) = (own, hooks::own_row()) else {
         return &AT_FORK; // more processes than tables
     };
-    for (shared, inherited) in table.iter().zip(&AT_FORK).take(count) {
-        if !inherited.is_unused() {
+    for (index, (shared, inherited)) in table.iter().zip(&AT_FORK).take(count).enumerate() {
+        // An earlier process of this number may have left its private pool's counts; shm's are history, and stay.
+        let is_pkg = || sites().is_some_and(|sites| sites.pool(index) == Some(SitePool::Pkg));
+        if !inherited.is_unused() || (!shared.is_unused() && is_pkg()) {
             shared.copy_from(inherited);
         }
     }

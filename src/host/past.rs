@@ -30,6 +30,14 @@ pub struct Past {
 }
 
 impl Past {
+    /// Goes on after the last second that an earlier sampling process kept; 0: there was none.
+    pub fn after(second: u64) -> Past {
+        Past {
+            second,
+            ..Past::default()
+        }
+    }
+
     /// One value per second of the clock, however long the sample interval is; after a pause the last one is repeated,
     /// so that what came before it stays where it was.
     pub fn tick(&mut self, region: &Region, figures: &Figures, now_ms: u64) -> Kept {

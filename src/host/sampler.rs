@@ -2,6 +2,7 @@
 //! Forbidden here: Kamailio's allocators, its locks and its log while a level does not change; blocking on anything.
 
 use std::ffi::c_int;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::bindings_file::Saver;
@@ -17,14 +18,14 @@ use super::path_reports::PathGrowths;
 
 use super::serve::{self, Server};
 use super::textfile::TextFile;
-use super::{blackbox, ending, hooks, measures, state, sys};
+use super::{blackbox, ending, hooks, measures, state, supervise, sys};
 use crate::guard::level::{self, LevelTracker, Standing, Thresholds, permyriad};
 use crate::guard::osmem::{self, Missing};
 use crate::guard::params::{Int, Text};
 use crate::guard::rates::{Baseline, RateMeter, Rates};
 use crate::guard::warnings::Warning;
 use crate::guard::words::{Class, Level, Pool};
-use crate::shared::events::{Event, Reason};
+use crate::shared::events::{Event, KEPT, Reason};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row};
@@ -32,7 +33,7 @@ use crate::shared::rows::{MAX_PROCESSES, Row};
 /// Buckets of each table that one tick counts: the default tables within two ticks, at about 0.2 ms per tick and table.
 const COUNTED_BUCKETS: usize = 32768;
 
-/// Forks the process; `child_init(PROC_MAIN)` in the main process.
+/// Forks the process that supervises the one that samples; `child_init(PROC_MAIN)` in the main process.
 pub fn start() -> Result<(), String> {
     // SAFETY: the place for it (internals C.4); no child_init of other modules runs in this process.
     let pid = unsafe {
@@ -43,36 +44,30 @@ pub fn start() -> Result<(), String> {
         )
     };
     match pid {
-        0 => run(),
+        0 => supervise::run(),
         1.. => {
-            drop((serve::take(), blackbox::take())); // the sampler serves and records, nobody else
+            drop((serve::take(), blackbox::take())); // the sampling process serves and records, nobody else
             Ok(())
         }
         _ => Err("cannot fork the sampling process".into()),
     }
 }
 
-/// The loop; ends with the main process.
-fn run() -> ! {
-    // SAFETY: a plain call; the process that must outlive us.
-    let parent = unsafe { libc::getppid() };
-    // SAFETY: our own process, right after the fork.
-    unsafe { sys::cfg_child_init() };
+/// The loop; ends when it is asked to. Process: sampling, right after its fork.
+pub fn run() -> ! {
     hooks::publish_process();
-    ending::take_over_signals();
     if let Some(region) = state::region() {
+        region.sampling.pid.set(u64::from(std::process::id()));
         let mut sampler = Sampler::new(region);
-        // SAFETY: a plain call.
-        let is_main_gone = || unsafe { libc::getppid() } != parent;
-        while !is_main_gone() && !ending::is_asked() {
+        while !ending::is_asked() {
             guarded("the sampler", || sampler.tick());
             guarded("the text file", || sampler.write_textfile());
             guarded("the known bindings", || {
                 sampler.saver.tick(region, state::now_ms())
             });
-            sampler.sleep(parent);
+            sampler.sleep();
         }
-        guarded("the end of the sampler", || sampler.end(is_main_gone()));
+        guarded("the end of the sampler", || sampler.end());
     }
     // SAFETY: ends this process without running the server's exit handlers.
     unsafe { libc::_exit(0) }
@@ -139,17 +134,35 @@ struct Sampler {
 }
 
 impl Sampler {
+    /// Goes on where an earlier sampling process stopped, if there was one.
     fn new(region: &'static Region) -> Sampler {
         let now = state::now_ms();
+        let mut figures = region.figures();
+        let level = |index: u64| Level::from_index(index).unwrap_or(Level::Normal);
+        if region.sampling.restarts.get() > 0 {
+            figures.sample_errors += 1;
+        }
+        let mut events = region.events.last(KEPT).map(|(_, event)| event.reason);
+        let last = events.find(|reason| matches!(reason, Reason::Operator | Reason::Ended));
+        let was_shed = last == Some(Reason::Operator);
+        let memory = level(figures.level);
         Sampler {
             region,
             os: OsReader::discover(region.settings.get_u64(Int::OsLimit)),
-            shm: LevelTracker::default(),
-            os_level: LevelTracker::default(),
-            workers: vec![LevelTracker::default(); MAX_PROCESSES],
+            shm: LevelTracker::at(level(figures.shm_level)),
+            os_level: LevelTracker::at(level(figures.os_level)),
+            workers: (0..MAX_PROCESSES)
+                .map(|index| {
+                    let row = region.used_rows(hooks::processes()).get(index);
+                    LevelTracker::at(row.map_or(Level::Normal, Row::level))
+                })
+                .collect(),
             touched: vec![0; MAX_PROCESSES],
-            server: Level::Normal,
-            was_shed: false,
+            server: match was_shed {
+                true => memory.max(Level::Shedding),
+                false => memory,
+            },
+            was_shed,
             new: RateMeter::new(now, 0),
             refresh: RateMeter::new(now, 0),
             rejected: RateMeter::new(now, 0),
@@ -161,18 +174,18 @@ impl Sampler {
             path_growths: PathGrowths::default(),
             questions: Questions::default(),
             forecasts: Forecasts::new(),
-            figures: Figures::default(),
+            past: Past::after(figures.time_ms / 1000),
+            figures,
             last_ms: now,
-            past: Past::default(),
-            recorder: Recorder::new(),
+            recorder: Recorder::new(region),
             saver: Saver::default(),
             http: Server::new(),
             textfile: TextFile::of(state::tables().map(|t| t.texts.get(Text::TextFile))),
         }
     }
 
-    /// Serves until the next tick in short steps, so that a changed interval and the main process's end count at once.
-    fn sleep(&mut self, parent: c_int) {
+    /// Serves until the next tick in short steps, so that a changed interval and the end count at once.
+    fn sleep(&mut self) {
         const STEP: u64 = 100;
         loop {
             let interval = self.region.settings.get_u64(Int::SampleInterval).max(STEP);
@@ -181,8 +194,7 @@ impl Sampler {
             if passed >= interval || passed > 60_000 || state::now_ms() < self.last_ms {
                 return;
             }
-            // SAFETY: a plain call.
-            if ending::is_asked() || unsafe { libc::getppid() } != parent {
+            if ending::is_asked() {
                 return;
             }
             let step = Duration::from_millis(STEP.min(interval - passed));
@@ -231,9 +243,10 @@ impl Sampler {
     }
 
     /// The server ends, and this process with it.
-    fn end(&mut self, is_main_gone: bool) {
-        let (how, died) = ending::how(is_main_gone);
-        self.recorder.end(self.region, how, died);
+    fn end(&mut self) {
+        if let Some((how, died)) = ending::how(self.region) {
+            self.recorder.end(self.region, how, died);
+        }
     }
 
     /// Writes the metrics for node_exporter; a failure is counted and becomes a warning.
@@ -364,12 +377,17 @@ impl Sampler {
             if used > fullest_used {
                 (fullest, fullest_used) = (index, used);
             }
+            // Behind the line of the supervising process stands this one, too.
+            let second = sampling_pid(self.region, index, process.pid);
             if let Some(bytes) = os::rss_anon_bytes(process.pid) {
                 unreadable = false;
-                row.rss_anon.set(bytes);
-                self.look_at_pkg_pages(index, process.pid, row);
+                self.look_at_pkg_pages(index, second.unwrap_or(process.pid), row);
                 let touched = self.touched.get(index).copied().unwrap_or(0);
-                row.private_bytes.set(osmem::private_bytes(bytes, touched));
+                let more = second.and_then(os::rss_anon_bytes);
+                row.rss_anon.set(bytes + more.unwrap_or(0));
+                let private = |bytes| osmem::private_bytes(bytes, touched);
+                row.private_bytes
+                    .set(private(bytes) + more.map_or(0, private));
             }
         }
         self.region.warn(Warning::NoProcStatus, unreadable);
@@ -503,6 +521,15 @@ impl Sampler {
         }
         if is_shed { shed } else { memory }
     }
+}
+
+/// The process that samples, where this line of the process table is that of its supervisor.
+pub fn sampling_pid(region: &Region, index: usize, pid: c_int) -> Option<c_int> {
+    // ORDERING: Relaxed; a number for reports.
+    let of_row = region.rows.get(index)?.pid.load(Ordering::Relaxed);
+    let sampling = region.sampling.pid.get();
+    let own = c_int::try_from(sampling).ok()?;
+    (sampling != 0 && u64::from(of_row) == sampling && own != pid).then_some(own)
 }
 
 fn milli(rates: Rates) -> [u64; 5] {

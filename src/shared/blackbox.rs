@@ -248,6 +248,16 @@ impl Writer {
         self.put(ring, &format::text_payload(ring, time_s, text))
     }
 
+    /// How many records went into each ring.
+    pub fn next(&self) -> [u64; Ring::COUNT] {
+        self.next
+    }
+
+    /// Goes on behind the records that another process wrote into the same section.
+    pub fn go_on(&mut self, next: [u64; Ring::COUNT]) {
+        self.next = next;
+    }
+
     /// Section and number of this run, for [`Writer::again`].
     pub fn place(&self) -> (usize, u64) {
         (self.section, self.run)

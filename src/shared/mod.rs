@@ -40,6 +40,7 @@ pub mod refusals;
 pub mod region;
 pub mod ring;
 pub mod rows;
+pub mod sampling;
 pub mod series;
 pub mod sites;
 pub mod sync;

@@ -13,6 +13,7 @@ use super::outside::Outside;
 use super::priorities::Priorities;
 use super::refusals::Refusals;
 use super::rows::{MAX_PROCESSES, Row};
+use super::sampling::Sampling;
 use crate::guard::params::{Int, int_defaults};
 use crate::guard::warnings::Warning;
 use crate::guard::words::Mode;
@@ -188,6 +189,8 @@ pub struct Region {
     pub settings: Settings,
     /// Control words.
     pub control: Control,
+    /// The sampling process and the one that supervises it.
+    pub sampling: Sampling,
     /// The sampler's figures.
     pub published: Published,
     /// What each pool's future is.

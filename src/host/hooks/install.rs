@@ -270,6 +270,12 @@ pub fn restore() {
     }
 }
 
+/// Leaves this process's row to the child that it forks next, which publishes itself in it. Process: the one that
+/// supervises the sampling process, before each of its forks nothing else may count there.
+pub fn lend() {
+    owners::lend();
+}
+
 /// Writes this process's inherited pkg totals and pid into its row; called after every fork that is seen
 /// (`child_init`), by the process itself.
 pub fn publish_process() {

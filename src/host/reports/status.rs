@@ -44,6 +44,10 @@ fn status_fields(region: &Region) -> Fields {
             "fail_open",
             Node::Count(total(region, |r| r.sip.fail_open.get())),
         ),
+        (
+            "sampler_restarts",
+            Node::Count(region.sampling.restarts.get()),
+        ),
         ("workers", int(hooks::processes() as u64)),
         ("workers_leaking", int(leaking(region))),
         (

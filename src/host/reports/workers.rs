@@ -87,6 +87,10 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("leak", word(row.leak())),
         ("level", word(row.level())),
     ]);
+    fields.extend(
+        sampler::sampling_pid(region, index, process.pid)
+            .map(|pid| ("sampling_pid", Node::Int(pid))),
+    );
     if let Some(outside) = region.outside.get(index) {
         if row.leak() != Leak::None {
             fields.push(("leak_in", word(outside.leak_in())));
