@@ -7,6 +7,7 @@ pub(crate) mod words8;
 pub mod admission;
 pub mod aor;
 pub mod blackbox;
+pub mod buddy;
 pub mod cause;
 pub mod cgroup;
 pub mod check;

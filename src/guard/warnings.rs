@@ -68,6 +68,8 @@ warnings! {
     ProfileDir = "memguard.profile cannot write into the directory of the parameter profile_dir: give Kamailio's user the right to",
     /// The table of known bindings cannot be saved.
     BindingsFile = "the known bindings cannot be written to the file of the parameter bindings_file, the log says why: after a restart they have to be learned again",
+    /// libc refused memory.
+    MemoryRefused = "libc refused memory within the last hour (ulimit -v, LimitAS, the machine's overcommit limit): memguard goes on from a reserve of its own and leaves out samples and answers where that is not enough (memory_refused and memory_skipped of memguard.status); raise the limit",
     /// The sampling process has died.
     SamplerDied = "the sampling process died within the last hour and was started again (the log says how it ended, memguard.status how often): samples of some seconds are missing, and forecasts begin anew; no call was touched",
     /// All places of the event before parsing are taken.

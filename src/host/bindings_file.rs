@@ -185,7 +185,8 @@ fn take_over(
 /// What was complete at the end of the run before is not so any more: a kill before the first save must not leave it so.
 /// Process: main, in `mod_init`, when the tables are in their place.
 pub fn begin(region: &Region) {
-    let Some((tables, path)) = wanted().filter(|(_, path)| fs::symlink_metadata(path).is_ok()) else {
+    let Some((tables, path)) = wanted().filter(|(_, path)| fs::symlink_metadata(path).is_ok())
+    else {
         return;
     };
     if let Err(e) = write(region, tables, path, false) {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::log::{Severity, log};
 use super::past::Kept;
-use super::{ending, measures, reports, rpc, sampler, state, sys};
+use super::{ending, measures, memory, reports, rpc, sampler, state, sys};
 use crate::guard::blackbox::format::{Ring, text_room};
 use crate::guard::blackbox::reading::Fate;
 use crate::guard::blackbox::story;
@@ -28,6 +28,9 @@ use crate::shared::region::Region;
 const LATEST_MS: u64 = 5_000;
 /// A view is kept this often, besides those at level changes: 64 of them are ten hours.
 const VIEW_MS: u64 = 600_000;
+
+/// More than reading the file takes.
+const ROOM: usize = 16 << 20;
 
 /// What a view holds: commands, their arguments, and how many rows are kept. Commands that are not there are left out.
 const PARTS: [(&str, &[&str], usize); 8] = [
@@ -59,7 +62,16 @@ pub fn open(region: &Region) -> Result<(), String> {
     }
     let path = PathBuf::from(path);
     let now_s = state::now_ms() / 1000;
-    let opened = blackbox::open(&path, &identity(region).to_string(), now_s, owner());
+    let opened = memory::scope(|| {
+        memory::need(ROOM);
+        blackbox::open(&path, &identity(region).to_string(), now_s, owner())
+    });
+    let opened = opened.unwrap_or_else(|memory::Short| {
+        Err(Trouble::Now(format!(
+            "blackbox {}: there is not enough memory to read it",
+            path.display()
+        )))
+    });
     let opened = match opened {
         Ok(opened) => opened,
         Err(Trouble::Path(sentence)) => return Err(sentence),

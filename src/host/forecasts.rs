@@ -1,7 +1,7 @@
 //! The sampling process's forecasts: feeds each pool's, finds the cause, learns what a registration costs.
 //! Forbidden here: Kamailio's allocators and locks; deciding (that is `guard::forecast`, `cause` and `cost`).
 
-use super::{hooks, owners, sys};
+use super::{hooks, memory, owners, sys};
 use crate::guard::cause::{self, Cause, Confidence, Evidence};
 use crate::guard::cost::CostLearner;
 use crate::guard::forecast::place::Place;
@@ -145,7 +145,10 @@ impl Forecasts {
     fn pkg(&mut self, region: &Region, now_ms: u64) {
         let size = region.control.pkg_size.get();
         let rows = region.used_rows(hooks::processes());
-        self.pkg.resize_with(rows.len(), Box::default);
+        self.pkg.resize_with(rows.len(), || {
+            memory::checkpoint();
+            Box::default()
+        });
         self.pkg_parts.resize_with(rows.len(), Parts::default);
         let mut first: Option<(usize, Outlook, u64)> = None;
         for (index, row) in rows.iter().enumerate() {

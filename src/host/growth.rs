@@ -1,7 +1,7 @@
 //! The sampling process's short history of every site and worker: growth of low-water marks, and what is called a leak.
 //! Forbidden here: Kamailio's allocators and locks; decisions (the rule is `guard::growth`'s).
 
-use super::{hooks, owners};
+use super::{hooks, memory, owners};
 use crate::guard::growth::{Growth, Leak, LeakWatch, MinuteTrail, Trail};
 use crate::guard::outside::{self, LeakIn, Look};
 use crate::shared::region::Region;
@@ -115,6 +115,7 @@ impl Growths {
         let is_explained = self.bindings_lately.feed(self.sample, weighed) != Leak::None;
         let rows = region.rows.iter().zip(&region.outside);
         for (index, (worker, (row, outside))) in self.workers.iter_mut().zip(rows).enumerate() {
+            memory::checkpoint();
             let live = hooks::pkg_sum(index, row).live() as i64;
             worker.trail.feed(now_ms, live);
             worker.messages.feed(now_ms, row.sip.messages.get() as i64);
@@ -177,6 +178,7 @@ impl Growths {
     /// What each worker's own share of the sites does, and what the worker does meanwhile.
     fn shares(&mut self, region: &Region, sites: &Sites, now_ms: u64) {
         for (process, (worker, row)) in self.workers.iter_mut().zip(&region.rows).enumerate() {
+            memory::checkpoint();
             worker.registers.feed(now_ms, row.sip.received.sum() as i64);
             let rates = [worker.messages.growth().m1, worker.registers.growth().m1];
             sites.set_rates(Some(process), rates);

@@ -21,6 +21,7 @@ pub mod learn;
 pub mod lifecycle;
 pub mod log;
 pub mod measures;
+pub mod memory;
 pub mod os;
 pub mod outside;
 pub mod overview;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::frames::Names;
-use super::{hooks, owners, site_reports};
+use super::{hooks, memory, owners, site_reports};
 use crate::guard::filters::{self, Sites as Filter};
 use crate::guard::growth::Trail;
 use crate::guard::paths::{self, Path};
@@ -50,6 +50,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn path(sites: &Sites, names: &mut Names, held: &Held) -> Option<Path> {
+    memory::checkpoint();
     let context = &held.context;
     let place = sites.place(context.site as usize)?;
     let frames = context.path().iter().rev();
@@ -146,6 +147,7 @@ impl PathGrowths {
             let Some((key, live)) = contexts.live(slot) else {
                 continue;
             };
+            memory::checkpoint();
             let mut trail = before.remove(&key).unwrap_or_default();
             trail.feed(now_ms, live as i64);
             contexts.set_growth(slot, trail.growth());

@@ -7,7 +7,7 @@ use std::ptr;
 
 use super::entry::guarded;
 use super::{
-    commands, forecast_reports, path_reports, profile, reports, settings, site_reports, sys,
+    commands, forecast_reports, memory, path_reports, profile, reports, settings, site_reports, sys,
 };
 use crate::guard::report::{self, Answer, Fault, Fields, Node};
 
@@ -183,21 +183,35 @@ unsafe extern "C" fn run<const I: usize>(rpc: *mut sys::rpc_t, ctx: *mut c_void)
         let Some(command) = COMMANDS.get(I) else {
             return;
         };
-        // SAFETY: Kamailio passes its own table and context for the duration of the call.
-        let words = unsafe { arguments(rpc, ctx) };
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        // SAFETY: as above.
-        unsafe {
-            match (command.run)(&words) {
-                Ok(answer) => send(rpc, ctx, &answer),
-                Err(fault) => {
-                    let text = c_text(&fault.sentence);
-                    sys::mg_rpc_fault(rpc, ctx, fault.code, text.as_ptr());
+        let answered = memory::scope(|| {
+            // SAFETY: Kamailio passes its own table and context for the duration of the call.
+            let words = unsafe { arguments(rpc, ctx) };
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            // SAFETY: as above.
+            unsafe {
+                match (command.run)(&words) {
+                    Ok(answer) => {
+                        memory::need_in_pieces(2 * reports::weight(&answer)); // from here on nothing unwinds
+                        send(rpc, ctx, &answer)
+                    }
+                    Err(fault) => {
+                        let text = c_text(&fault.sentence);
+                        sys::mg_rpc_fault(rpc, ctx, fault.code, text.as_ptr());
+                    }
                 }
             }
+        });
+        if answered.is_err() {
+            // SAFETY: as above; nothing was answered before: no part of sending unwinds.
+            unsafe { sys::mg_rpc_fault(rpc, ctx, NO_MEMORY, NO_MEMORY_TEXT.as_ptr()) };
         }
     });
 }
+
+/// Code of the fault when memory outside the pools is short.
+const NO_MEMORY: i32 = 500;
+/// The same as [`memory::SENTENCE`] for C.
+const NO_MEMORY_TEXT: &CStr = c"there is not enough memory outside Kamailio's pools for this answer (ulimit -v, LimitAS, the machine's overcommit limit); try again, and raise that limit";
 
 /// The arguments as words; numbers are converted by Kamailio.
 ///

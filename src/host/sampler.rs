@@ -18,7 +18,7 @@ use super::path_reports::PathGrowths;
 
 use super::serve::{self, Server};
 use super::textfile::TextFile;
-use super::{blackbox, ending, hooks, measures, state, supervise, sys};
+use super::{blackbox, ending, hooks, measures, memory, state, supervise, sys};
 use crate::guard::level::{self, LevelTracker, Standing, Thresholds, permyriad};
 use crate::guard::osmem::{self, Missing};
 use crate::guard::params::{Int, Text};
@@ -59,11 +59,27 @@ pub fn run() -> ! {
     if let Some(region) = state::region() {
         region.sampling.pid.set(u64::from(std::process::id()));
         let mut sampler = Sampler::new(region);
+        memory::may_end();
+        let mut starved = 0;
         while !ending::is_asked() {
-            guarded("the sampler", || sampler.tick());
-            guarded("the text file", || sampler.write_textfile());
+            guarded("the sampler", || {
+                starved = match memory::scope(|| sampler.tick()) {
+                    Ok(()) => 0,
+                    Err(memory::Short) => starved + 1,
+                }
+            });
+            if starved > 0 {
+                sampler.figures.sample_errors += 1;
+            }
+            if starved >= STARVED {
+                // SAFETY: ends this process at once; the next one begins with a whole reserve.
+                unsafe { libc::_exit(memory::NO_MEMORY_STATUS) };
+            }
+            guarded("the text file", || {
+                let _ = memory::scope(|| sampler.write_textfile()); // counted there
+            });
             guarded("the known bindings", || {
-                sampler.saver.tick(region, state::now_ms())
+                let _ = memory::scope(|| sampler.saver.tick(region, state::now_ms()));
             });
             sampler.sleep();
         }
@@ -72,6 +88,9 @@ pub fn run() -> ! {
     // SAFETY: ends this process without running the server's exit handlers.
     unsafe { libc::_exit(0) }
 }
+
+/// Samples that may be left out in a row for want of memory.
+const STARVED: u32 = 10;
 
 /// Counts the live entries of a table a part at a time.
 #[derive(Default)]
@@ -216,13 +235,16 @@ impl Sampler {
         let interval = self.region.settings.get_u64(Int::SampleInterval);
         self.questions
             .ask(self.region, hooks::processes(), now, interval);
-        self.growths.tick(
-            self.region,
-            hooks::processes(),
-            self.figures.known_bindings,
-            now,
-        );
-        self.path_growths.tick(now);
+        let bindings = self.figures.known_bindings;
+        let grown = memory::scope(|| {
+            self.growths
+                .tick(self.region, hooks::processes(), bindings, now);
+            self.path_growths.tick(now);
+        });
+        if grown.is_err() {
+            // What it remembers is what takes the room.
+            (self.growths, self.path_growths) = (Growths::new(), PathGrowths::default());
+        }
         let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
         self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
         let worst = self.sample_shed(memory, now);
@@ -235,11 +257,16 @@ impl Sampler {
             self.figures.headroom = tightest.headroom_bytes();
             self.figures.headroom_permyriad = u64::from(tightest.headroom_permyriad());
         }
-        self.forecasts
-            .tick(self.region, &self.figures, self.growths.leading(), now);
+        let foreseen = memory::scope(|| {
+            self.forecasts
+                .tick(self.region, &self.figures, self.growths.leading(), now);
+        });
+        if foreseen.is_err() {
+            self.forecasts = Forecasts::new();
+        }
         self.region.published.publish(&self.figures.to_words());
         let kept = self.past.tick(self.region, &self.figures, now);
-        self.recorder.tick(self.region, &kept, now);
+        let _ = memory::scope(|| self.recorder.tick(self.region, &kept, now)); // counted there
     }
 
     /// The server ends, and this process with it.
@@ -549,6 +576,7 @@ pub struct Process {
 /// The server's processes, by index.
 pub fn process_table() -> impl Iterator<Item = Process> {
     (0..hooks::processes()).map_while(|index| {
+        memory::checkpoint();
         // SAFETY: the table has at least `process_count` lines and lives in shm (core/pt.c).
         unsafe {
             let table = sys::pt;

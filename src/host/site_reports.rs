@@ -2,7 +2,7 @@
 //! Forbidden here: changing anything but marks; shm locks; Kamailio's allocators. Process: RPC processes.
 
 use super::commands::region;
-use super::{hooks, owners, reports, state};
+use super::{hooks, memory, owners, reports, state};
 use crate::guard::filters::{self, Sites as Filter};
 use crate::guard::growth::Growth;
 use crate::guard::report::{Answer, Fault, Fields, Node, int, real, word};
@@ -35,6 +35,7 @@ fn pool(of: SitePool) -> Pool {
 
 /// A site by its index, with what was counted there.
 fn site(sites: &Sites, index: usize, tally: &Tally, growth: Option<Growth>) -> Option<Site> {
+    memory::checkpoint();
     let named = sites.place(index)?;
     Some(Site {
         pool: pool(named.pool),

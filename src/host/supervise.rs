@@ -134,7 +134,9 @@ impl Supervisor {
             }
             _ => {
                 let error = std::io::Error::last_os_error();
-                self.lost(format_args!("the sampling process cannot be started: {error}"));
+                self.lost(format_args!(
+                    "the sampling process cannot be started: {error}"
+                ));
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::harness::wait::found;
 use super::harness::{Server, until};
 
 /// The classes of the contract, in its order.
@@ -58,6 +59,8 @@ pub trait Guarded {
     fn status(&self) -> Value;
     fn registrations(&self) -> Value;
     fn workers(&self) -> Vec<Value>;
+    /// The process that samples; core.psx shows the one that supervises it.
+    fn sampling_pid(&self) -> i32;
     /// The row of `shm`, `pkg` or `os`.
     fn pool(&self, name: &str) -> Value;
     /// `what` is `received`, `admitted`, `rejected` or `rejected_observed`.
@@ -88,6 +91,15 @@ impl Guarded for Server {
     #[track_caller]
     fn workers(&self) -> Vec<Value> {
         rows(&self.rpc("memguard.workers", json!([]))).clone()
+    }
+
+    #[track_caller]
+    fn sampling_pid(&self) -> i32 {
+        found(SOON, "a process that samples", || {
+            let all = self.workers();
+            let pid = all.iter().find_map(|row| row["sampling_pid"].as_i64())?;
+            i32::try_from(pid).ok()
+        })
     }
 
     #[track_caller]

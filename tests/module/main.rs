@@ -40,6 +40,7 @@ mod smoke;
 mod soak;
 mod standin;
 mod stopped;
+mod sturdy;
 mod torture;
 mod transports;
 mod usrloc;

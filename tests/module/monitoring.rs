@@ -379,11 +379,7 @@ fn check_memguard_says_each_state_in_the_plugins_form() {
             check(&[]).1.contains("level emergency")
         });
 
-        let (_, pid, _) = server
-            .processes()
-            .into_iter()
-            .find(|(_, _, name)| name.contains("memguard"))
-            .unwrap_or_else(|| (0, sampler(&server), String::new()));
+        let pid = sampler(&server);
         // SAFETY: the sampling process of our own server.
         unsafe { libc::kill(pid, libc::SIGSTOP) };
         until(
@@ -410,6 +406,6 @@ fn sampler(server: &Server) -> i32 {
         .expect("the sampling process");
     let pid = row
         .lines()
-        .find_map(|line| line.trim().strip_prefix("pid: "));
+        .find_map(|line| line.trim().strip_prefix("sampling_pid: "));
     pid.and_then(|pid| pid.parse().ok()).expect("a pid")
 }

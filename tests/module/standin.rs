@@ -474,7 +474,11 @@ fn standin_under_valgrind_shows_no_error_of_memguard() {
             .filter(|file| file.file_name().to_string_lossy().starts_with("valgrind."))
             .map(|file| fs::read_to_string(file.path()).expect("valgrind wrote it"))
             .collect();
-        assert_eq!(reports.len(), 3, "main, sampling process and worker");
+        assert_eq!(
+            reports.len(),
+            4,
+            "main, worker, sampling process and its supervisor"
+        );
         for report in &reports {
             assert!(report.contains("ERROR SUMMARY: 0 errors"), "{report}");
         }

@@ -66,7 +66,7 @@ fn stopped_sampling_process_leaves_the_gate_to_live_memory_and_is_warned_of() {
                 .any(|pool| pool["name"] == "os")
         });
         assert!(!says_stale(&server) && stale() == 0);
-        let frozen = Frozen::new(pid_of(&server, "memguard sampler"));
+        let frozen = Frozen::new(server.sampling_pid());
         until(SOON, "the sample gets old", || {
             number(&server.status(), "sample_age_ms") > 1500
         });
@@ -108,7 +108,7 @@ fn stopped_sampling_process_takes_the_machines_memory_out_of_the_decision() {
         let code = |name: &str| server.udp().request(&Request::register(name)).code;
         server.await_level("emergency");
         assert_eq!(code("a"), 503);
-        let frozen = Frozen::new(pid_of(&server, "memguard sampler"));
+        let frozen = Frozen::new(server.sampling_pid());
         until(SOON, "os has no say any more", || code("b") == 200);
         assert!(number(&server.status(), "sample_age_ms") > 1000);
         drop(frozen);

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{binaries, measures, sampler, site_reports, state, textfile};
+use super::{binaries, measures, memory, sampler, site_reports, state, textfile};
 use crate::guard::filters::{self, Sites as Filter};
 use crate::guard::params::Text;
 use crate::guard::profile::{self, Mapping, Profile};
@@ -110,6 +110,9 @@ fn empty(mappings: &[Mapping]) -> Profile<'_> {
     }
 }
 
+/// More than one sample takes in a file.
+const SAMPLE_ROOM: usize = 1024;
+
 /// Index, as a word, and description of every worker, in the order of the indices.
 fn workers() -> Vec<(String, String)> {
     sampler::process_table()
@@ -152,6 +155,7 @@ impl Files<'_> {
         let Files { folder, name } = self;
         let path = |end: &str| folder.join(format!("{name}{which}.{end}"));
         let (file, folded) = (path("pb"), path("folded"));
+        memory::need(heap.samples.len() * SAMPLE_ROOM);
         let beside = folder.join(format!(".{name}.{}", std::process::id()));
         textfile::replace(&file, &beside, &profile::encode(heap))?;
         textfile::replace(&folded, &beside, profile::folded(heap).as_bytes())?;

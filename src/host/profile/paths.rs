@@ -2,7 +2,7 @@
 //! Forbidden here: names that no symbol gives.
 
 use super::super::frames::{self, Names};
-use super::super::{hooks, state};
+use super::super::{hooks, memory, state};
 use super::subject;
 use crate::guard::filters::Sites as Filter;
 use crate::guard::params::Int;
@@ -42,6 +42,7 @@ impl Calls {
                 for address in one.context.path() {
                     names.look_up(*address);
                 }
+                memory::room_in(&mut held);
                 let cfg = path_reports::cfg(&one.context);
                 held.push((one, cfg));
             }
@@ -79,6 +80,7 @@ pub(super) fn heap<'a>(
             file: file_name(&place.file),
             line: place.line,
         };
+        memory::room_in(&mut heap.samples);
         let mut stack = Vec::with_capacity(held.context.path().len());
         for (depth, address) in held.context.path().iter().enumerate() {
             let Some(known) = calls.names.known(*address) else {

@@ -1,7 +1,7 @@
 //! The heap by place: every block counted, as function in module in pool.
 //! Forbidden here: estimates.
 
-use super::super::site_reports;
+use super::super::{memory, site_reports};
 use super::subject;
 use crate::guard::filters::Sites as Filter;
 use crate::guard::profile::{Frame, Line, Profile, Sample, Stacks};
@@ -20,7 +20,11 @@ const KINDS: &[(&str, &str)] = &[
 /// The places that are known now, by index.
 pub(super) fn names() -> Result<Vec<Option<Named>>, Fault> {
     let sites = site_reports::tables()?;
-    Ok((0..sites.count()).map(|index| sites.place(index)).collect())
+    let named = |index| {
+        memory::checkpoint();
+        sites.place(index)
+    };
+    Ok((0..sites.count()).map(named).collect())
 }
 
 /// What is held at each place, of pkg by each worker.
@@ -103,6 +107,7 @@ impl<'a> Heap<'a> {
             let place = self.step(&named.func, (file_name(&named.file), named.line), mapping);
             let module = self.step(&named.module, ("", 0), mapping);
             let pool = self.step(around, ("", 0), None);
+            memory::room_in(&mut self.profile.samples);
             let mut all = vec![("pool", around)];
             all.extend_from_slice(labels);
             self.profile.samples.push(Sample {

@@ -18,7 +18,8 @@ pub use workers::workers;
 use super::commands::region;
 use super::rpc::COMMANDS;
 use super::{
-    answer, forecast_reports, growth, hooks, measures, owners, pressure, sampler, state, visit,
+    answer, forecast_reports, growth, hooks, measures, memory, owners, pressure, sampler, state,
+    visit,
 };
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
@@ -83,16 +84,31 @@ pub fn json(words: &[&str]) -> Result<Answer, Fault> {
         let Ok(answer) = (command.run)(&[]) else {
             continue;
         };
+        memory::need_in_pieces(weight(&answer));
         let name = command
             .name
             .strip_prefix("memguard.")
             .unwrap_or(command.name);
         document.insert(name.to_owned(), to_json(&answer));
     }
+    memory::need(JSON_ROOM);
     Ok(Answer::Text(
         serde_json::Value::Object(document).to_string(),
     ))
 }
+
+/// About what a copy of an answer takes, as a document or as rows.
+pub fn weight(answer: &Answer) -> usize {
+    const FIELD: usize = 160; // name, value and their places
+    match answer {
+        Answer::Text(text) => text.len(),
+        Answer::One(fields) => fields.len() * FIELD,
+        Answer::Many(rows) => rows.iter().map(|row| row.len() * FIELD).sum(),
+    }
+}
+
+/// More than the text of the document takes while it grows.
+const JSON_ROOM: usize = 1 << 20;
 
 /// What `memguard.json` holds: the read-only commands but itself.
 const IN_JSON: [&str; 13] = [

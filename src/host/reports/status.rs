@@ -48,6 +48,14 @@ fn status_fields(region: &Region) -> Fields {
             "sampler_restarts",
             Node::Count(region.sampling.restarts.get()),
         ),
+        (
+            "memory_refused",
+            Node::Count(region.sampling.memory_refused.get()),
+        ),
+        (
+            "memory_skipped",
+            Node::Count(region.sampling.memory_skipped.get()),
+        ),
         ("workers", int(hooks::processes() as u64)),
         ("workers_leaking", int(leaking(region))),
         (

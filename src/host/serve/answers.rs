@@ -10,7 +10,7 @@ use crate::guard::metrics;
 use crate::guard::page;
 use crate::guard::report::Answer as Report;
 use crate::guard::words::Level;
-use crate::host::{measures, overview, reports, state};
+use crate::host::{measures, memory, overview, reports, state};
 
 /// Bodies that are made anew within one second, of all paths together; some 1 ms of CPU each.
 const FRESH_PER_SECOND: u32 = 20;
@@ -31,6 +31,13 @@ pub struct Answers {
 impl Answers {
     /// The answer to what was asked.
     pub fn to(&mut self, parsed: Parsed) -> Answer {
+        memory::scope(|| self.made(parsed)).unwrap_or_else(|memory::Short| {
+            self.kept = [const { None }; 3];
+            Answer::saying(Status::ServiceUnavailable, memory::SENTENCE)
+        })
+    }
+
+    fn made(&mut self, parsed: Parsed) -> Answer {
         let (method, target) = match parsed {
             Parsed::Request(method, target) => (method, target),
             Parsed::Refused(status) => return Answer::of(status),
@@ -68,7 +75,9 @@ impl Answers {
             return kept;
         }
         self.made += 1;
-        let body: Rc<[u8]> = make().into_bytes().into();
+        let text = make();
+        memory::need(text.len() + 64); // it is copied to where it is shared
+        let body: Rc<[u8]> = text.into_bytes().into();
         if let Some(slot) = self.kept.get_mut(place) {
             *slot = Some(body.clone());
         }

@@ -58,6 +58,15 @@ impl Answer {
         )
     }
 
+    /// A refusal with a sentence.
+    pub fn saying(status: Status, sentence: &str) -> Answer {
+        Answer::new(
+            status,
+            "text/plain; charset=utf-8",
+            format!("{sentence}\n").into_bytes().into(),
+        )
+    }
+
     /// The same head without the body (RFC 9110 section 9.3.2).
     pub fn without_body(mut self) -> Answer {
         self.body = Rc::new([]);
