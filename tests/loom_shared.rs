@@ -6,6 +6,7 @@
 //! * Published figures are there at any moment of one publication, never mixed, and never go back.
 //! * Entries of a set are there whole from their addition to their removal; two who add get two places.
 //! * A series never answers a point that was overwritten.
+//! * Server time never goes back.
 //! * A context is never another's while a block carries it, and its blocks are counted one by one.
 //! * Fingerprints that were inserted are there, unless an eviction is counted; a removal removes all copies.
 //!
@@ -17,6 +18,7 @@
 use loom::sync::Arc;
 use loom::thread;
 
+use memguard::shared::clock::Clock;
 use memguard::shared::contexts::{Context, Contexts, Owner};
 use memguard::shared::fingerprints::{Bucket, Doubt, Fingerprints, Put};
 use memguard::shared::places::Places;
@@ -384,5 +386,30 @@ fn blocks_of_one_kind_are_counted_one_by_one() {
         contexts.give(kept, 8);
         contexts.give(second.unwrap(), 32);
         assert_eq!(contexts.held(0), None);
+    });
+}
+
+#[test]
+fn server_time_does_not_go_back_while_the_sampler_counts_suspends() {
+    loom::model(|| {
+        let clock = Arc::new(Clock::new());
+        clock.start(1_000_000, 500, 500);
+        let reader = {
+            let clock = clock.clone();
+            thread::spawn(move || {
+                let first = clock.of_monotonic(600);
+                let second = clock.of_monotonic(600);
+                assert!(first <= second, "{first} {second}");
+                assert!(
+                    first >= 1_000_100 && second <= 1_000_300,
+                    "{first} {second}"
+                );
+            })
+        };
+        clock.suspended(700, 600);
+        clock.suspended(800, 610); // the second reading came late: it counts less
+        clock.suspended(860, 660);
+        reader.join().unwrap();
+        assert_eq!(clock.of_monotonic(660), clock.of_boot(860));
     });
 }

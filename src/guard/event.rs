@@ -23,7 +23,7 @@ words! {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When, Unix milliseconds.
+    /// When, milliseconds of server time.
     pub time_ms: u64,
     /// The level before.
     pub from: Level,

@@ -12,6 +12,7 @@ pub mod cause;
 pub mod cgroup;
 pub mod check;
 pub mod class;
+pub mod clock;
 pub mod cost;
 pub mod event;
 pub mod filters;

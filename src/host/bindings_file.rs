@@ -29,7 +29,10 @@ const FRESH_S: u64 = 120;
 
 /// A file that was read.
 struct Found {
+    /// On this run's clock.
     head: Head,
+    /// Seconds since it was saved.
+    age_s: u64,
     /// Bindings and AoRs that live.
     alive: [usize; 2],
 }
@@ -125,6 +128,7 @@ fn read(region: &Region, mut file: &File, tables: [&Fingerprints; 2]) -> Result<
         return Err("its fingerprints were made by another version of memguard".into());
     }
     let now_s = state::now_ms() / 1000;
+    let (head, age_s) = head.read_at(&state::saved(), now_s);
     let memory = u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
     let grace = [0, memory];
     let mut alive = [0; 2];
@@ -143,7 +147,7 @@ fn read(region: &Region, mut file: &File, tables: [&Fingerprints; 2]) -> Result<
     if again != head {
         return Err("it was changed while it was read".into());
     }
-    Ok(Found { head, alive })
+    Ok(Found { head, age_s, alive })
 }
 
 /// What else the earlier run knew.
@@ -154,13 +158,12 @@ fn take_over(
     found: &Found,
     start_s: u64,
 ) -> Key {
-    let head = &found.head;
+    let (head, age_s) = (&found.head, found.age_s);
     region.control.longest_expires.raise(head.longest_expires_s);
     for table in tables {
         table.inherit_doubt(head.forgotten_until_s, start_s);
     }
-    let age_s = start_s.saturating_sub(head.saved_s);
-    let is_fresh = head.is_complete == 1 && head.saved_s <= start_s && age_s <= FRESH_S;
+    let is_fresh = head.is_complete == 1 && age_s <= FRESH_S;
     if is_fresh {
         region
             .control
@@ -258,9 +261,11 @@ pub fn close() {
 /// Writes beside it and renames, so that a kill leaves the file as it was.
 fn write(region: &Region, tables: &Tables, path: &Path, is_complete: bool) -> io::Result<()> {
     let control = &region.control;
+    let clocks = state::saved();
     let forgotten = [&tables.bindings, &tables.aors].map(Fingerprints::forgotten_until);
     let head = Head {
         saved_s: state::now_ms() / 1000,
+        clocks: [clocks.wall_s, clocks.boot_s, clocks.boot],
         base_s: control.start_ms.get() / 1000,
         key: tables.key.words(),
         probe: tables.key.probe(),

@@ -1,6 +1,6 @@
 //! What goes into the black box (parameter `blackbox`) and when; the file itself is `shared::blackbox`'s.
 //! Forbidden here: any process but main (begin, and the end if the sampling process died) and the sampling process;
-//! Kamailio's pools and locks.
+//! Kamailio's pools and locks. Dates in it are the wall clock's when they are written, as those in the log.
 
 use std::fs;
 use std::io;
@@ -61,7 +61,7 @@ pub fn open(region: &Region) -> Result<(), String> {
         return Ok(());
     }
     let path = PathBuf::from(path);
-    let now_s = state::now_ms() / 1000;
+    let now_s = state::wall_ms() / 1000;
     let opened = memory::scope(|| {
         memory::need(ROOM);
         blackbox::open(&path, &identity(region).to_string(), now_s, owner())
@@ -268,8 +268,9 @@ impl Recorder {
         };
         let now_ms = state::now_ms();
         let _ = self.pace.put_news(&mut writer, region, now_ms); // the end itself matters more
-        let last = view(now_ms / 1000, "end");
-        let _ = writer.put_text(Ring::Latest, now_ms / 1000, &last);
+        let time_s = state::date(now_ms / 1000);
+        let last = view(time_s, "end");
+        let _ = writer.put_text(Ring::Latest, time_s, &last);
         if write_end(&mut writer, how, died).is_ok() {
             region.control.end_written.set(1);
         }
@@ -284,7 +285,11 @@ impl Pace {
             news.reverse();
             for (ticket, event) in news {
                 if ticket >= self.events {
-                    writer.put(Ring::Events, &event.pack())?;
+                    let dated = Event {
+                        time_ms: state::date(event.time_ms / 1000) * 1000 + event.time_ms % 1000,
+                        ..event
+                    };
+                    writer.put(Ring::Events, &dated.pack())?;
                     self.events = ticket + 1;
                 }
             }
@@ -297,7 +302,7 @@ impl Pace {
             _ => None,
         };
         if why.is_some() || is_due(self.latest_ms, LATEST_MS) {
-            let time_s = now_ms / 1000;
+            let time_s = state::date(now_ms / 1000);
             let text = view(time_s, why.unwrap_or("latest"));
             writer.put_text(Ring::Latest, time_s, &text)?;
             self.latest_ms = now_ms;
@@ -324,13 +329,13 @@ fn put_sample(writer: &mut Writer, kept: &Kept) -> io::Result<()> {
 }
 
 fn sample(time_s: u64, values: &Values) -> Vec<u64> {
-    let mut payload = vec![time_s];
+    let mut payload = vec![state::date(time_s)];
     payload.extend(values);
     payload
 }
 
 fn write_end(writer: &mut Writer, how: Fate, died: Option<usize>) -> io::Result<()> {
-    let time_s = state::now_ms() / 1000;
+    let time_s = state::wall_ms() / 1000;
     let mut end = json!({ "time": time_s, "how": how.word() });
     let process = died.and_then(|index| Some((index, sampler::process_table().nth(index)?)));
     if let (Some((index, process)), Some(fields)) = (process, end.as_object_mut()) {

@@ -188,7 +188,10 @@ pub fn history(words: &[&str]) -> Result<Answer, Fault> {
     let mut fields = vec![
         ("name", word(track)),
         ("step", Node::Count(past.step_s)),
-        ("start", Node::Count(end_s.saturating_sub(span))),
+        (
+            "start",
+            Node::Count(state::date(end_s.saturating_sub(span))),
+        ),
     ];
     if past.values.len() == MOST_POINTS && wanted > MOST_POINTS {
         fields.push(("truncated", int((wanted - MOST_POINTS) as u64)));

@@ -386,11 +386,7 @@ pub unsafe extern "C" fn on_binding(
         let now = state::coarse_ms() / 1000;
         match event {
             INSERTED | UPDATED => {
-                let until = if expires == 0 {
-                    u64::MAX
-                } else {
-                    expires as u64
-                };
+                let until = state::until(expires as u64);
                 let memory =
                     u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
                 tables.bindings.put(fp, until, now, 0);

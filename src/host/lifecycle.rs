@@ -50,8 +50,9 @@ pub fn said(result: Result<(), String>) -> Init {
 fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
     memory::prepare();
     let region = Region::map().map_err(|e| format!("cannot map memguard's shared region: {e}"))?;
-    region.control.start_ms.set(state::now_ms());
+    state::start_clock(region);
     state::set_region(region);
+    region.control.start_ms.set(state::now_ms());
     exports.params = settings::param_table();
     exports.rpc_methods = rpc::table();
     exports.cmds = script::commands();

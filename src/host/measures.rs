@@ -61,7 +61,7 @@ pub fn server(region: &Region) -> Measures {
         queue_length: reports::queue_length(region),
         storm: figures.storm,
         workers: hooks::processes() as u64,
-        last_sample_timestamp_seconds: figures.time_ms / 1000,
+        last_sample_timestamp_seconds: state::date(figures.time_ms / 1000),
         sample_errors_total: figures.sample_errors,
         ..Measures::default()
     };

@@ -31,7 +31,7 @@ pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
     Page {
         version: measures::BUILD.version,
         kamailio: measures::BUILD.kamailio,
-        now_s: now / 1000,
+        now_s: state::date(now / 1000),
         uptime_s: now.saturating_sub(region.control.start_ms.get()) / 1000,
         level: reports::level_now(region),
         mode: region.settings.mode(),
@@ -53,7 +53,7 @@ pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
 /// The last hour, from the history that memguard.history answers.
 pub fn points(region: &Region) -> Vec<Point> {
     let control = &region.control;
-    let newest_s = region.history.newest_s();
+    let newest_s = state::date(region.history.newest_s());
     let past = |track| region.history.last(track, SECONDS, 1).values;
     let [shm, pkg, os] = [Track::ShmUsed, Track::PkgUsed, Track::OsUsed].map(past);
     let [new, refresh, rejected] =
@@ -227,7 +227,7 @@ fn workers(region: &Region) -> Vec<WorkerRow> {
 
 fn event_row((_, event): (u64, crate::shared::events::Event)) -> EventRow {
     EventRow {
-        time_s: event.time_ms / 1000,
+        time_s: state::date(event.time_ms / 1000),
         from: event.from,
         to: event.to,
         pool: event.pool,

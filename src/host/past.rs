@@ -12,7 +12,7 @@ const LONGEST: u64 = (MINUTES * 60) as u64;
 
 /// What was remembered in a tick.
 pub struct Kept {
-    /// The second, Unix.
+    /// The second, server time.
     pub time_s: u64,
     /// The second began with this tick; else this is what became of it since.
     pub is_new: bool,
@@ -44,7 +44,7 @@ impl Past {
         let time_s = now_ms / 1000;
         let passed = match time_s.checked_sub(self.second) {
             Some(passed) if self.second != 0 => passed.min(LONGEST),
-            _ => 1, // the first one, or the clock was set back
+            _ => 1, // the first one
         };
         let values = values(region, figures);
         let mut newest = None;

@@ -209,8 +209,7 @@ impl Sampler {
         loop {
             let interval = self.region.settings.get_u64(Int::SampleInterval).max(STEP);
             let passed = state::now_ms().saturating_sub(self.last_ms);
-            // A clock that was set back must not stop the sampling.
-            if passed >= interval || passed > 60_000 || state::now_ms() < self.last_ms {
+            if passed >= interval {
                 return;
             }
             if ending::is_asked() {
@@ -222,6 +221,7 @@ impl Sampler {
     }
 
     fn tick(&mut self) {
+        state::refresh_clock(self.region);
         let now = state::now_ms();
         let elapsed = now.saturating_sub(self.last_ms).max(1);
         self.last_ms = now;

@@ -206,8 +206,8 @@ pub fn failures(words: &[&str]) -> Result<Answer, Fault> {
             row.extend([
                 ("size_max", Node::Count(tally.largest_failed)),
                 ("count", Node::Count(tally.failures)),
-                ("first", Node::Count(tally.first_failed)),
-                ("last", Node::Count(tally.last_failed)),
+                ("first", Node::Count(state::date(tally.first_failed))),
+                ("last", Node::Count(state::date(tally.last_failed))),
             ]);
             rows.push((tally.failures, row));
         }
@@ -252,7 +252,7 @@ pub fn mark(words: &[&str]) -> Result<Answer, Fault> {
     }
     Ok(Answer::One(vec![
         ("name", word(&mark.name)),
-        ("time", Node::Count(mark.time_ms / 1000)),
+        ("time", Node::Count(state::date(mark.time_ms / 1000))),
     ]))
 }
 

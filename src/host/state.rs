@@ -1,12 +1,11 @@
 //! What the module's parts share within a process: the region, the tables, the keys; set before the first fork.
 //! Forbidden here: logic; this is a place to find things.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use once_cell::sync::OnceCell;
 
 use super::settings::Texts;
 use crate::guard::aor::Key;
+use crate::guard::clock;
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
@@ -74,23 +73,85 @@ pub fn set_registrar(registrar: Registrar) {
     let _ = REGISTRAR.set(registrar); // set once, in PROC_INIT
 }
 
-/// Unix time in milliseconds at the kernel's last tick (1 to 10 ms ago): a fifth of the price of [`now_ms`], for what
-/// every message does.
-pub fn coarse_ms() -> u64 {
+// ------------------------------------------------------------------------------------------------------------ time
+
+/// Milliseconds of one of the kernel's clocks.
+fn clock_ms(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: a live timespec; the clock is read in the vDSO, without a system call (vdso(7)).
-    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut time) };
+    // SAFETY: a live timespec; the clocks used here are read in the vDSO, without a system call (vdso(7)).
+    unsafe { libc::clock_gettime(clock, &mut time) };
     (time.tv_sec as u64)
         .wrapping_mul(1000)
         .wrapping_add(time.tv_nsec as u64 / 1_000_000)
 }
 
-/// Unix time in milliseconds.
+/// Starts server time; in `mod_register`, before any of it is asked for.
+pub fn start_clock(region: &Region) {
+    let boot = clock_ms(libc::CLOCK_BOOTTIME);
+    let monotonic = clock_ms(libc::CLOCK_MONOTONIC);
+    region.clock.start(wall_ms(), boot, monotonic);
+}
+
+/// Counts what the machine was suspended. Process: sampling, each tick.
+pub fn refresh_clock(region: &Region) {
+    let boot = clock_ms(libc::CLOCK_BOOTTIME);
+    region
+        .clock
+        .suspended(boot, clock_ms(libc::CLOCK_MONOTONIC));
+}
+
+/// Server time ([`clock`]) in milliseconds at the kernel's last tick (1 to 10 ms ago): a fifth of the price of
+/// [`now_ms`], for what every message does. Every duration is measured in server time.
+pub fn coarse_ms() -> u64 {
+    let monotonic = clock_ms(libc::CLOCK_MONOTONIC_COARSE);
+    region().map_or(0, |region| region.clock.of_monotonic(monotonic))
+}
+
+/// Server time in milliseconds.
 pub fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as u64)
+    let boot = clock_ms(libc::CLOCK_BOOTTIME);
+    region().map_or(0, |region| region.clock.of_boot(boot))
+}
+
+/// The wall clock, Unix milliseconds: for what is shown or written down, never for a duration.
+pub fn wall_ms() -> u64 {
+    clock_ms(libc::CLOCK_REALTIME)
+}
+
+/// Seconds by which the wall clock is ahead of server time at this moment: 0 until somebody sets it.
+pub fn lead_s() -> i64 {
+    clock::lead_s(clock_ms(libc::CLOCK_REALTIME_COARSE), coarse_ms())
+}
+
+/// The date of a moment of server time, both in seconds; 0 stays 0.
+pub fn date(server_s: u64) -> u64 {
+    clock::date_s(server_s, lead_s())
+}
+
+/// The moment of server time of a date that usrloc gives (Unix seconds of the wall clock; 0: for ever, `u64::MAX`).
+pub fn until(expires_wall_s: u64) -> u64 {
+    clock::until_s(expires_wall_s, lead_s())
+}
+
+/// The clocks as they stand, to be written down; `boot` is a number of this start of the machine.
+pub fn saved() -> clock::Saved {
+    clock::Saved {
+        wall_s: wall_ms() / 1000,
+        boot_s: clock_ms(libc::CLOCK_BOOTTIME) / 1000,
+        boot: boot_number(),
+    }
+}
+
+/// A number that is another after each start of the machine; 0 where that is not told.
+fn boot_number() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .take(16)
+        .collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0)
 }

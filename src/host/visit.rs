@@ -79,7 +79,7 @@ impl<'a> Visit<'a> {
         )
     }
 
-    /// Unix seconds.
+    /// Seconds of server time.
     pub fn now_s(&self) -> u64 {
         self.now_ms / 1000
     }
@@ -247,7 +247,7 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// When this AoR's slot in the queue begins or began, Unix seconds.
+    /// When this AoR's slot in the queue begins or began, seconds of server time.
     pub fn slot(&self) -> Option<u64> {
         self.tables
             .slots
@@ -324,7 +324,7 @@ unsafe extern "C" fn on_contact(
     // SAFETY: the Question of ask_usrloc, alive during the call.
     let question = unsafe { &mut *closure.cast::<Question<'_>>() };
     // usrloc: 0 is permanent (ucontact.h VALID_CONTACT)
-    if expires != 0 && expires as u64 <= question.now {
+    if state::until(expires as u64) <= question.now {
         return 1;
     }
     question.has_live = true;

@@ -15,18 +15,22 @@ use std::io::{self, ErrorKind, Read, Write};
 
 use super::fingerprints::Fingerprints;
 use super::sync::BUCKET_WORDS;
+use crate::guard::clock::{self, Saved};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"mgbindgs");
 /// Raised when the file, or the place of an entry in a table, changes.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// Stands where a table's number would, at the end.
 const END: u64 = 2;
 
-/// What the file says besides the entries. Times are Unix seconds.
+/// What the file says besides the entries. Times are seconds of the writer's server time (`guard::clock`), which the
+/// next run does not share: `saved_s` and `clocks` are one moment on both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// When it was written.
     pub saved_s: u64,
+    /// The same moment on the clocks that outlive the run: wall, boot time, which boot.
+    pub clocks: [u64; 3],
     /// What the tables count their ends from.
     pub base_s: u64,
     /// The secret of the fingerprints.
@@ -43,13 +47,40 @@ pub struct Head {
     pub forgotten_until_s: u64,
 }
 
-const HEAD_WORDS: usize = 9;
+const HEAD_WORDS: usize = 12;
 
 impl Head {
+    /// The head on the clock of the run that reads it at `now` (`now_s` on its server time), and how long ago it was
+    /// saved (seconds): a step of the wall clock between the two runs moves nothing.
+    pub fn read_at(self, now: &Saved, now_s: u64) -> (Head, u64) {
+        let [wall_s, boot_s, boot] = self.clocks;
+        let then = Saved {
+            wall_s,
+            boot_s,
+            boot,
+        };
+        let age_s = clock::between_s(&then, now);
+        let saved_s = now_s.saturating_sub(age_s);
+        let shift = i64::try_from(i128::from(saved_s) - i128::from(self.saved_s)).unwrap_or(0);
+        let moved = |s: u64| clock::date_s(s, shift);
+        let head = Head {
+            saved_s,
+            base_s: moved(self.base_s),
+            knows_since_s: moved(self.knows_since_s),
+            forgotten_until_s: moved(self.forgotten_until_s),
+            ..self
+        };
+        (head, age_s)
+    }
+
     fn to_words(self) -> [u64; HEAD_WORDS] {
         let [k0, k1] = self.key;
+        let [wall_s, boot_s, boot] = self.clocks;
         [
             self.saved_s,
+            wall_s,
+            boot_s,
+            boot,
             self.base_s,
             k0,
             k1,
@@ -64,6 +95,9 @@ impl Head {
     fn from_words(words: [u64; HEAD_WORDS]) -> Head {
         let [
             saved_s,
+            wall_s,
+            boot_s,
+            boot,
             base_s,
             k0,
             k1,
@@ -75,6 +109,7 @@ impl Head {
         ] = words;
         Head {
             saved_s,
+            clocks: [wall_s, boot_s, boot],
             base_s,
             key: [k0, k1],
             probe,
@@ -204,6 +239,7 @@ mod tests {
     const BASE: u64 = 1_700_000_000;
     const HEAD: Head = Head {
         saved_s: BASE + 50,
+        clocks: [BASE + 60, 4000, 7],
         base_s: BASE,
         key: [3, 4],
         probe: 77,
@@ -278,6 +314,32 @@ mod tests {
         other[8] = 9;
         assert!(said(&other, buckets).contains("format 9"));
         assert!(said(&bytes[..bytes.len() - 8], buckets).contains("cut off"));
+    }
+
+    #[test]
+    fn a_binding_has_as_long_to_live_after_a_restart_whatever_was_done_to_the_clocks() {
+        let saved = Head {
+            saved_s: BASE + 1000,
+            clocks: [BASE + 1000 - 7200, 5000, 7], // the wall clock was set back since the start
+            base_s: BASE,
+            knows_since_s: BASE - 50,
+            forgotten_until_s: BASE + 1300,
+            ..HEAD
+        };
+        for wall_s in [BASE - 9000, BASE - 6170, BASE + 9000] {
+            // a minute later, the new run's server time is what the wall clock shows then
+            let now = Saved {
+                wall_s,
+                boot_s: 5060,
+                boot: 7,
+            };
+            let (head, age_s) = saved.read_at(&now, wall_s);
+            assert_eq!(age_s, 60);
+            assert_eq!(head.saved_s, wall_s - 60);
+            assert_eq!(head.base_s, wall_s - 60 - 1000);
+            assert_eq!(head.knows_since_s, wall_s - 60 - 1050);
+            assert_eq!(head.forgotten_until_s, wall_s - 60 + 300);
+        }
     }
 
     proptest! {

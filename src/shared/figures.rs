@@ -29,7 +29,7 @@ macro_rules! figures {
 }
 
 figures! {
-    /// When the sample was taken, Unix time.
+    /// When the sample was taken, server time.
     time_ms,
     /// How many samples were taken.
     samples,

@@ -152,7 +152,7 @@ impl Place {
 }
 
 impl Fingerprints {
-    /// Maps a table for `capacity` entries: 16 bytes each, touched as they are used. `base_time` (Unix seconds) is
+    /// Maps a table for `capacity` entries: 16 bytes each, touched as they are used. `base_time` (server time, seconds) is
     /// the time from which ends are counted: the start of the server.
     ///
     /// # Errors
@@ -191,7 +191,7 @@ impl Fingerprints {
         }
     }
 
-    /// The end of a known fingerprint, Unix seconds, or [`NEVER`]; it may lie up to `grace` seconds in the past.
+    /// The end of a known fingerprint, seconds of server time, or [`NEVER`]; it may lie up to `grace` seconds in the past.
     /// `None` when unknown or ended longer ago (that is `until + grace <= now`).
     pub fn get(&self, fp: u64, now: u64, grace: u32) -> Option<u64> {
         let place = self.place(fp)?;

@@ -43,7 +43,7 @@ pub struct Past {
 }
 
 impl History {
-    /// Adds the values of the second `time_s` (Unix), and those of the minute that ends with it. Writer: the sampling
+    /// Adds the values of the second `time_s` (server time), and those of the minute that ends with it. Writer: the sampling
     /// process.
     pub fn push(&self, time_s: u64, values: &Values, minute: Option<&Values>) {
         for (both, value) in self.tracks.iter().zip(values) {
@@ -56,7 +56,7 @@ impl History {
         self.newest_s.store(time_s, Ordering::Relaxed);
     }
 
-    /// The second that the newest values belong to, Unix; 0 before the first.
+    /// The second that the newest values belong to, server time; 0 before the first.
     pub fn newest_s(&self) -> u64 {
         // ORDERING: Relaxed; see push.
         self.newest_s.load(Ordering::Relaxed)

@@ -56,7 +56,7 @@ unsafe impl SharedZeroable for Marks {}
 pub struct Mark {
     /// Its name, at most 32 bytes.
     pub name: String,
-    /// Unix milliseconds.
+    /// Milliseconds of server time.
     pub time_ms: u64,
     /// Messages handled by all processes until then.
     pub messages: u64,

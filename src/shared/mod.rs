@@ -6,6 +6,7 @@
 //! | [`contexts`] | how sampled blocks were reached | any | one context counts a block too many, or is lost |
 //! | [`bindings_file`] | known bindings over a restart | one | the file before stays (it is renamed into place) |
 //! | [`blackbox`] | the file that outlives the server | one | one record is missing |
+//! | [`clock`] | what makes server time of the kernel's clocks | the sampler | time lacks the last suspend |
 //! | [`record`] | words and their check | any | the record reads as absent until the next store |
 //! | [`ring`] | the last events or refusals | any | one hole |
 //! | [`fingerprints`] | known bindings, known AoRs | any | nothing: an entry is one word |
@@ -22,6 +23,7 @@
 
 pub mod bindings_file;
 pub mod blackbox;
+pub mod clock;
 pub mod contexts;
 pub mod events;
 pub mod figures;

@@ -66,7 +66,7 @@ pub struct Pending {
     pub call_id_fp: u64,
     /// CSeq number of the request.
     pub cseq: u32,
-    /// When it arrived, Unix seconds (kept in 32 bits: until 2106).
+    /// When it arrived, seconds of server time (kept in 32 bits: until 2106).
     pub time_s: u64,
     /// How far it has come.
     pub state: State,

@@ -18,7 +18,7 @@ const WORDS: usize = ENTRY_WORDS + 1;
 pub struct InForce {
     /// What is let in.
     pub entry: Entry,
-    /// When it was added at run time, Unix seconds; 0: by the configuration.
+    /// When it was added at run time, seconds of server time; 0: by the configuration.
     pub since_s: u64,
 }
 

@@ -69,7 +69,7 @@ impl std::fmt::Debug for AorText {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// When, Unix milliseconds.
+    /// When, milliseconds of server time.
     pub time_ms: u64,
     /// Whose registration.
     pub aor: AorText,

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use super::clock::Clock;
 use super::events::Events;
 use super::figures::{Figures, Published};
 use super::forecasts::Forecasts;
@@ -127,21 +128,21 @@ impl Settings {
 /// Words that several processes steer by.
 #[repr(C)]
 pub struct Control {
-    /// When the server started, Unix milliseconds.
+    /// When the server started, server time in milliseconds.
     pub start_ms: Word,
     /// Size of shm in bytes.
     pub shm_size: Word,
     /// Size of each private pool in bytes.
     pub pkg_size: Word,
-    /// Until when an operator's `shed` runs, Unix milliseconds; 0: none.
+    /// Until when an operator's `shed` runs, server time in milliseconds; 0: none.
     pub shed_until_ms: Word,
-    /// End of the last slot of the queue, Unix microseconds ([`crate::guard::queue`]).
+    /// End of the last slot of the queue, server time in microseconds ([`crate::guard::queue`]).
     pub queue_tail_us: Word,
     /// Salt of the AoRs' points; changes when the level returns to normal.
     pub salt: Word,
     /// Use of the machine's memory in 1/100 percent, by the last sample.
     pub os_permyriad: Word,
-    /// When that sample was taken, Unix milliseconds; 0: the machine's memory is not known.
+    /// When that sample was taken, server time in milliseconds; 0: the machine's memory is not known.
     pub os_time_ms: Word,
     /// Largest `real_used` of shm that was sampled since the start or `reset peaks`.
     pub shm_peak: Word,
@@ -155,7 +156,7 @@ pub struct Control {
     pub connection_cost: Word,
     /// Longest Expires that was granted, seconds.
     pub longest_expires: Word,
-    /// Every binding that was granted since then (Unix seconds) passed here: the start, or an earlier one where
+    /// Every binding that was granted since then (server time in seconds) passed here: the start, or an earlier one where
     /// the table was carried over.
     pub knows_since_s: Word,
     /// Bits of [`Warning`].
@@ -187,6 +188,8 @@ pub struct Control {
 pub struct Region {
     /// Parameters in force.
     pub settings: Settings,
+    /// Server time.
+    pub clock: Clock,
     /// Control words.
     pub control: Control,
     /// The sampling process and the one that supervises it.

@@ -39,6 +39,7 @@ mod sites;
 mod smoke;
 mod soak;
 mod standin;
+mod step_clock;
 mod stopped;
 mod sturdy;
 mod torture;

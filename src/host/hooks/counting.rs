@@ -83,7 +83,7 @@ pub(super) fn pkg_after_free() {
 #[cold]
 pub(super) fn pkg_failed(size: usize, spot: Option<Spot>) {
     if let Some(spot) = spot {
-        spot.failed(size as u64, state::now_ms() / 1000);
+        spot.failed(size as u64, state::coarse_ms() / 1000);
     }
     let failures = bump(&LOCAL.pkg.failures, 1);
     if let Some(row) = own_row() {
@@ -210,7 +210,7 @@ pub(super) fn shm_after_long_free() {}
 #[cold]
 pub(super) fn shm_failed(size: usize, spot: Option<Spot>) {
     if let Some(spot) = spot {
-        spot.failed(size as u64, state::now_ms() / 1000);
+        spot.failed(size as u64, state::coarse_ms() / 1000);
     }
     on_shm_totals!(|totals| totals.failures.add(1));
 }

@@ -95,11 +95,11 @@ pub fn profile(words: &[&str]) -> Result<Answer, Fault> {
 
 /// What both profiles have in common.
 fn empty(mappings: &[Mapping]) -> Profile<'_> {
-    let time_ms = state::now_ms();
-    let start_ms = state::region().map_or(time_ms, |region| region.control.start_ms.get());
+    let now_ms = state::now_ms();
+    let start_ms = state::region().map_or(now_ms, |region| region.control.start_ms.get());
     Profile {
-        time_ms,
-        uptime_ms: time_ms.saturating_sub(start_ms),
+        time_ms: state::wall_ms(),
+        uptime_ms: now_ms.saturating_sub(start_ms),
         mappings,
         comments: vec![format!(
             "memguard {}, {}",

@@ -13,7 +13,7 @@ pub fn events(words: &[&str]) -> Result<Answer, Fault> {
         .unwrap_or(USUAL_ROWS) as usize;
     let rows = region()?.events.last(count).map(|(_, event)| {
         let mut row = vec![
-            ("time", Node::Count(event.time_ms / 1000)),
+            ("time", Node::Count(state::date(event.time_ms / 1000))),
             ("from", word(event.from)),
             ("to", word(event.to)),
             ("pool", word(event.pool)),
@@ -42,7 +42,7 @@ pub fn refusals(words: &[&str]) -> Result<Answer, Fault> {
             None => address.to_string(),
         };
         vec![
-            ("time", Node::Count(refusal.time_ms / 1000)),
+            ("time", Node::Count(state::date(refusal.time_ms / 1000))),
             ("aor", word(String::from_utf8_lossy(refusal.aor.as_bytes()))),
             ("source", word(source)),
             ("class", word(refusal.class)),
@@ -122,7 +122,10 @@ pub fn priorities(region: &Region, list: Option<List>) -> Vec<Fields> {
         let mut row = vec![("list", word(own.word())), ("value", word(found.entry))];
         match found.since_s {
             0 => row.push(("from", word("configuration"))),
-            since => row.extend([("from", word("run time")), ("since", Node::Count(since))]),
+            since => row.extend([
+                ("from", word("run time")),
+                ("since", Node::Count(state::date(since))),
+            ]),
         }
         (list.is_none() || list == Some(own)).then_some(row)
     });

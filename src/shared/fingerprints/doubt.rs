@@ -4,7 +4,7 @@
 use super::super::mapping::SharedZeroable;
 use super::super::sync::{AtomicU64, Ordering, zeroed};
 
-/// What the table may have forgotten. Times are Unix seconds, 0 for "never".
+/// What the table may have forgotten. Times are seconds of server time, 0 for "never".
 ///
 /// ```text
 /// offset   0           8                16              24                 32…63

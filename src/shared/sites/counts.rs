@@ -15,7 +15,7 @@ pub struct Counts {
     unbooked: AtomicU64,
     failures: AtomicU64,
     largest_failed: AtomicU64,
-    /// First and last failure in Unix seconds, 32 bits each.
+    /// First and last failure in seconds of server time, 32 bits each.
     failed_when: AtomicU64,
 }
 
@@ -48,9 +48,9 @@ pub struct Tally {
     pub failures: u64,
     /// Size of the largest one.
     pub largest_failed: u64,
-    /// Unix seconds of the first one; 0: none.
+    /// Seconds of server time of the first one; 0: none.
     pub first_failed: u64,
-    /// Unix seconds of the last one.
+    /// Seconds of server time of the last one.
     pub last_failed: u64,
 }
 
