@@ -6,6 +6,7 @@ pub mod arrived;
 pub mod ballast;
 pub mod binaries;
 pub mod bindings_file;
+mod books;
 pub mod blackbox;
 pub mod commands;
 pub mod ending;
