@@ -199,7 +199,7 @@ fn registrations(region: &Region, figures: &Figures) -> Registrations {
 /// All processes, fullest first.
 fn workers(region: &Region) -> Vec<WorkerRow> {
     let size = region.control.pkg_size.get();
-    let processes = sampler::process_table().enumerate();
+    let processes = sampler::counted_processes().enumerate();
     let mut rows: Vec<WorkerRow> = processes
         .filter_map(|(index, process)| {
             let row = region.rows.get(index)?;

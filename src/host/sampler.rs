@@ -27,7 +27,7 @@ use crate::guard::words::{Class, Level, Pool};
 use crate::shared::events::{Event, Reason};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
-use crate::shared::rows::{MAX_PROCESSES, Row};
+use crate::shared::rows::{COMMON_ROW, MAX_PROCESSES, ROWS, Row};
 
 /// Buckets of each table that one tick counts: the default tables within two ticks, at about 0.2 ms per tick and table.
 const COUNTED_BUCKETS: usize = 32768;
@@ -146,8 +146,8 @@ impl Sampler {
             os: OsReader::discover(region.settings.get_u64(Int::OsLimit)),
             shm: LevelTracker::default(),
             os_level: LevelTracker::default(),
-            workers: vec![LevelTracker::default(); MAX_PROCESSES],
-            touched: vec![0; MAX_PROCESSES],
+            workers: vec![LevelTracker::default(); ROWS],
+            touched: vec![0; ROWS],
             server: Level::Normal,
             was_shed: false,
             new: RateMeter::new(now, 0),
@@ -256,7 +256,7 @@ impl Sampler {
         let tracker = match (pool, worker) {
             (Pool::Shm, _) => &mut self.shm,
             (Pool::Os, _) => &mut self.os_level,
-            (Pool::Pkg, worker) => match self.workers.get_mut(worker.unwrap_or(MAX_PROCESSES)) {
+            (Pool::Pkg, worker) => match self.workers.get_mut(worker.unwrap_or(ROWS)) {
                 Some(tracker) => tracker,
                 None => return Level::Normal,
             },
@@ -350,6 +350,14 @@ impl Sampler {
             let Some(row) = self.region.rows.get(index) else {
                 break;
             };
+            if index == COMMON_ROW {
+                // What they told since the last sample; while nobody tells anything, nothing changes.
+                let told = self.region.control.common_pkg.take(|told| (0, told));
+                row.pkg.real_used.set(match told {
+                    0 => row.pkg.real_used.get(),
+                    told => told,
+                });
+            }
             let mut used = row.pkg.real_used.get();
             if size > 0 && used > size {
                 impossible = true;
@@ -363,6 +371,9 @@ impl Sampler {
             }
             if used > fullest_used {
                 (fullest, fullest_used) = (index, used);
+            }
+            if index == COMMON_ROW {
+                continue; // of memory outside the pools nothing is known of them
             }
             if let Some(bytes) = os::rss_anon_bytes(process.pid) {
                 unreadable = false;
@@ -507,6 +518,22 @@ impl Sampler {
 
 fn milli(rates: Rates) -> [u64; 5] {
     [rates.s1, rates.s10, rates.m1, rates.m5, rates.m15].map(|rate| (rate * 1000.0) as u64)
+}
+
+/// The rows that reports show: a process each, and one line for all that share the last row.
+pub fn counted_processes() -> impl Iterator<Item = Process> {
+    let beyond = hooks::processes().saturating_sub(MAX_PROCESSES);
+    process_table()
+        .take(ROWS)
+        .enumerate()
+        .map(move |(index, process)| match index {
+            COMMON_ROW => Process {
+                pid: 0,
+                rank: 0,
+                description: format!("the {beyond} processes from index {MAX_PROCESSES} on, together"),
+            },
+            _ => process,
+        })
 }
 
 /// One line of Kamailio's process table.

@@ -182,6 +182,8 @@ pub struct Control {
     /// Bytes of shm that live by memguard's own count, but for what processes have not told yet (`host::hooks`): the
     /// one number that a SIP worker holds the manager's figures against.
     pub shm_counted: Word,
+    /// Use of pkg of the fullest process without a row of its own, since the last sample.
+    pub common_pkg: Word,
     /// What the manager books of shm beyond memguard's count and the ledger, by the last sample.
     pub shm_drift: Word,
 }

@@ -20,7 +20,7 @@ use crate::guard::words::{Class, Level};
 /// Most processes that are counted each for itself; Kamailio installations have 20 to 200.
 pub const MAX_PROCESSES: usize = 512;
 /// The row that all further processes share. Several processes write it, so only its atomic counters are used: SIP,
-/// and of memory the half of other threads; its pkg figures are the fullest process's since the last sample.
+/// and of memory the half of other threads; its pkg figures are those of the fullest of them.
 pub const COMMON_ROW: usize = MAX_PROCESSES;
 /// All rows.
 pub const ROWS: usize = MAX_PROCESSES + 1;

@@ -27,7 +27,7 @@ fn large(pair: &Pair, processes: u32) -> (Builder, SocketAddr) {
     let builder = Server::registrar(pair)
         .workers((processes - 13) / 2)
         .shm_mb(64)
-        .pkg_mb(2)
+        .pkg_mb(4)
         .with_mgtest()
         .param("listen", address)
         .param("ballast", 16384);

@@ -138,13 +138,14 @@ fn single_row() -> Option<&'static Row> {
 
 /// Tells how full this process's pkg is where several processes share a row: the fullest since the last sample counts.
 pub fn tell_pkg() {
-    let Some(row) = own_row().filter(|_| has_common_row()) else {
+    if !has_common_row() {
         return;
-    };
-    let pool = LOCAL.pkg_pool.get();
-    row.pkg.used.raise(pool.used());
-    row.pkg.real_used.raise(pool.real_used());
-    row.pkg.peak.raise(pool.real_used());
+    }
+    let used = LOCAL.pkg_pool.get().real_used();
+    if let (Some(row), Some(region)) = (own_row(), state::region()) {
+        region.control.common_pkg.raise(used);
+        row.pkg.peak.raise(used);
+    }
 }
 
 /// Bytes of shm that a process keeps to itself before it tells them all.
