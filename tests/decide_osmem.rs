@@ -435,7 +435,10 @@ fn private_memory_is_rss_anon_less_the_resident_pkg() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let status = kib_field(&status, "RssAnon").unwrap();
     let statm = rss_anon_bytes(&own).unwrap();
-    assert!(statm.abs_diff(status) < MIB, "statm {statm}, status {status}");
+    assert!(
+        statm.abs_diff(status) < MIB,
+        "statm {statm}, status {status}"
+    );
     assert_eq!(private_bytes(10, 4), 6);
     assert_eq!(private_bytes(4, 10), 0);
 }

@@ -178,7 +178,10 @@ pub fn cut_lists(mut document: Map<String, Value>, room: usize, whole: &str) -> 
     let rows: Vec<(String, Vec<usize>)> = document
         .iter()
         .filter_map(|(name, value)| {
-            let lengths = value.as_array()?.iter().map(|row| row.to_string().len() + 1);
+            let lengths = value
+                .as_array()?
+                .iter()
+                .map(|row| row.to_string().len() + 1);
             Some((name.clone(), lengths.collect()))
         })
         .collect();
@@ -256,7 +259,11 @@ mod tests {
                 Some(400 - length("longer") as u64)
             );
             if room >= 4000 {
-                assert!(text.len() <= room && text.len() > room - 800, "{} of {room}", text.len());
+                assert!(
+                    text.len() <= room && text.len() > room - 800,
+                    "{} of {room}",
+                    text.len()
+                );
                 assert_eq!(length("short"), 3, "a short list stays whole");
                 assert!(cut["truncated"]["short"].is_null());
                 assert!(length("long").abs_diff(length("longer")) <= 1 || length("long") == 200);

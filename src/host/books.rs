@@ -97,7 +97,8 @@ impl Books {
     pub fn read(&mut self, region: &Region, sites: &Sites, looked_ms: u64) -> i64 {
         let places = sites.count();
         self.pools.clear();
-        self.pools.extend((0..places).map(|place| sites.pool(place)));
+        self.pools
+            .extend((0..places).map(|place| sites.pool(place)));
         let processes = hooks::processes();
         self.own
             .resize_with(processes.min(MAX_PROCESSES), Shares::default);

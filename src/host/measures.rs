@@ -56,7 +56,7 @@ pub fn server(region: &Region) -> Measures {
             0 => 0,
             cost => forecast_reports::registrations_left(region, cost),
         },
-        known_bindings: figures.known_bindings,
+        known_bindings: reports::known().0,
         queue_length: reports::queue_length(region),
         storm: figures.storm,
         workers: hooks::processes() as u64,

@@ -186,7 +186,7 @@ fn pools(region: &Region, figures: &Figures, workers: &[WorkerRow]) -> Vec<PoolR
 fn registrations(region: &Region, figures: &Figures) -> Registrations {
     let cost = region.control.registration_cost.get();
     Registrations {
-        known: figures.known_bindings,
+        known: reports::known().0,
         new_rate: figures.new_rate_10s,
         refresh_rate: figures.refresh_rate_10s,
         rejected_rate: figures.rejected_rate_10s,

@@ -26,11 +26,13 @@ use crate::guard::warnings::Warning;
 use crate::guard::words::{Class, Level, Pool};
 use crate::shared::events::{Event, Reason};
 use crate::shared::figures::Figures;
+use crate::shared::fingerprints::Fingerprints;
 use crate::shared::region::Region;
 use crate::shared::rows::{COMMON_ROW, MAX_PROCESSES, ROWS, Row};
 
-/// Buckets of each table that one tick counts: the default tables within two ticks, at about 0.2 ms per tick and table.
-const COUNTED_BUCKETS: usize = 32768;
+/// Buckets of each table that one tick looks at for what has ended: the default tables within two ticks, when they are
+/// full, at about 0.2 ms per tick and table.
+const REAPED_BUCKETS: usize = 32768;
 
 /// Forks the process; `child_init(PROC_MAIN)` in the main process.
 pub fn start() -> Result<(), String> {
@@ -78,30 +80,13 @@ fn run() -> ! {
     unsafe { libc::_exit(0) }
 }
 
-/// Counts the live entries of a table a part at a time.
+/// Removes the entries of a table that have ended, a part at a time.
 #[derive(Default)]
-struct Census {
-    next: usize,
-    sum: u64,
-    last: u64,
-}
+struct Reaper(usize);
 
-impl Census {
-    /// Counts one part; the answer is the last complete count.
-    fn tick(
-        &mut self,
-        table: &crate::shared::fingerprints::Fingerprints,
-        now_s: u64,
-        grace: u32,
-    ) -> u64 {
-        let (live, next) = table.count_live(now_s, grace, self.next, COUNTED_BUCKETS);
-        self.sum += live;
-        self.next = next;
-        if next == 0 {
-            self.last = self.sum;
-            self.sum = 0;
-        }
-        self.last
+impl Reaper {
+    fn tick(&mut self, table: &Fingerprints, now_s: u64, grace: u32) {
+        self.0 = table.reap(now_s, grace, self.0, REAPED_BUCKETS);
     }
 }
 
@@ -123,8 +108,8 @@ struct Sampler {
     rejected: RateMeter,
     baseline: Baseline,
     baseline_resets: u64,
-    bindings: Census,
-    aors: Census,
+    bindings: Reaper,
+    aors: Reaper,
     growths: Growths,
     path_growths: PathGrowths,
     questions: Questions,
@@ -155,8 +140,8 @@ impl Sampler {
             rejected: RateMeter::new(now, 0),
             baseline: Baseline::default(),
             baseline_resets: 0,
-            bindings: Census::default(),
-            aors: Census::default(),
+            bindings: Reaper::default(),
+            aors: Reaper::default(),
             growths: Growths::new(),
             path_growths: PathGrowths::default(),
             questions: Questions::default(),
@@ -485,8 +470,10 @@ impl Sampler {
         };
         let memory =
             u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
-        self.figures.known_bindings = self.bindings.tick(&tables.bindings, now / 1000, 0);
-        self.figures.known_aors = self.aors.tick(&tables.aors, now / 1000, memory);
+        self.bindings.tick(&tables.bindings, now / 1000, 0);
+        self.aors.tick(&tables.aors, now / 1000, memory);
+        self.figures.known_bindings = tables.bindings.entries();
+        self.figures.known_aors = tables.aors.entries();
     }
 
     /// The server's level with an operator's `shed`, whose begin and end are events.
@@ -530,7 +517,9 @@ pub fn counted_processes() -> impl Iterator<Item = Process> {
             COMMON_ROW => Process {
                 pid: 0,
                 rank: 0,
-                description: format!("the {beyond} processes from index {MAX_PROCESSES} on, together"),
+                description: format!(
+                    "the {beyond} processes from index {MAX_PROCESSES} on, together"
+                ),
             },
             _ => process,
         })

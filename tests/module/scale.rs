@@ -83,7 +83,11 @@ fn assert_answers(server: &Server, address: SocketAddr, processes: usize) {
     let all = rows(&whole["workers"]).len();
     assert_eq!(all, processes.min(ROWS) + usize::from(processes > ROWS));
     let kept = rows(&cut["workers"]);
-    assert!(!kept.is_empty() && kept.len() < all, "{} workers", kept.len());
+    assert!(
+        !kept.is_empty() && kept.len() < all,
+        "{} workers",
+        kept.len()
+    );
     let truncated = &cut["truncated"];
     assert_eq!(
         truncated["workers"].as_u64(),
@@ -148,11 +152,16 @@ fn scale_who_is_beyond_the_last_row_refuses_and_is_counted_in_a_common_row() {
             assert_eq!(reply.code, 503, "phone {phone}: {reply:?}");
             connections.push(tcp);
         }
-        until(SOON, "each is counted", || counted("rejected") == PHONES as i64);
+        until(SOON, "each is counted", || {
+            counted("rejected") == PHONES as i64
+        });
         let common = server.rpc("memguard.workers", json!(["index", ROWS]));
         let common = &rows(&common)[0];
         assert!(number(common, "messages") > 0, "{common}");
-        assert!(number(common, "processes") as usize == processes - ROWS, "{common}");
+        assert!(
+            number(common, "processes") as usize == processes - ROWS,
+            "{common}"
+        );
         let said = server.rpc("memguard.status", json!([]))["warnings"].to_string();
         assert!(said.contains("common row"), "{said}");
         drop(connections);

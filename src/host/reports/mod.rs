@@ -29,7 +29,9 @@ use crate::guard::priority::List;
 use crate::guard::queue;
 use serde_json::Value;
 
-use crate::guard::report::{self, Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
+use crate::guard::report::{
+    self, Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word,
+};
 use crate::guard::warnings::{self, Warning};
 use crate::guard::words::{Class, Level, Mode, Pool};
 use crate::shared::figures::Figures;
@@ -77,7 +79,8 @@ pub fn metrics(words: &[&str]) -> Result<Answer, Fault> {
 }
 
 /// Where the document stands that fits into no caller's buffer.
-const WHOLE: &str = "GET /status.json of the parameter listen has all of it; so has each command for its own list";
+const WHOLE: &str =
+    "GET /status.json of the parameter listen has all of it; so has each command for its own list";
 
 /// `memguard.json`: every read-only command's answer under its name; its lists are cut where the caller's buffer ends.
 pub fn json(words: &[&str]) -> Result<Answer, Fault> {
