@@ -424,9 +424,21 @@ fn no_limit_is_spelled_in_more_than_one_way() {
 
 #[test]
 fn private_memory_is_rss_anon_less_the_resident_pkg() {
-    let status = "Name:\tkamailio\nVmRSS:\t   39200 kB\nRssAnon:\t    8604 kB\nRssFile:\t   12000 kB\nThreads:\t1\n";
-    assert_eq!(rss_anon_bytes(status), Some(8604 * 1024));
-    assert_eq!(rss_anon_bytes("Name:\tRssAnon\nXRssAnon:\t1 kB\n"), None);
+    assert_eq!(
+        rss_anon_bytes(b"94071 9800 7649 4 0 2400 0\n"),
+        Some((9800 - 7649) * 4096)
+    );
+    for unreadable in [&b""[..], b"1 2", b"1 x 3 4", b"1 2 -3 4", b"\xff \xff \xff"] {
+        assert_eq!(rss_anon_bytes(unreadable), None);
+    }
+    let own = std::fs::read("/proc/self/statm").unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let status = kib_field(&status, "RssAnon").unwrap();
+    let statm = rss_anon_bytes(&own).unwrap();
+    assert!(
+        statm.abs_diff(status) < MIB,
+        "statm {statm}, status {status}"
+    );
     assert_eq!(private_bytes(10, 4), 6);
     assert_eq!(private_bytes(4, 10), 0);
 }

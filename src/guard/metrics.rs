@@ -64,7 +64,7 @@ macro_rules! families {
         by_worker { $($worker_kind:ident $worker:ident $metric:literal $worker_help:literal;)+ }
     ) => {
         /// The server's figures at one moment. Each field is the metric of its name, in the metric's unit.
-        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Measures {
             $(#[doc = $one_help] pub $one: u64,)+
             $(#[doc = $class_help] pub $class: [u64; Class::COUNT],)+

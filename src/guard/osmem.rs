@@ -123,9 +123,16 @@ pub fn kib_field(text: &str, key: &str) -> Option<u64> {
     (words.next() == Some("kB")).then(|| number.saturating_mul(1024))
 }
 
-/// Anonymous resident bytes of a process out of its /proc/PID/status (RssAnon; Linux 4.5 and later).
-pub fn rss_anon_bytes(status: &str) -> Option<u64> {
-    kib_field(status, "RssAnon")
+/// Pages of x86-64.
+const PAGE: u64 = 4096;
+
+/// Anonymous resident bytes of a process out of its /proc/PID/statm: what is resident (the second number) less what of
+/// that belongs to files and shared memory (the third); fs/proc/task_mmu.c, task_statm, Linux 4.5 and later.
+pub fn rss_anon_bytes(statm: &[u8]) -> Option<u64> {
+    let mut numbers = std::str::from_utf8(statm).ok()?.split_ascii_whitespace();
+    let resident: u64 = numbers.nth(1)?.parse().ok()?;
+    let shared: u64 = numbers.next()?.parse().ok()?;
+    Some(resident.saturating_sub(shared).saturating_mul(PAGE))
 }
 
 /// Bytes of a process outside its pools: anonymous memory less what of its pkg pool is resident.

@@ -169,6 +169,60 @@ pub fn cut(rows: Vec<Fields>) -> Vec<Fields> {
     kept
 }
 
+/// Room for what [`cut_lists`] says.
+const SAYING: usize = 512;
+
+/// A document of named lists and objects that fits into `room` bytes: the lists are cut, all to about the same length
+/// in bytes, so that a short one stays whole; `truncated` says how many rows each has lost and where the whole is.
+pub fn cut_lists(mut document: Map<String, Value>, room: usize, whole: &str) -> Map<String, Value> {
+    let rows: Vec<(String, Vec<usize>)> = document
+        .iter()
+        .filter_map(|(name, value)| {
+            let lengths = value
+                .as_array()?
+                .iter()
+                .map(|row| row.to_string().len() + 1);
+            Some((name.clone(), lengths.collect()))
+        })
+        .collect();
+    let lists: usize = rows.iter().flat_map(|(_, lengths)| lengths).sum();
+    let rest = Value::Object(document.clone()).to_string().len() - lists;
+    let room = room.saturating_sub(rest + SAYING + whole.len());
+    // How many rows of a list fit into so many bytes, and how many bytes they take.
+    let fit = |lengths: &[usize], most: usize| {
+        let mut taken = 0;
+        let kept = lengths.iter().take_while(|length| {
+            let fits = taken + **length <= most;
+            taken += if fits { **length } else { 0 };
+            fits
+        });
+        (kept.count(), taken)
+    };
+    let taken = |most: usize| -> usize { rows.iter().map(|(_, l)| fit(l, most).1).sum() };
+    let (mut most, mut too_much) = (0, room + 1);
+    while too_much - most > 1 {
+        let middle = most + (too_much - most) / 2;
+        if taken(middle) <= room {
+            most = middle;
+        } else {
+            too_much = middle;
+        }
+    }
+    let mut said = Map::new();
+    for (name, lengths) in &rows {
+        let kept = fit(lengths, most).0;
+        if let Some(Value::Array(list)) = document.get_mut(name) {
+            list.truncate(kept);
+        }
+        if kept < lengths.len() {
+            said.insert(name.clone(), Value::from(lengths.len() - kept));
+        }
+    }
+    said.insert("whole".to_owned(), Value::from(whole));
+    document.insert("truncated".to_owned(), Value::Object(said));
+    document
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +238,39 @@ mod tests {
             fields_to_json(&fields).to_string(),
             r#"{"b":1,"a":18446744073709551615,"c":0.0}"#
         );
+    }
+
+    #[test]
+    fn lists_of_a_document_are_cut_to_the_same_length_and_what_is_lost_is_said() {
+        let list = |rows: usize| Value::from(vec!["x".repeat(97); rows]); // 100 bytes each in the list
+        let mut document = Map::new();
+        document.insert("status".to_owned(), Value::from("y".repeat(1000)));
+        for (name, rows) in [("long", 200), ("longer", 400), ("short", 3), ("none", 0)] {
+            document.insert(name.to_owned(), list(rows));
+        }
+        for room in [0, 1500, 4000, 10_000, 30_000] {
+            let cut = cut_lists(document.clone(), room, "there");
+            let length = |name: &str| cut[name].as_array().map_or(0, Vec::len);
+            let text = Value::Object(cut.clone()).to_string();
+            assert_eq!(cut["status"], document["status"]);
+            assert_eq!(cut["truncated"]["whole"], "there");
+            assert_eq!(
+                cut["truncated"]["longer"].as_u64(),
+                Some(400 - length("longer") as u64)
+            );
+            if room >= 4000 {
+                assert!(
+                    text.len() <= room && text.len() > room - 800,
+                    "{} of {room}",
+                    text.len()
+                );
+                assert_eq!(length("short"), 3, "a short list stays whole");
+                assert!(cut["truncated"]["short"].is_null());
+                assert!(length("long").abs_diff(length("longer")) <= 1 || length("long") == 200);
+            } else {
+                assert_eq!(length("long"), 0);
+            }
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ warnings! {
     /// No memory figures of the machine at all.
     NoOs = "neither a cgroup limit nor /proc/meminfo can be read: the os pool is left out of levels and decisions",
     /// /proc of the workers could not be read.
-    NoProcStatus = "/proc/PID/status of the workers could not be read: bytes outside the pools are unknown",
+    NoProcStatus = "/proc/PID/statm of the workers could not be read: bytes outside the pools are unknown",
     /// Impossible figures of a manager.
     ImpossibleShm = "the shm manager's figures are impossible (more used than there is): memguard goes on with its own count",
     /// Impossible figures of a pkg manager.
@@ -53,7 +53,7 @@ warnings! {
     /// tm rewrites 503.
     Remap503 = "tm turns a relayed 503 into a 500 without Retry-After: phones that a server behind this one refuses with 503 are not told when to come back; set modparam(\"tm\", \"remap_503_500\", 0)",
     /// Too many processes.
-    TooManyProcesses = "more processes run than memguard has rows for: the last ones are not counted",
+    TooManyProcesses = "more than 512 processes run: those from index 512 on refuse like the others and are counted together, in one common row of memguard.workers",
     /// A process has panicked.
     InternalError = "memguard met an internal error and went on (see the log): please report it",
     /// The datagram slot is taken.

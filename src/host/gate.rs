@@ -102,6 +102,7 @@ pub unsafe extern "C" fn on_request(
         if let Some(row) = hooks::own_row() {
             row.sip.messages.add(1);
         }
+        hooks::tell_pkg();
         // SAFETY: plain data, filled by the shim.
         let mut view: sys::mg_message_t = unsafe { std::mem::zeroed() };
         // SAFETY: Kamailio passes a live message for the duration of the call.

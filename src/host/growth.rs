@@ -1,8 +1,9 @@
 //! The sampling process's short history of every site and worker: growth of low-water marks, and what is called a leak.
 //! Forbidden here: Kamailio's allocators and locks; decisions (the rule is `guard::growth`'s).
 
+use super::books::Books;
 use super::{hooks, memory, owners};
-use crate::guard::growth::{Growth, Leak, LeakWatch, MinuteTrail, Trail};
+use crate::guard::growth::{Growth, Leak, LeakWatch, Trail};
 use crate::guard::outside::{self, LeakIn, Look};
 use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row};
@@ -25,8 +26,6 @@ struct Worker {
     registers: Trail,
     pkg: LeakWatch,
     outside: outside::Watch,
-    /// Its own share of each site.
-    sites: Vec<MinuteTrail>,
 }
 
 /// One site's trails.
@@ -40,6 +39,7 @@ struct Site {
 pub struct Growths {
     workers: Vec<Worker>,
     sites: Vec<Site>,
+    books: Books,
     leading: Leading,
     messages: Trail,
     registers: Trail,
@@ -60,6 +60,7 @@ impl Growths {
         Growths {
             workers: Vec::new(),
             sites: Vec::new(),
+            books: Books::default(),
             leading: Leading::default(),
             messages: Trail::default(),
             registers: Trail::default(),
@@ -86,6 +87,7 @@ impl Growths {
             return;
         }
         self.sample += 1;
+        self.settle(region);
         self.workers(region, bindings, now_ms);
         if now_ms.saturating_sub(self.looked_ms) >= LOOK_EVERY_MS || now_ms < self.looked_ms {
             self.looked_ms = now_ms;
@@ -94,6 +96,23 @@ impl Growths {
                 self.sites(region, sites, bindings, now_ms);
             }
         }
+    }
+
+    /// Reads the books, puts the one number right that all processes tell of shm, and publishes what the manager books
+    /// beyond it.
+    fn settle(&mut self, region: &Region) {
+        // The manager first: what is allocated meanwhile counts as ours, never as drift.
+        let pool = hooks::shm_now(region.control.shm_size.get()).unwrap_or_default();
+        let told = region.control.shm_counted.get();
+        let live = match owners::sites() {
+            Some(sites) => self.books.read(region, sites, self.looked_ms),
+            None => hooks::shm_sum_of_all(region).live(),
+        };
+        let control = &region.control;
+        control.shm_counted.add((live as u64).wrapping_sub(told));
+        control
+            .shm_drift
+            .set(pool.used.saturating_sub(u64::try_from(live).unwrap_or(0)));
     }
 
     /// The shm place that grows most steadily, by the last look.
@@ -109,14 +128,14 @@ impl Growths {
             registers: Trail::default(),
             pkg: LeakWatch::pkg(),
             outside: outside::Watch::default(),
-            sites: Vec::new(),
         });
         let weighed = bindings.saturating_mul(BINDING) as i64;
         let is_explained = self.bindings_lately.feed(self.sample, weighed) != Leak::None;
         let rows = region.rows.iter().zip(&region.outside);
         for (index, (worker, (row, outside))) in self.workers.iter_mut().zip(rows).enumerate() {
             memory::checkpoint();
-            let live = hooks::pkg_sum(index, row).live() as i64;
+            let live = self.books.pkg(index);
+            let live = live.unwrap_or_else(|| hooks::pkg_sum(index, row).live() as i64);
             worker.trail.feed(now_ms, live);
             worker.messages.feed(now_ms, row.sip.messages.get() as i64);
             worker.pkg.feed(self.sample, live);
@@ -150,28 +169,28 @@ impl Growths {
         let rates = [self.messages.growth().now, self.registers.growth().now];
         sites.set_rates(None, rates);
         self.shares(region, sites, now_ms);
-        let sums = sites.sums(self.processes);
+        let sums = self.books.sums();
         self.sites.resize_with(sums.len(), || Site {
             trail: Trail::default(),
             watch: LeakWatch::slow(),
         });
         let weighed = bindings.saturating_mul(BINDING) as i64;
         let is_explained = self.bindings.feed(self.looks, weighed) != Leak::None;
-        for (index, (site, sum)) in self.sites.iter_mut().zip(&sums).enumerate() {
+        for (index, (site, sum)) in self.sites.iter_mut().zip(sums).enumerate() {
             let live = sum.live_bytes();
             site.trail.feed(now_ms, live);
             sites.set_growth(index, site.trail.growth());
-            if sites.pool(index) == Some(SitePool::Shm) {
+            if self.books.pool(index) == Some(SitePool::Shm) {
                 let leak = site.watch.feed(self.looks, live);
                 if leak != Leak::None && !is_explained {
-                    blame(region, sites, index, live, leak, self.processes);
+                    blame(region, &self.books, index, live, leak);
                 }
             }
         }
         let unbooked = total(&|row| row.shm_sum().unbooked);
         if let Some(pool) = hooks::shm_now(region.control.shm_size.get()) {
             let booked = (pool.real_used as i64).saturating_sub(unbooked);
-            self.leading.look(sites, &sums, booked);
+            self.leading.look(sites, sums, booked);
         }
     }
 
@@ -182,36 +201,17 @@ impl Growths {
             worker.registers.feed(now_ms, row.sip.received.sum() as i64);
             let rates = [worker.messages.growth().m1, worker.registers.growth().m1];
             sites.set_rates(Some(process), rates);
-            feed_shares(&mut worker.sites, sites, process, now_ms);
         }
-    }
-}
-
-/// Feeds the trails of one worker's own share of every site.
-fn feed_shares(trails: &mut Vec<MinuteTrail>, sites: &Sites, process: usize, now_ms: u64) {
-    let Some(table) = sites.table(process) else {
-        return;
-    };
-    trails.resize_with(sites.count(), MinuteTrail::default);
-    for (index, (trail, counts)) in trails.iter_mut().zip(table).enumerate() {
-        if let Some(growth) = trail.feed(now_ms, counts.tally().live_bytes()) {
-            sites.set_worker_growth(process, index, growth);
-        }
+        self.books.publish_growth(sites, now_ms);
     }
 }
 
 /// Marks the workers that hold their share of a leaking shm site.
-fn blame(region: &Region, sites: &Sites, index: usize, live: i64, leak: Leak, processes: usize) {
-    for (process, row) in region.rows.iter().enumerate().take(processes) {
-        let own = sites
-            .table(process)
-            .and_then(|table| table.get(index))
-            .map_or(0, |c| c.tally().live_bytes());
-        if own > live / SHARE && row.leak() < leak {
+fn blame(region: &Region, books: &Books, index: usize, live: i64, leak: Leak) {
+    for (process, (row, outside)) in region.rows.iter().zip(&region.outside).enumerate() {
+        if books.share(process, index) > live / SHARE && row.leak() < leak {
             row.set_leak(leak);
-            if let Some(outside) = region.outside.get(process) {
-                outside.set_leak_in(LeakIn::Shm);
-            }
+            outside.set_leak_in(LeakIn::Shm);
         }
     }
 }

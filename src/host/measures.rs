@@ -25,7 +25,6 @@ pub fn server(region: &Region) -> Measures {
     let figures = region.figures();
     let control = &region.control;
     let size = control.shm_size.get();
-    // The manager first: what is allocated meanwhile counts as ours, never as drift.
     let shm = hooks::shm_now(size).unwrap_or_default();
     let used = shm.real_used.min(size); // tlsf's can exceed it
     let (shm_failures, pkg_failures) = reports::failures_since_start(region);
@@ -38,7 +37,7 @@ pub fn server(region: &Region) -> Measures {
         shm_size_bytes: size,
         shm_used_bytes: used,
         shm_peak_bytes: reports::shm_peak(region).min(size),
-        shm_drift_bytes: shm.used.saturating_sub(hooks::counted_shm()),
+        shm_drift_bytes: control.shm_drift.get(),
         shm_failures_total: shm_failures,
         pkg_failures_total: pkg_failures,
         pkg_size_bytes: control.pkg_size.get(),
@@ -57,7 +56,7 @@ pub fn server(region: &Region) -> Measures {
             0 => 0,
             cost => forecast_reports::registrations_left(region, cost),
         },
-        known_bindings: figures.known_bindings,
+        known_bindings: reports::known().0,
         queue_length: reports::queue_length(region),
         storm: figures.storm,
         workers: hooks::processes() as u64,

@@ -7,6 +7,7 @@ pub mod ballast;
 pub mod binaries;
 pub mod bindings_file;
 pub mod blackbox;
+mod books;
 pub mod commands;
 pub mod ending;
 pub mod entry;

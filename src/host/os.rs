@@ -41,10 +41,13 @@ impl OsReader {
     }
 }
 
-/// Anonymous resident bytes of a process; `None` when it is gone or the kernel does not say.
+/// Anonymous resident bytes of a process; `None` when it is gone or the kernel does not say. From statm: a fifth of the
+/// price of status, and this is asked of every process in every sample.
 pub fn rss_anon_bytes(pid: i32) -> Option<u64> {
-    let text = read(Path::new(&format!("/proc/{pid}/status"))).ok()?;
-    osmem::rss_anon_bytes(&text)
+    let mut text = [0; 128]; // seven numbers
+    let path = format!("/proc/{pid}/statm");
+    let length = File::open(path).ok()?.read(&mut text).ok()?;
+    osmem::rss_anon_bytes(text.get(..length)?)
 }
 
 /// Bytes of a process's address range that are resident, by /proc/PID/pagemap (bit 63: the page is present; kernel

@@ -186,7 +186,7 @@ fn pools(region: &Region, figures: &Figures, workers: &[WorkerRow]) -> Vec<PoolR
 fn registrations(region: &Region, figures: &Figures) -> Registrations {
     let cost = region.control.registration_cost.get();
     Registrations {
-        known: figures.known_bindings,
+        known: reports::known().0,
         new_rate: figures.new_rate_10s,
         refresh_rate: figures.refresh_rate_10s,
         rejected_rate: figures.rejected_rate_10s,
@@ -199,7 +199,7 @@ fn registrations(region: &Region, figures: &Figures) -> Registrations {
 /// All processes, fullest first.
 fn workers(region: &Region) -> Vec<WorkerRow> {
     let size = region.control.pkg_size.get();
-    let processes = sampler::process_table().enumerate();
+    let processes = sampler::counted_processes().enumerate();
     let mut rows: Vec<WorkerRow> = processes
         .filter_map(|(index, process)| {
             let row = region.rows.get(index)?;

@@ -18,7 +18,7 @@ use std::ffi::c_char;
 use std::ptr;
 
 use super::{hooks, sys};
-use crate::shared::rows::Row;
+use crate::shared::rows::{COMMON_ROW, Row};
 use crate::shared::sites::{
     Counts, FILE_BYTES, FUNC_BYTES, Key, MODULE_BYTES, SITES, SitePool, Sites, Table, Tally, Texts,
     Writer, before_row,
@@ -49,6 +49,8 @@ struct Local {
     writer: Cell<usize>,
     /// Thread pointer of the main thread, which children keep.
     main_thread: Cell<usize>,
+    /// Whether this process counts in the tables that several share, as there is none of its own.
+    is_common: Cell<bool>,
     /// In a child: the process number of its parent, until it has one of its own; else [`NOBODY`].
     parent: Cell<i32>,
 }
@@ -65,6 +67,7 @@ static LOCAL: Local = Local {
     row: Cell::new(ptr::null()),
     writer: Cell::new(0),
     main_thread: Cell::new(0),
+    is_common: Cell::new(false),
     parent: Cell::new(NOBODY),
 };
 
@@ -112,6 +115,8 @@ unsafe extern "C" fn in_child() {
     LOCAL.table.set(ptr::null());
     LOCAL.row.set(ptr::null());
     LOCAL.writer.set(0);
+    LOCAL.is_common.set(false);
+    hooks::forget_untold();
 }
 
 /// Leaves this process's rows to a child that it is about to fork, which counts in them from now on; what this one
@@ -164,10 +169,20 @@ fn adopt() -> &'static Table {
         return &AT_FORK; // a child without a number of its own, or not yet
     }
     let index = usize::try_from(process).unwrap_or(usize::MAX);
-    let own = sites().and_then(|sites| Some((sites.table(index)?, sites.count())));
+    let own = sites().and_then(|sites| Some((sites.table(index.min(COMMON_ROW))?, sites.count())));
     let (Some((table, count)), Some(row)) = (own, hooks::own_row()) else {
-        return &AT_FORK; // more processes than tables
+        return &AT_FORK;
     };
+    if hooks::has_common_row() {
+        for (shared, inherited) in table.iter().zip(&AT_FORK).take(count) {
+            if !inherited.is_unused() {
+                shared.join(inherited);
+            }
+        }
+        LOCAL.parent.set(NOBODY);
+        LOCAL.is_common.set(true);
+        return table;
+    }
     for (index, (shared, inherited)) in table.iter().zip(&AT_FORK).take(count).enumerate() {
         // An earlier process of this number may have left its private pool's counts; shm's are history, and stay.
         let is_pkg = || sites().is_some_and(|sites| sites.pool(index) == Some(SitePool::Pkg));
@@ -310,9 +325,15 @@ pub fn near(pool: SitePool, file: usize, line: u32) -> Option<Near> {
 #[inline(always)]
 fn spot(pool: SitePool, index: usize) -> Option<Spot> {
     let sites = sites()?;
-    let (table, writer) = if pool == SitePool::Pkg || hooks::thread_pointer() == LOCAL.writer.get()
-    {
-        (own_table(), Writer::Only)
+    let is_own = pool == SitePool::Pkg || hooks::thread_pointer() == LOCAL.writer.get();
+    let (table, writer) = if is_own && !LOCAL.is_common.get() {
+        let table = own_table();
+        match LOCAL.is_common.get() {
+            true => (table, Writer::OneOfMany), // it has just got its number
+            false => (table, Writer::Only),
+        }
+    } else if is_own {
+        (sites.table(COMMON_ROW)?, Writer::OneOfMany)
     } else {
         (sites.threads(), Writer::OneOfMany)
     };

@@ -27,11 +27,13 @@ use crate::guard::warnings::Warning;
 use crate::guard::words::{Class, Level, Pool};
 use crate::shared::events::{Event, KEPT, Reason};
 use crate::shared::figures::Figures;
+use crate::shared::fingerprints::Fingerprints;
 use crate::shared::region::Region;
-use crate::shared::rows::{MAX_PROCESSES, Row};
+use crate::shared::rows::{COMMON_ROW, MAX_PROCESSES, ROWS, Row};
 
-/// Buckets of each table that one tick counts: the default tables within two ticks, at about 0.2 ms per tick and table.
-const COUNTED_BUCKETS: usize = 32768;
+/// Buckets of each table that one tick looks at for what has ended: the default tables within two ticks, when they are
+/// full, at about 0.2 ms per tick and table.
+const REAPED_BUCKETS: usize = 32768;
 
 /// Forks the process that supervises the one that samples; `child_init(PROC_MAIN)` in the main process.
 pub fn start() -> Result<(), String> {
@@ -92,30 +94,13 @@ pub fn run() -> ! {
 /// Samples that may be left out in a row for want of memory.
 const STARVED: u32 = 10;
 
-/// Counts the live entries of a table a part at a time.
+/// Removes the entries of a table that have ended, a part at a time.
 #[derive(Default)]
-struct Census {
-    next: usize,
-    sum: u64,
-    last: u64,
-}
+struct Reaper(usize);
 
-impl Census {
-    /// Counts one part; the answer is the last complete count.
-    fn tick(
-        &mut self,
-        table: &crate::shared::fingerprints::Fingerprints,
-        now_s: u64,
-        grace: u32,
-    ) -> u64 {
-        let (live, next) = table.count_live(now_s, grace, self.next, COUNTED_BUCKETS);
-        self.sum += live;
-        self.next = next;
-        if next == 0 {
-            self.last = self.sum;
-            self.sum = 0;
-        }
-        self.last
+impl Reaper {
+    fn tick(&mut self, table: &Fingerprints, now_s: u64, grace: u32) {
+        self.0 = table.reap(now_s, grace, self.0, REAPED_BUCKETS);
     }
 }
 
@@ -137,8 +122,8 @@ struct Sampler {
     rejected: RateMeter,
     baseline: Baseline,
     baseline_resets: u64,
-    bindings: Census,
-    aors: Census,
+    bindings: Reaper,
+    aors: Reaper,
     growths: Growths,
     path_growths: PathGrowths,
     questions: Questions,
@@ -170,13 +155,13 @@ impl Sampler {
             os: OsReader::discover(region.settings.get_u64(Int::OsLimit)),
             shm: LevelTracker::at(level(figures.shm_level)),
             os_level: LevelTracker::at(level(figures.os_level)),
-            workers: (0..MAX_PROCESSES)
+            workers: (0..ROWS)
                 .map(|index| {
                     let row = region.used_rows(hooks::processes()).get(index);
                     LevelTracker::at(row.map_or(Level::Normal, Row::level))
                 })
                 .collect(),
-            touched: vec![0; MAX_PROCESSES],
+            touched: vec![0; ROWS],
             server: match was_shed {
                 true => memory.max(Level::Shedding),
                 false => memory,
@@ -187,8 +172,8 @@ impl Sampler {
             rejected: RateMeter::new(now, 0),
             baseline: Baseline::default(),
             baseline_resets: 0,
-            bindings: Census::default(),
-            aors: Census::default(),
+            bindings: Reaper::default(),
+            aors: Reaper::default(),
             growths: Growths::new(),
             path_growths: PathGrowths::default(),
             questions: Questions::default(),
@@ -296,7 +281,7 @@ impl Sampler {
         let tracker = match (pool, worker) {
             (Pool::Shm, _) => &mut self.shm,
             (Pool::Os, _) => &mut self.os_level,
-            (Pool::Pkg, worker) => match self.workers.get_mut(worker.unwrap_or(MAX_PROCESSES)) {
+            (Pool::Pkg, worker) => match self.workers.get_mut(worker.unwrap_or(ROWS)) {
                 Some(tracker) => tracker,
                 None => return Level::Normal,
             },
@@ -390,6 +375,14 @@ impl Sampler {
             let Some(row) = self.region.rows.get(index) else {
                 break;
             };
+            if index == COMMON_ROW {
+                // What they told since the last sample; while nobody tells anything, nothing changes.
+                let told = self.region.control.common_pkg.take(|told| (0, told));
+                row.pkg.real_used.set(match told {
+                    0 => row.pkg.real_used.get(),
+                    told => told,
+                });
+            }
             let mut used = row.pkg.real_used.get();
             if size > 0 && used > size {
                 impossible = true;
@@ -403,6 +396,9 @@ impl Sampler {
             }
             if used > fullest_used {
                 (fullest, fullest_used) = (index, used);
+            }
+            if index == COMMON_ROW {
+                continue; // of memory outside the pools nothing is known of them
             }
             // Behind the line of the supervising process stands this one, too.
             let second = sampling_pid(self.region, index, process.pid);
@@ -519,8 +515,10 @@ impl Sampler {
         };
         let memory =
             u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
-        self.figures.known_bindings = self.bindings.tick(&tables.bindings, now / 1000, 0);
-        self.figures.known_aors = self.aors.tick(&tables.aors, now / 1000, memory);
+        self.bindings.tick(&tables.bindings, now / 1000, 0);
+        self.aors.tick(&tables.aors, now / 1000, memory);
+        self.figures.known_bindings = tables.bindings.entries();
+        self.figures.known_aors = tables.aors.entries();
     }
 
     /// The server's level with an operator's `shed`, whose begin and end are events.
@@ -561,6 +559,24 @@ pub fn sampling_pid(region: &Region, index: usize, pid: c_int) -> Option<c_int> 
 
 fn milli(rates: Rates) -> [u64; 5] {
     [rates.s1, rates.s10, rates.m1, rates.m5, rates.m15].map(|rate| (rate * 1000.0) as u64)
+}
+
+/// The rows that reports show: a process each, and one line for all that share the last row.
+pub fn counted_processes() -> impl Iterator<Item = Process> {
+    let beyond = hooks::processes().saturating_sub(MAX_PROCESSES);
+    process_table()
+        .take(ROWS)
+        .enumerate()
+        .map(move |(index, process)| match index {
+            COMMON_ROW => Process {
+                pid: 0,
+                rank: 0,
+                description: format!(
+                    "the {beyond} processes from index {MAX_PROCESSES} on, together"
+                ),
+            },
+            _ => process,
+        })
 }
 
 /// One line of Kamailio's process table.

@@ -1,18 +1,51 @@
 //! Statistics of group `memguard`, named like the Prometheus metrics of the contract (§8): one C callback for all.
 //! Forbidden here: locks and allocation in the callback; what they are (guard::metrics) and where they come from.
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_long, c_void};
 use std::ptr;
 
 use super::entry::{Value, guarded};
-use super::{measures, settings, state, sys};
-use crate::guard::metrics;
+use super::{hooks, measures, settings, state, sys};
+use crate::guard::metrics::{self, Measures};
+use crate::shared::region::Region;
+
+/// The figures as they were at a tick of the kernel's clock: a scrape reads some fifty statistics one after the other,
+/// and each is a part of them.
+struct Snapshot {
+    tick_ms: Cell<u64>,
+    figures: Cell<Option<Measures>>,
+}
+// SAFETY: used by the main thread of each process only.
+unsafe impl Sync for Snapshot {}
+
+static LOCAL: Snapshot = Snapshot {
+    tick_ms: Cell::new(0),
+    figures: Cell::new(None),
+};
+
+/// The server's figures, at most one tick (1 to 10 ms) old.
+fn figures(region: &Region) -> Measures {
+    if !hooks::is_main_thread() {
+        return measures::server(region);
+    }
+    let now = state::coarse_ms();
+    match LOCAL.figures.get() {
+        Some(figures) if LOCAL.tick_ms.get() == now => figures,
+        _ => {
+            let figures = measures::server(region);
+            LOCAL.tick_ms.set(now);
+            LOCAL.figures.set(Some(figures));
+            figures
+        }
+    }
+}
 
 /// Kamailio asks for one statistic: the parameter is its number in the table.
 unsafe extern "C" fn read(_handle: sys::counter_handle_t, number: *mut c_void) -> c_long {
     guarded("a statistic", || {
         let value = state::region().map_or(0, |region| {
-            metrics::statistic_value(&measures::server(region), number.addr())
+            metrics::statistic_value(&figures(region), number.addr())
         });
         Value(c_long::try_from(value).unwrap_or(c_long::MAX))
     })

@@ -25,16 +25,22 @@
 //! What may be forgotten is recorded in [`Doubt`] *before* an entry is pushed out, so a kill between the two leaves
 //! a doubt too many, never one too few.
 //!
+//! **Count.** Entries are counted as they come and go ([`Presence`]): what is known shows at once, and nobody walks
+//! through the table for it. Entries that end are removed by [`Fingerprints::reap`], a part at a time and only where the
+//! table was ever written: pages that were never used stay untouched.
+//!
 //! **Limits.** Two fingerprints look alike when 37 bits and a bucket agree: a lookup of an unknown one is wrong with
 //! a probability of 16 / 2³⁷, about 1 in 10¹⁰. `until` reaches 2²⁷ seconds (4.2 years) after the base time. A later
 //! end is kept as "never ends" ([`NEVER`]): a server that runs that long admits too many, it does not forget. Ends
 //! before the base time are kept as the base time.
 
 mod doubt;
+mod presence;
 
 use std::io;
 
 pub use doubt::Doubt;
+pub use presence::Presence;
 
 use super::mapping::{self, SharedZeroable};
 use super::sync::{AtomicU64, BUCKET_WORDS, Ordering, WRITE_TRIES, zeroed};
@@ -119,6 +125,8 @@ impl Default for Bucket {
 pub struct Fingerprints {
     buckets: &'static [Bucket],
     doubt: &'static Doubt,
+    /// None: nothing is counted.
+    presence: Option<&'static Presence>,
     base: u64,
 }
 
@@ -128,6 +136,7 @@ struct Place {
     tag: u64,
     first: &'static Bucket,
     second: Option<&'static Bucket>,
+    numbers: [usize; 2],
 }
 
 impl Place {
@@ -162,14 +171,15 @@ impl Fingerprints {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let buckets = (capacity * SLOTS_PER_ENTRY).div_ceil(BUCKET_WORDS).max(1);
-        Ok(Self::from_parts(
-            mapping::map_slice(buckets)?,
-            mapping::map_one()?,
-            base_time,
-        ))
+        let table = Self::from_parts(mapping::map_slice(buckets)?, mapping::map_one()?, base_time);
+        Ok(Fingerprints {
+            presence: Some(mapping::map_one()?),
+            ..table
+        })
     }
 
-    /// A table of parts made elsewhere (model tests: loom's atomics cannot be mapped). No bucket: it holds nothing.
+    /// A table of parts made elsewhere (model tests: loom's atomics cannot be mapped); it does not count its entries.
+    /// No bucket: it holds nothing.
     pub fn from_parts(
         buckets: &'static [Bucket],
         doubt: &'static Doubt,
@@ -178,6 +188,7 @@ impl Fingerprints {
         Fingerprints {
             buckets,
             doubt,
+            presence: None,
             base: base_time,
         }
     }
@@ -229,11 +240,86 @@ impl Fingerprints {
                     .is_ok()
                 {
                     removed = true;
+                    self.went();
                     break;
                 }
             }
         }
         removed
+    }
+
+    /// Entries at this moment: those that were put and neither removed nor, after their end, reaped. 0 where they are
+    /// not counted ([`Fingerprints::from_parts`]).
+    pub fn entries(&self) -> u64 {
+        self.presence.map_or(0, Presence::count)
+    }
+
+    /// Removes what has ended (`until + grace <= now`) from buckets on `from_bucket` on, looking at no more than
+    /// `buckets` of them, and only where the table was ever written. Answers where to go on: 0 at the end of the table.
+    pub fn reap(&self, now: u64, grace: u32, from_bucket: usize, buckets: usize) -> usize {
+        let Some(presence) = self.presence else {
+            return 0;
+        };
+        let now = self.relative(now);
+        let shift = presence::shift(self.buckets.len());
+        let mut looked = 0;
+        let mut bucket = from_bucket;
+        while looked < buckets {
+            let part = bucket >> shift;
+            let end = ((part + 1) << shift).min(self.buckets.len());
+            let Some(there) = self.buckets.get(bucket..end).filter(|b| !b.is_empty()) else {
+                return 0;
+            };
+            if presence.is_written(part) {
+                looked += there.len();
+                there
+                    .iter()
+                    .for_each(|bucket| self.reap_bucket(bucket, now, grace));
+            }
+            bucket = end;
+        }
+        if bucket < self.buckets.len() {
+            bucket
+        } else {
+            0
+        }
+    }
+
+    fn reap_bucket(&self, bucket: &Bucket, now: u64, grace: u32) {
+        for word in &bucket.0 {
+            // ORDERING: Relaxed throughout; one word, no other data depends on it.
+            let seen = word.load(Ordering::Relaxed);
+            let is_reaped = seen != 0
+                && Entry::unpack(seen).is_dead(now, grace)
+                && word
+                    .compare_exchange(seen, 0, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok();
+            if is_reaped {
+                self.went();
+            }
+        }
+    }
+
+    /// Marks the parts that an entry may go into, before it does.
+    fn mark(&self, numbers: [usize; 2]) {
+        if let Some(presence) = self.presence {
+            let shift = presence::shift(self.buckets.len());
+            for number in numbers {
+                presence.write(number >> shift);
+            }
+        }
+    }
+
+    fn came(&self) {
+        if let Some(presence) = self.presence {
+            presence.came(1);
+        }
+    }
+
+    fn went(&self) {
+        if let Some(presence) = self.presence {
+            presence.went(1);
+        }
     }
 
     /// Counts live entries in `buckets` buckets from `from_bucket` on, for a process that counts a part at a time.
@@ -279,9 +365,13 @@ impl Fingerprints {
         now: u64,
         grace: u32,
     ) -> usize {
+        let number = bucket;
         let Some(bucket) = self.buckets.get(bucket) else {
             return 0;
         };
+        if words.iter().any(|word| *word != 0) {
+            self.mark([number; 2]);
+        }
         let restore = |(word, saved): (&AtomicU64, u64)| {
             let saved = Entry::unpack(saved);
             let until = match saved.until {
@@ -296,13 +386,12 @@ impl Fingerprints {
                 |new| word.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed);
             !entry.is_dead(self.relative(now), grace) && into_empty(entry.pack()).is_ok()
         };
-        bucket
-            .0
-            .iter()
-            .zip(words)
-            .map(restore)
-            .filter(|is_back| *is_back)
-            .count()
+        let restored = bucket.0.iter().zip(words).map(restore);
+        let count = restored.filter(|is_back| *is_back).count();
+        if let Some(presence) = self.presence {
+            presence.came(count as u64);
+        }
+        count
     }
 
     /// How many buckets there are (for `count_live`).
@@ -366,6 +455,7 @@ impl Fingerprints {
                 continue;
             };
             let evicts = !is_dead(seen);
+            self.mark(place.numbers);
             if evicts {
                 self.doubt
                     .forget(self.absolute(Entry::unpack(seen).until), now);
@@ -380,6 +470,9 @@ impl Fingerprints {
                 .compare_exchange(seen, new, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
             {
+                if seen == 0 {
+                    self.came();
+                }
                 if evicts {
                     self.doubt.count();
                 }
@@ -445,6 +538,7 @@ impl Fingerprints {
             tag: (fp & TAG_MASK).max(1),
             first: self.buckets.get(first)?,
             second: self.buckets.get(second),
+            numbers: [first, second],
         })
     }
 

@@ -13,7 +13,7 @@ use super::mapping::{self, SharedZeroable};
 use super::outside::Outside;
 use super::priorities::Priorities;
 use super::refusals::Refusals;
-use super::rows::{MAX_PROCESSES, Row};
+use super::rows::{MAX_PROCESSES, ROWS, Row};
 use super::sampling::Sampling;
 use crate::guard::params::{Int, int_defaults};
 use crate::guard::warnings::Warning;
@@ -181,6 +181,13 @@ pub struct Control {
     pub end_written: Word,
     /// 1: a Python interpreter is in the processes and is asked.
     pub python: Word,
+    /// Bytes of shm that live by memguard's own count, but for what processes have not told yet (`host::hooks`): the
+    /// one number that a SIP worker holds the manager's figures against.
+    pub shm_counted: Word,
+    /// Use of pkg of the fullest process without a row of its own, since the last sample.
+    pub common_pkg: Word,
+    /// What the manager books of shm beyond memguard's count and the ledger, by the last sample.
+    pub shm_drift: Word,
 }
 
 /// Everything of fixed size.
@@ -206,8 +213,8 @@ pub struct Region {
     pub events: Events,
     /// Refusals.
     pub refusals: Refusals,
-    /// One row per process.
-    pub rows: [Row; MAX_PROCESSES],
+    /// One row per process, and one for all processes beyond them.
+    pub rows: [Row; ROWS],
     /// One row per process: memory outside the pools.
     pub outside: [Outside; MAX_PROCESSES],
 }

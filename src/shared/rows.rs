@@ -17,8 +17,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::guard::growth::Leak;
 use crate::guard::words::{Class, Level};
 
-/// Most processes that are counted; Kamailio installations have 20 to 200.
+/// Most processes that are counted each for itself; Kamailio installations have 20 to 200.
 pub const MAX_PROCESSES: usize = 512;
+/// The row that all further processes share. Several processes write it, so only its atomic counters are used: SIP,
+/// and of memory the half of other threads; its pkg figures are those of the fullest of them.
+pub const COMMON_ROW: usize = MAX_PROCESSES;
+/// All rows.
+pub const ROWS: usize = MAX_PROCESSES + 1;
 
 /// A counter with one writer: the process (and its main thread) that owns the row.
 #[repr(transparent)]
@@ -49,6 +54,12 @@ impl Own {
         // ORDERING: Relaxed; no other word depends on this one.
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Keeps the larger value. For [`COMMON_ROW`], which has many writers.
+    pub fn raise(&self, n: u64) {
+        // ORDERING: Relaxed; the word stands for itself.
+        self.0.fetch_max(n, Ordering::Relaxed);
+    }
 }
 
 /// A counter with any number of writers.
@@ -75,6 +86,27 @@ impl Shared {
     pub fn get(&self) -> u64 {
         // ORDERING: Relaxed; a counter, nothing is published through it.
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many operations the owner of a row has finished.
+#[repr(transparent)]
+#[derive(Default)]
+pub struct Operations(AtomicU64);
+
+impl Operations {
+    /// One more; only the owner may call this.
+    #[inline(always)]
+    pub fn finished(&self) {
+        // ORDERING: Relaxed load, one writer. Release; pairs with the Acquire in get: who sees it sees the books.
+        let value = self.0.load(Ordering::Relaxed).wrapping_add(1);
+        self.0.store(value, Ordering::Release);
+    }
+
+    /// Present number.
+    pub fn get(&self) -> u64 {
+        // ORDERING: Acquire; pairs with the Release in finished.
+        self.0.load(Ordering::Acquire)
     }
 }
 
@@ -192,6 +224,8 @@ pub struct Row {
     growth_per_message: AtomicU64,
     /// [`Leak`]'s number, by the sampler.
     leak: AtomicU64,
+    /// Operations of the main thread on both pools, counted after their books: while it stands still, so do they.
+    pub ops: Operations,
     /// Shared pool, main thread.
     pub shm: ShmTotals<Own>,
     /// Shared pool, other threads of the process.

@@ -34,6 +34,7 @@ mod proxy;
 mod queue;
 mod robust;
 mod rpc;
+mod scale;
 mod script;
 mod sites;
 mod smoke;

@@ -26,6 +26,7 @@ pub(super) fn publish_figures(row: &Row) -> u64 {
     let real_used = LOCAL.pkg_pool.get().real_used();
     row.pkg.used.set(used);
     row.pkg.real_used.set(real_used);
+    row.ops.finished();
     real_used
 }
 
@@ -44,7 +45,7 @@ pub(super) fn pkg_allocated<M: Manager>(block: *mut c_void, spot: Option<Spot>) 
             bump(&LOCAL.pkg.allocs, 1);
             bump(&LOCAL.pkg.bytes_allocated, size);
             publish_totals();
-            if let Some(row) = own_row() {
+            if let Some(row) = single_row() {
                 publish_pkg(row);
             }
         }
@@ -67,7 +68,7 @@ pub(super) fn pkg_freed(size: u64, spot: Option<Spot>) {
 
 /// After the long way of a free.
 pub(super) fn pkg_after_long_free() {
-    if let Some(row) = own_row() {
+    if let Some(row) = single_row() {
         publish_figures(row);
     }
 }
@@ -86,7 +87,7 @@ pub(super) fn pkg_failed(size: usize, spot: Option<Spot>) {
         spot.failed(size as u64, state::coarse_ms() / 1000);
     }
     let failures = bump(&LOCAL.pkg.failures, 1);
-    if let Some(row) = own_row() {
+    if let Some(row) = single_row() {
         row.pkg_failures.set(failures);
         publish_pkg(row);
     }
@@ -123,14 +124,14 @@ pub(super) fn pkg_changed(change: Change, spot: Option<Spot>) {
         }
     }
     bump(&LOCAL.pkg.unbooked, change.unbooked);
-    if let Some(row) = own_row() {
+    if let Some(row) = single_row() {
         republish(row);
     }
 }
 
 /// Publishes the private pkg totals while places are not counted; else they are the sums over the places.
 pub(super) fn publish_totals() {
-    if let Some(row) = own_row() {
+    if let Some(row) = single_row() {
         let totals = &LOCAL.pkg;
         row.pkg.allocs.set(totals.allocs.get());
         row.pkg.bytes_allocated.set(totals.bytes_allocated.get());
@@ -153,7 +154,7 @@ pub(super) fn republish(row: &Row) {
 macro_rules! on_shm_totals {
     (|$totals:ident| $body:expr) => {
         if let Some(row) = own_row() {
-            if is_main_thread() && !owners::is_unnumbered() {
+            if is_main_thread() && !owners::is_unnumbered() && !has_common_row() {
                 let $totals = &row.shm;
                 $body
             } else {
@@ -170,6 +171,21 @@ pub(super) fn is_summed(spot: Option<Spot>) -> bool {
     spot.is_some_and(|spot| spot.is_own())
 }
 
+/// What the operation did to the one number that all processes tell; and that it is in the books.
+#[inline(always)]
+fn note(spot: Option<Spot>, bytes: u64) {
+    if is_summed(spot) {
+        if let Some(row) = owners::row() {
+            row.ops.finished();
+        }
+    }
+    if is_summed(spot) || (is_main_thread() && !owners::is_unnumbered()) {
+        note_shm(bytes);
+    } else {
+        note_shm_elsewhere(bytes);
+    }
+}
+
 /// Counts a new block of the shared pool; answers its size.
 #[inline(always)]
 pub(super) fn shm_allocated<M: Manager>(block: *mut c_void, spot: Option<Spot>) -> u64 {
@@ -177,6 +193,7 @@ pub(super) fn shm_allocated<M: Manager>(block: *mut c_void, spot: Option<Spot>) 
     if let Some(spot) = spot {
         spot.allocated(size);
     }
+    note(spot, size);
     if !is_summed(spot) {
         on_shm_totals!(|totals| {
             totals.allocs.add(1);
@@ -192,6 +209,7 @@ pub(super) fn shm_freed(size: u64, spot: Option<Spot>) {
     if let Some(spot) = spot {
         spot.freed(size);
     }
+    note(spot, size.wrapping_neg());
     if !is_summed(spot) {
         on_shm_totals!(|totals| {
             totals.frees.add(1);
@@ -224,6 +242,7 @@ pub(super) fn shm_changed(change: Change, spot: Option<Spot>) {
     if let Some(spot) = spot {
         spot.changed(grown, shrunk, unbooked);
     }
+    note(spot, grown.wrapping_sub(shrunk));
     on_shm_totals!(|totals| {
         if !is_summed(spot) {
             totals.bytes_allocated.add(grown);

@@ -2,7 +2,6 @@
 //! Forbidden here: the shm lock; writing.
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::{owners, sys};
 use super::view::*;
@@ -53,25 +52,31 @@ pub fn shm_now(size: u64) -> Option<PoolNow> {
         .map(|_| steady(&LOCAL.shm_pool.get(), size))
 }
 
-/// Between two readings by one process use rises by less than this, or the reading is looked at twice.
+/// Use that lies by more than this above memguard's own count is looked at again.
 const LEAP: u64 = 64 * 1024;
 
 /// Readings that wait for a leap to go away: about 3 µs, several times what one fm_malloc takes.
 const LEAP_TRIES: u32 = 32;
 
-/// The last use that this process believed.
-static LOCAL_BELIEVED: AtomicU64 = AtomicU64::new(0);
-
 /// The figures without what fm books for a moment only: before it splits a free block it takes all of it for used
-/// (f_malloc.c fm_extract_free), so that a large pool looks full to who reads without its lock. A leap that stays (the
-/// process inside may have been preempted) is held against memguard's own count; on fm that has no drift.
+/// (f_malloc.c fm_extract_free), so that a large pool looks full to who reads without its lock. What lies far above
+/// the one number that all processes tell is such a leap; if it stays (the process inside may have been preempted),
+/// that number counts: on fm it has no drift. qm books after the split, and its books drift: it is believed.
 fn steady(pool: &PoolView, size: u64) -> PoolNow {
-    // ORDERING: Relaxed; one process's own number, any of its values is good.
-    let believed = LOCAL_BELIEVED.load(Ordering::Relaxed);
     let mut figures = now(pool, size);
+    if pool.forgets_shrinks {
+        return figures;
+    }
+    let Some(region) = super::state::region() else {
+        return figures;
+    };
+    // What processes have not told yet: half of what they may keep to themselves.
+    let untold = (processes() as u64).saturating_mul(TELL_FROM / 2);
+    let leap = LEAP.saturating_add(untold);
+    let is_leap = |used: u64| used > region.control.shm_counted.get().saturating_add(leap);
     for _ in 0..LEAP_TRIES {
-        if figures.real_used <= believed.saturating_add(LEAP) {
-            break;
+        if !is_leap(figures.used) {
+            return figures;
         }
         std::hint::spin_loop();
         let again = now(pool, size);
@@ -79,13 +84,11 @@ fn steady(pool: &PoolView, size: u64) -> PoolNow {
             figures = again;
         }
     }
-    if figures.real_used > believed.saturating_add(LEAP) && !pool.forgets_shrinks {
+    if is_leap(figures.used) {
         let overhead = figures.real_used.saturating_sub(figures.used);
-        figures.used = figures.used.min(counted_shm());
+        figures.used = figures.used.min(region.control.shm_counted.get());
         figures.real_used = figures.real_used.min(figures.used.saturating_add(overhead));
     }
-    // ORDERING: as above.
-    LOCAL_BELIEVED.store(figures.real_used, Ordering::Relaxed);
     figures
 }
 
@@ -257,21 +260,12 @@ pub fn shm_sum_of_all(region: &Region) -> ShmSum {
     let Some(sites) = owners::sites() else {
         return sum;
     };
-    let of_shm = sites
-        .sums(processes())
-        .into_iter()
-        .enumerate()
-        .filter(|(i, _)| sites.pool(*i) == Some(SitePool::Shm));
-    let places = of_shm.fold(ShmSum::default(), |sum, (_, t)| ShmSum {
-        allocs: sum.allocs.wrapping_add(t.allocs),
-        bytes_allocated: sum.bytes_allocated.wrapping_add(t.bytes_allocated),
-        frees: sum.frees.wrapping_add(t.frees),
-        bytes_freed: sum.bytes_freed.wrapping_add(t.bytes_freed),
-        ..ShmSum::default()
-    });
+    let places = sites.sum_of(processes(), SitePool::Shm);
     ShmSum {
-        unbooked: sum.unbooked,
-        failures: sum.failures,
-        ..places
+        allocs: places.allocs,
+        bytes_allocated: places.bytes_allocated,
+        frees: places.frees,
+        bytes_freed: places.bytes_freed,
+        ..sum
     }
 }

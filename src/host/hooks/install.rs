@@ -86,7 +86,7 @@ pub fn stop_places() {
     totals.bytes_allocated.set(pkg.bytes_allocated);
     totals.frees.set(pkg.frees);
     totals.bytes_freed.set(pkg.bytes_freed);
-    if let Some(row) = own_row() {
+    if let Some(row) = single_row() {
         row.shm.allocs.add(shm.allocs);
         row.shm.bytes_allocated.add(shm.bytes_allocated);
         row.shm.frees.add(shm.frees);
@@ -214,6 +214,7 @@ pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
             }
             row.shm.unbooked.add(older.unbooked);
         }
+        note_shm_elsewhere(older.bytes);
         match manager {
             Which::Fm => wrap_shm::<Fm>(api, &real),
             Which::Qm => wrap_shm::<Qm>(api, &real),
@@ -280,7 +281,8 @@ pub fn lend() {
 /// (`child_init`), by the process itself.
 pub fn publish_process() {
     owners::publish_process();
-    if let Some(row) = own_row() {
+    tell_pkg();
+    if let Some(row) = single_row() {
         republish(row);
         // ORDERING: Relaxed; read by reports only.
         row.pid

@@ -34,7 +34,7 @@ use view::*;
 use super::owners::{self, Caller, Spot};
 use super::{state, sys};
 use crate::shared::region::Region;
-use crate::shared::rows::{MAX_PROCESSES, Row, ShmSum};
+use crate::shared::rows::{COMMON_ROW, Row, ShmSum};
 use crate::shared::sites::{SitePool, Sites};
 
 /// Private totals of this process's pkg heap; fork copies them with the heap that they describe.
@@ -57,6 +57,8 @@ struct Local {
     pkg_pool: Cell<PoolView>,
     shm_pool: Cell<PoolView>,
     pkg: PkgLocal,
+    /// Bytes of shm, allocated less freed, that are not in the region's `shm_counted` yet (two's complement).
+    shm_untold: Cell<u64>,
 }
 // SAFETY: only the process's main thread writes (installation before the first fork; the pkg totals, because pkg is
 // not thread-safe in any version: internals C.5). Other threads read only what installation wrote.
@@ -77,6 +79,7 @@ static LOCAL: Local = Local {
         unbooked: Cell::new(0),
         failures: Cell::new(0),
     },
+    shm_untold: Cell::new(0),
 };
 
 /// Adds to a private total and returns the new value.
@@ -103,16 +106,80 @@ pub fn is_main_thread() -> bool {
     thread_pointer() == LOCAL.main_thread.get()
 }
 
-/// This process's row; `None` above the number of rows.
+/// Index of the row that this process counts in: its own, or the one that all processes beyond the last row share.
+#[inline(always)]
+fn row_index() -> usize {
+    // SAFETY: process_no is a plain int of the server, set right after each fork (core/pt.c).
+    (unsafe { sys::process_no } as usize).min(COMMON_ROW)
+}
+
+/// Whether this process shares its row with others: then only atomic counters may be written.
+#[inline(always)]
+pub fn has_common_row() -> bool {
+    row_index() == COMMON_ROW
+}
+
+/// The row that this process counts SIP in; `None` before there are rows.
 #[inline(always)]
 pub fn own_row() -> Option<&'static Row> {
-    // SAFETY: process_no is a plain int of the server, set right after each fork (core/pt.c).
-    let index = unsafe { sys::process_no } as usize;
     let rows = LOCAL.rows.get();
-    if index < MAX_PROCESSES && !rows.is_null() {
-        // SAFETY: rows points to MAX_PROCESSES rows that live as long as the server.
-        Some(unsafe { &*rows.wrapping_add(index) })
-    } else {
-        None
+    if rows.is_null() {
+        return None;
     }
+    // SAFETY: rows points to ROWS rows that live as long as the server, and the index is below that.
+    Some(unsafe { &*rows.wrapping_add(row_index()) })
+}
+
+/// The row of this process alone, for figures with one writer; `None` for processes beyond the last row.
+#[inline(always)]
+fn single_row() -> Option<&'static Row> {
+    own_row().filter(|_| !has_common_row())
+}
+
+/// Tells how full this process's pkg is where several processes share a row: the fullest since the last sample counts.
+pub fn tell_pkg() {
+    if !has_common_row() {
+        return;
+    }
+    let used = LOCAL.pkg_pool.get().real_used();
+    if let (Some(row), Some(region)) = (own_row(), state::region()) {
+        region.control.common_pkg.raise(used);
+        row.pkg.peak.raise(used);
+    }
+}
+
+/// Bytes of shm that a process keeps to itself before it tells them all.
+const TELL_FROM: u64 = 2048;
+
+/// Notes bytes of shm that this process's main thread allocated (or freed: their two's complement).
+#[inline(always)]
+fn note_shm(bytes: u64) {
+    let untold = LOCAL.shm_untold.get().wrapping_add(bytes);
+    LOCAL.shm_untold.set(untold);
+    if untold.wrapping_add(TELL_FROM) > 2 * TELL_FROM {
+        tell_shm();
+    }
+}
+
+/// Adds what this process has not told yet to what all have.
+#[cold]
+#[inline(never)]
+fn tell_shm() {
+    if let Some(region) = state::region() {
+        region.control.shm_counted.add(LOCAL.shm_untold.replace(0));
+    }
+}
+
+/// Notes bytes of shm on a thread that is not its process's main one, or in a child without a number.
+#[cold]
+#[inline(never)]
+fn note_shm_elsewhere(bytes: u64) {
+    if let Some(region) = state::region() {
+        region.control.shm_counted.add(bytes);
+    }
+}
+
+/// A new process has told nothing and owes nothing: what its parent had not told, its parent will tell.
+pub fn forget_untold() {
+    LOCAL.shm_untold.set(0);
 }

@@ -28,7 +28,11 @@ use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
 use crate::guard::priority::List;
 use crate::guard::queue;
-use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
+use serde_json::Value;
+
+use crate::guard::report::{
+    self, Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word,
+};
 use crate::guard::warnings::{self, Warning};
 use crate::guard::words::{Class, Level, Mode, Pool};
 use crate::shared::figures::Figures;
@@ -75,9 +79,34 @@ pub fn metrics(words: &[&str]) -> Result<Answer, Fault> {
     Ok(Answer::Text(text))
 }
 
-/// `memguard.json`: every read-only command's answer under its name.
+/// Where the document stands that fits into no caller's buffer.
+const WHOLE: &str =
+    "GET /status.json of the parameter listen has all of it; so has each command for its own list";
+
+/// `memguard.json`: every read-only command's answer under its name; its lists are cut where the caller's buffer ends.
 pub fn json(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.json")?;
+    let text = whole_json();
+    if text.len() <= MAX_ANSWER {
+        return Ok(Answer::Text(text));
+    }
+    let mut document = document();
+    if let Ok(fullest) = workers(&["top", "4096"]) {
+        document.insert("workers".to_owned(), to_json(&fullest)); // the fullest first: they are kept
+    }
+    memory::need(JSON_ROOM);
+    let cut = report::cut_lists(document, MAX_ANSWER, WHOLE);
+    Ok(Answer::Text(Value::Object(cut).to_string()))
+}
+
+/// All of it, however long.
+pub fn whole_json() -> String {
+    let document = document();
+    memory::need(JSON_ROOM);
+    Value::Object(document).to_string()
+}
+
+fn document() -> serde_json::Map<String, Value> {
     let mut document = serde_json::Map::new();
     for command in COMMANDS.iter().filter(|c| IN_JSON.contains(&c.name)) {
         // Places may not be counted; the rest is answered all the same.
@@ -91,10 +120,7 @@ pub fn json(words: &[&str]) -> Result<Answer, Fault> {
             .unwrap_or(command.name);
         document.insert(name.to_owned(), to_json(&answer));
     }
-    memory::need(JSON_ROOM);
-    Ok(Answer::Text(
-        serde_json::Value::Object(document).to_string(),
-    ))
+    document
 }
 
 /// About what a copy of an answer takes, as a document or as rows.

@@ -85,6 +85,14 @@ pub fn warnings_now(region: &Region) -> Vec<&'static str> {
     warnings::sentences(mask)
 }
 
+/// Known bindings and AoRs at this moment. What has ended is taken off within two samples where the tables have their
+/// usual size.
+pub fn known() -> (u64, u64) {
+    state::tables().map_or((0, 0), |tables| {
+        (tables.bindings.entries(), tables.aors.entries())
+    })
+}
+
 /// Workers whose leak is suspected or confirmed.
 pub fn leaking(region: &Region) -> u64 {
     let rows = region.used_rows(hooks::processes()).iter();

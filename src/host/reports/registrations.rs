@@ -78,8 +78,8 @@ fn registration_fields(region: &Region) -> Fields {
         ("rejected_rate_1m", milli(f.rejected_rate_1m)),
         ("rejected_rate_5m", milli(f.rejected_rate_5m)),
         ("rejected_rate_15m", milli(f.rejected_rate_15m)),
-        ("known_bindings", Node::Count(f.known_bindings)),
-        ("known_aors", Node::Count(f.known_aors)),
+        ("known_bindings", Node::Count(known().0)),
+        ("known_aors", Node::Count(known().1)),
         (
             "table_size",
             Node::Count(region.settings.get_u64(Int::Bindings)),

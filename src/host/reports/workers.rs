@@ -2,12 +2,13 @@
 //! Forbidden here: changing anything; shm locks. Process: RPC processes.
 
 use super::*;
+use crate::shared::rows::{COMMON_ROW, MAX_PROCESSES};
 
 /// `memguard.workers [pid N or rank N or index N or leaking or top N]`
 pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
     let region = region()?;
     let filter = filters::workers(words).map_err(Fault::bad)?;
-    let mut found: Vec<(u64, Fields)> = sampler::process_table()
+    let mut found: Vec<(u64, Fields)> = sampler::counted_processes()
         .enumerate()
         .filter(|(index, process)| match filter {
             filters::Workers::All | filters::Workers::Top(_) => true,
@@ -61,7 +62,10 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("pkg_peak", bytes(row.pkg.peak.get())),
         (
             "pkg_drift",
-            Node::Signed(row.pkg.used.get().wrapping_sub(pkg.live()) as i64),
+            Node::Signed(match index {
+                COMMON_ROW => 0, // of several managers there is no figure to hold it against
+                _ => row.pkg.used.get().wrapping_sub(pkg.live()) as i64,
+            }),
         ),
         ("pkg_unbooked", bytes(row.pkg.unbooked.get())),
         ("pkg_allocs", Node::Count(pkg.allocs)),
@@ -79,6 +83,10 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("private", bytes(row.private_bytes.get())),
     ];
     fields.extend(outside_fields(region, index));
+    if index == COMMON_ROW {
+        let beyond = hooks::processes().saturating_sub(MAX_PROCESSES);
+        fields.push(("processes", int(beyond as u64)));
+    }
     fields.extend([
         ("messages", Node::Count(row.sip.messages.get())),
         ("registers", Node::Count(row.sip.received.sum())),

@@ -8,7 +8,6 @@ use super::connection::Answer;
 use crate::guard::http::{Method, Parsed, Status, Target};
 use crate::guard::metrics;
 use crate::guard::page;
-use crate::guard::report::Answer as Report;
 use crate::guard::words::Level;
 use crate::host::{measures, memory, overview, reports, state};
 
@@ -107,8 +106,5 @@ fn ready() -> Answer {
 }
 
 fn status() -> String {
-    match reports::json(&[]) {
-        Ok(Report::Text(text)) => text + "\n",
-        _ => "{}\n".into(),
-    }
+    reports::whole_json() + "\n"
 }

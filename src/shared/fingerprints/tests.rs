@@ -161,3 +161,55 @@ fn a_table_of_no_entries_and_one_too_large_are_answered() {
         (Put::Dropped, None)
     );
 }
+
+#[test]
+fn entries_are_counted_as_they_come_and_go_and_the_ended_are_reaped() {
+    let known = Fingerprints::map(1000, BASE).unwrap();
+    let fp = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n << 40;
+    for n in 1..=500 {
+        known.put(fp(n), BASE + n, BASE, 0);
+        assert_eq!(known.entries(), n, "at once");
+    }
+    let again = |n| known.raise(fp(n), BASE + n, BASE, 0);
+    assert!((1..=500).all(|n| again(n) == Put::Updated));
+    assert_eq!(known.entries(), 500, "a refresh changes nothing");
+    assert!((1..=100).all(|n| known.remove(fp(n))));
+    assert_eq!(known.entries(), 400);
+    let mut next = known.reap(BASE + 200, 0, 0, 7);
+    while next != 0 {
+        next = known.reap(BASE + 200, 0, next, 7);
+    }
+    assert_eq!(known.entries(), 300, "101 to 200 have ended");
+    assert_eq!(known.count_live(BASE + 200, 0, 0, usize::MAX).0, 300);
+    known.put(fp(150), BASE + 900, BASE + 200, 0);
+    assert_eq!(known.entries(), 301);
+    assert_eq!(known.reap(BASE + 300, 100, 0, usize::MAX), 0);
+    assert_eq!(known.entries(), 301, "grace keeps them");
+
+    let other = Fingerprints::map(1000, BASE).unwrap();
+    for bucket in 0..known.buckets() {
+        let words = known.save_bucket(bucket).unwrap();
+        other.restore_bucket(bucket, words, BASE, BASE + 300, 0);
+    }
+    assert_eq!(other.entries(), 201, "what is alive comes back");
+}
+
+#[test]
+fn reaping_leaves_what_was_never_written_untouched() {
+    const CAPACITY: usize = 1 << 22;
+    let known = Fingerprints::map(CAPACITY, BASE).unwrap();
+    known.put(1 << 60 | 5, BASE + 10, BASE, 0);
+    assert_eq!(
+        known.reap(BASE + 20, 0, 0, 100_000),
+        0,
+        "one call sees it all"
+    );
+    assert_eq!(known.entries(), 0);
+    let mut resident = vec![0u8; known.buckets().div_ceil(64)];
+    let start = known.buckets.as_ptr().cast_mut().cast();
+    // SAFETY: the mapping is that long, and there is a byte per page.
+    let answered = unsafe { libc::mincore(start, known.buckets() * 64, resident.as_mut_ptr()) };
+    assert_eq!(answered, 0);
+    let pages = resident.iter().filter(|page| **page & 1 == 1).count();
+    assert!(pages < 4096, "{pages} of {} pages", resident.len());
+}

@@ -165,6 +165,17 @@ impl Counts {
         }
     }
 
+    /// Adds what `other` counted (a private original) to a row that several processes write.
+    pub fn join(&self, other: &Counts) {
+        let tally = other.tally();
+        self.add(
+            Writer::OneOfMany,
+            (tally.allocs, tally.bytes_allocated),
+            (tally.frees, tally.bytes_freed),
+            tally.unbooked,
+        );
+    }
+
     /// Nothing was ever counted here.
     pub fn is_unused(&self) -> bool {
         // ORDERING: Relaxed; own words, or a report's.

@@ -6,6 +6,7 @@
 //! places   4096 × 160 bytes  by index: pool, line and the texts, copied when the site was first seen
 //! tables    512 × 4096 × 64  one row of counters per process and site; single writer: the process's main thread
 //! threads  4096 × 64         the same for all other threads of all processes together, by atomic adds
+//! common   4096 × 64         the same for the private pools of all processes beyond the 512th
 //! ```
 //!
 //! **Key.** Pool, line and the *address* of the file literal: modules are loaded before the first fork, so a literal
@@ -31,7 +32,7 @@ use std::io;
 
 use super::mapping::{self, SharedZeroable};
 use super::marks::Marks;
-use super::rows::MAX_PROCESSES;
+use super::rows::{COMMON_ROW, MAX_PROCESSES};
 use super::sync::{AtomicU64, Ordering};
 use crate::guard::growth::Growth;
 
@@ -80,6 +81,8 @@ pub struct Sites {
     pub marks: Marks,
     threads: Table,
     tables: [Table; MAX_PROCESSES],
+    /// Private pools of all processes beyond the last table, by atomic adds.
+    common: Table,
 }
 
 // SAFETY: atomics only.
@@ -118,10 +121,20 @@ impl Sites {
         mapping::map_one()
     }
 
-    /// Counters of one process.
+    /// Counters of one process; of [`COMMON_ROW`], those of all further processes together.
     #[inline(always)]
     pub fn table(&self, process: usize) -> Option<&Table> {
-        self.tables.get(process)
+        match process {
+            COMMON_ROW => Some(&self.common),
+            process => self.tables.get(process),
+        }
+    }
+
+    /// The tables that are in use while there are so many processes: theirs, and those that several share.
+    fn used_tables(&self, processes: usize) -> impl Iterator<Item = &Table> {
+        let common = (processes > MAX_PROCESSES).then_some(&self.common);
+        let own = self.tables.iter().take(processes);
+        own.chain(common).chain(std::iter::once(&self.threads))
     }
 
     /// Counters of all threads that are not their process's main thread.
@@ -205,16 +218,31 @@ impl Sites {
         total
     }
 
+    /// What the first `processes` processes and all other threads counted at all sites of a pool together.
+    pub fn sum_of(&self, processes: usize, pool: SitePool) -> Tally {
+        let count = self.count();
+        let mut is_of_pool = [false; SITES];
+        for (index, is_of_pool) in is_of_pool.iter_mut().enumerate().take(count) {
+            *is_of_pool = self.pool(index) == Some(pool);
+        }
+        let mut sum = Tally::default();
+        let mut read = |what: fn(&Counts, &mut Tally)| {
+            for table in self.used_tables(processes) {
+                let rows = table.iter().zip(&is_of_pool).take(count);
+                let of_pool = rows.filter(|(_, is_of_pool)| **is_of_pool);
+                of_pool.for_each(|(counts, _)| what(counts, &mut sum));
+            }
+        };
+        read(Counts::read_freed);
+        read(Counts::read_allocated);
+        sum
+    }
+
     /// What the first `processes` processes and all other threads counted at each site in use, by index.
     pub fn sums(&self, processes: usize) -> Vec<Tally> {
         let count = self.count();
         let mut sums = vec![Tally::default(); count];
-        let tables = || {
-            self.tables
-                .iter()
-                .take(processes)
-                .chain(std::iter::once(&self.threads))
-        };
+        let tables = || self.used_tables(processes);
         for table in tables() {
             sums.iter_mut()
                 .zip(table)
