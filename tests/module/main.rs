@@ -35,6 +35,7 @@ mod queue;
 mod robust;
 mod rpc;
 mod script;
+mod short_of_memory;
 mod sites;
 mod smoke;
 mod soak;

@@ -425,15 +425,16 @@ static void print_books(void)
 static void arm(char *words)
 {
 	char kind[8] = "", how[8] = "";
+	int process = getpid();
 
 	faults->process = 0;
 	faults->seen = faults->failed = 0;
-	if(sscanf(words, "%7s %ld %7s", kind, &faults->nth, how) != 3)
+	if(sscanf(words, "%7s %ld %7s %d", kind, &faults->nth, how, &process) < 3)
 		return;
 	for(faults->kind = 0; faults->kind < KINDS && strcmp(kinds[faults->kind], kind) != 0; faults->kind++)
 		;
 	faults->forever = strcmp(how, "forever") == 0;
-	faults->process = getpid();
+	faults->process = process;
 }
 
 static void print_faults(void)
