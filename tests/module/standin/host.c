@@ -278,9 +278,16 @@ static const char *take_message(char *text)
 	return receive(text, strlen(text));
 }
 
+/* What is done for the answer is no part of what was asked for. Another process's fault stays armed. */
+static void disarm(void)
+{
+	if(faults->process == getpid())
+		faults->process = 0;
+}
+
 static void tell_fate(const char *came_to)
 {
-	faults->process = 0;
+	disarm();
 	printf("{\"came_to\":\"%s\",\"replies\":%d,\"reply\":", came_to, replies);
 	print_text(reply);
 	puts("}");
@@ -396,7 +403,7 @@ static void call_rpc(char *words)
 		command->function(&rpc, &call);
 	else
 		rpc_fault(&call, 404, "no such command");
-	faults->process = 0;
+	disarm();
 	printf("{\"code\":%d,\"sentence\":", call.code);
 	print_text(call.sentence);
 	printf(",\"answer\":");
