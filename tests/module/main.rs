@@ -42,6 +42,7 @@ mod soak;
 mod standin;
 mod stopped;
 mod sturdy;
+mod too_large;
 mod torture;
 mod transports;
 mod usrloc;
