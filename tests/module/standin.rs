@@ -392,7 +392,7 @@ const COMMANDS: [&str; 24] = [
     "diff",
     "profile shm",
     "forecast",
-    "history shm",
+    "history shm_used",
     "check",
     "events",
     "refusals",
@@ -462,6 +462,46 @@ fn standin_commands_lose_nothing_whatever_cannot_be_allocated() {
         let mut host = working(Standin::new(pair, &folder), &folder);
         host.datagram(&Request::register("somebody"));
         sweep_commands(&mut host, EACH);
+    });
+}
+
+#[test]
+fn standin_commands_of_many_processes_are_answered_or_refused_without_any_memory_of_libc() {
+    for_each_pair(|pair| {
+        let folder = Folder::of(pair, "many");
+        let mut host = working(Standin::new(pair, &folder), &folder);
+        for (more, must_answer) in [(60, true), (211, false), (245, false)] {
+            let count = host.ask(&format!("lines {more}"));
+            let (mut answered, mut said) = (0, 0);
+            for command in COMMANDS {
+                let line = format!("rpc memguard.{command}");
+                let usual = host.ask(&line)["code"].clone();
+                host.ask("fail heap 1 forever");
+                let answer = host.ask(&line);
+                let refused = struck(&mut host);
+                match &answer["code"] {
+                    code if *code == usual => answered += 1,
+                    _ => {
+                        assert_eq!(answer["code"], 500, "{command}: {answer}");
+                        let sentence = word(&answer, "sentence");
+                        assert!(
+                            sentence.contains("not enough memory"),
+                            "{command}: {answer}"
+                        );
+                        said += 1;
+                    }
+                }
+                let status = host.rpc("status").remove_first();
+                let peak = number(&status, "memory_reserve_peak");
+                println!("{count} processes, {command}: {refused} times refused, peak {peak}");
+            }
+            println!("{count} processes: {answered} answered, {said} refused");
+            assert!(
+                said == 0 || !must_answer,
+                "{count} processes: {said} refused"
+            );
+            assert!(answered > 15);
+        }
     });
 }
 

@@ -604,6 +604,13 @@ int main(int argc, char **argv)
 			if(pid == 0)
 				churn(atoi(rest));
 			printf("%d\n", pid);
+		} else if(is(line, "lines", &rest)) { /* of the process table, with nobody behind them */
+			for(pid = atoi(rest); pid > 0 && *process_count < PROCESSES; pid--) {
+				pt[*process_count].rank = 1;
+				strcpy(pt[*process_count].desc, "udp receiver child=100 sock=192.0.2.1:5060");
+				(*process_count)++;
+			}
+			printf("%d\n", *process_count);
 		} else if(is(line, "kill", &rest)) {
 			printf("%d\n", kill_outside_the_pool(atoi(rest)));
 		} else if(is(line, "datagram", &rest)) {
