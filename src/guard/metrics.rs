@@ -120,7 +120,7 @@ families! {
         Gauge workers "processes of the server";
         Gauge workers_leaking "processes whose memory grows without an end in sight";
         Gauge last_sample_timestamp_seconds "Unix time of the last sample of the sampling process";
-        Counter sample_errors_total "times the sampling process could not read the machine's memory or write the text file";
+        Counter sample_errors_total "times the sampling process could not read the machine's memory or write the text file, had not enough memory, or was started again";
     }
     by_class {
         Counter registers_total "REGISTERs that arrived, retransmissions included";

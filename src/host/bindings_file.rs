@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::log::{Severity, log};
 use super::state::{self, Tables};
-use super::{blackbox, ending, settings};
+use super::{blackbox, ending, file_limit, settings};
 use crate::guard::aor::Key;
 use crate::guard::blackbox::reading::Fate;
 use crate::guard::params::{Int, Text};
@@ -260,6 +260,10 @@ pub fn close() {
 
 /// Writes beside it and renames, so that a kill leaves the file as it was.
 fn write(region: &Region, tables: &Tables, path: &Path, is_complete: bool) -> io::Result<()> {
+    file_limit::as_an_error(|| replace(region, tables, path, is_complete))
+}
+
+fn replace(region: &Region, tables: &Tables, path: &Path, is_complete: bool) -> io::Result<()> {
     let control = &region.control;
     let clocks = state::saved();
     let forgotten = [&tables.bindings, &tables.aors].map(Fingerprints::forgotten_until);

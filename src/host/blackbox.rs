@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::log::{Severity, log};
 use super::past::Kept;
-use super::{ending, measures, memory, reports, rpc, sampler, state, sys};
+use super::{ending, file_limit, measures, memory, reports, rpc, sampler, state, sys};
 use crate::guard::blackbox::format::{Ring, text_room};
 use crate::guard::blackbox::reading::Fate;
 use crate::guard::blackbox::story;
@@ -64,7 +64,8 @@ pub fn open(region: &Region) -> Result<(), String> {
     let now_s = state::wall_ms() / 1000;
     let opened = memory::scope(|| {
         memory::need(ROOM);
-        blackbox::open(&path, &identity(region).to_string(), now_s, owner())
+        let identity = identity(region).to_string();
+        file_limit::as_an_error(|| blackbox::open(&path, &identity, now_s, owner()))
     });
     let opened = opened.unwrap_or_else(|memory::Short| {
         Err(Trouble::Now(format!(
@@ -356,6 +357,7 @@ pub fn close() {
     };
     if let Ok(mut writer) = Writer::again(path, *place) {
         let (how, died) = ending::said(Fate::Stopped);
-        let _ = write_end(&mut writer, how, died); // nobody is left to be told
+        // Nobody is left to be told.
+        let _ = file_limit::as_an_error(|| write_end(&mut writer, how, died));
     }
 }

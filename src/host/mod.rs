@@ -12,6 +12,7 @@ pub mod commands;
 pub mod ending;
 pub mod entry;
 pub mod exports;
+pub mod file_limit;
 pub mod forecast_reports;
 pub mod forecasts;
 pub mod frames;

@@ -30,6 +30,8 @@ pub fn run() -> ! {
     // SAFETY: our own process, right after the fork; the one that samples is a copy of it.
     unsafe { sys::cfg_child_init() };
     let before = hold_signals();
+    // SAFETY: a plain call. A write beyond a limit of file sizes, of a log say, shall be an error and not the end.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     hooks::publish_process();
     hooks::lend();
     if let Some(region) = state::region() {
@@ -144,14 +146,13 @@ impl Supervisor {
     /// In the copy.
     fn become_sampler(&self) -> ! {
         // SAFETY: plain calls in a process of one thread, with sets on its stack. Kamailio's handler of SIGCHLD speaks of
-        // Kamailio's children. A write beyond a limit of file sizes shall be an error and not the end.
+        // Kamailio's children.
         unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             if libc::getppid() != self.own {
                 libc::_exit(0); // it died before we asked to be told
             }
             libc::signal(libc::SIGCHLD, libc::SIG_DFL);
-            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             ending::take_over_signals();
             libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
         }

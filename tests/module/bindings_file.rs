@@ -187,3 +187,25 @@ fn bindings_file_one_that_cannot_be_used_is_kept_aside_and_the_table_starts_empt
         );
     });
 }
+
+#[test]
+fn bindings_file_that_is_a_link_or_a_pipe_is_neither_followed_nor_waited_for() {
+    for_each_pair(|pair| {
+        let folder = Folder::of(pair, "link");
+        let registrar = Server::registrar(pair).without_memguard().start();
+        let target = folder.file("target");
+        fs::write(&target, "somebody's").expect("ours");
+        let link = folder.file("link");
+        std::os::unix::fs::symlink(&target, &link).expect("ours");
+        let pipe = folder.file("pipe");
+        let name = std::ffi::CString::new(pipe.to_str().expect("a path")).expect("no NUL");
+        // SAFETY: a C string that lives for the call.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        for path in [&link, &pipe] {
+            let refused = proxy(pair, registrar.sip(), path).try_start();
+            let log = refused.err().expect("it does not start");
+            assert!(log.contains("is not a regular file"), "{log}");
+        }
+        assert_eq!(fs::read_to_string(&target).expect("ours"), "somebody's");
+    });
+}

@@ -240,3 +240,27 @@ fn robust_the_end_is_clean_and_a_restart_at_the_same_place_works() {
         assert!(server.stop().success());
     });
 }
+
+#[test]
+fn robust_without_a_place_at_the_event_before_parsing_it_says_what_does_not_work() {
+    for_each_pair(|pair| {
+        let said = |taken: u32| {
+            let server = Server::registrar(pair)
+                .with_mgtest()
+                .config(|c| {
+                    c.param("mgtest", "take_stream", taken);
+                })
+                .start();
+            assert_eq!(server.udp().request(&Request::register("a")).code, 200);
+            assert_eq!(server.tcp().request(&Request::register("b")).code, 200);
+            let log = server.log();
+            let is_said = warnings(&server)
+                .iter()
+                .any(|w| w.contains("hold all eight places"));
+            assert_eq!(is_said, log.contains("hold all eight places"), "{log}");
+            is_said
+        };
+        assert!(!said(0));
+        assert!(said(1));
+    });
+}

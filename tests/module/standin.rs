@@ -45,6 +45,9 @@ fn struck(host: &mut Standin) -> i64 {
     number(&host.ask("faults"), "failed")
 }
 
+/// Each of the first, then fewer and fewer: of libc's memory there are thousands.
+const FIRST: Next = |n| if n < 40 { n + 1 } else { n + n / 6 };
+
 /// Which n comes after one: each, or each power of two where time is short.
 type Next = fn(i64) -> i64;
 const EACH: Next = |n| n + 1;
@@ -155,13 +158,19 @@ fn assert_works(host: &mut Standin) {
 fn standin_start_ends_well_or_with_a_sentence_whatever_cannot_be_allocated() {
     for_each_pair(|pair| {
         let folder = Folder::of(pair, "start");
-        let mut most = [("pkg", 30), ("shm", 2), ("map", 8), ("fork", 1)];
-        for (kind, at_least) in &mut most {
+        let most = [
+            ("pkg", 30, EACH),
+            ("shm", 2, EACH),
+            ("map", 8, EACH),
+            ("fork", 1, EACH),
+            ("heap", 40, FIRST),
+        ];
+        for (kind, at_least, next) in most {
             for how in HOW {
                 let mut n = 0;
                 let (mut worked, mut refused) = (0, 0);
                 loop {
-                    n += 1;
+                    n = next(n);
                     let what = format!("{kind} {n} {how}");
                     println!("{what}");
                     let mut host = Standin::new(pair, &folder);
@@ -193,7 +202,10 @@ fn standin_start_ends_well_or_with_a_sentence_whatever_cannot_be_allocated() {
                     assert!(n < ENOUGH, "{what}: no end");
                 }
                 println!("{kind} {how}: {worked} starts worked, {refused} did not");
-                assert!(worked + refused >= *at_least, "{kind}: {n} only");
+                assert!(worked + refused >= at_least, "{kind}: {n} only");
+                if kind == "heap" {
+                    assert_eq!(refused, 0, "the reserve is enough for a start");
+                }
             }
         }
     });
@@ -252,8 +264,9 @@ fn sweep_registers(host: &mut Standin) {
         |host: &mut Standin, what: &str| number(&host.rpc("registrations").remove_first(), what);
     let mut user = 0;
     for class in CLASSES {
-        for kind in ["pkg", "shm"] {
+        for kind in ["pkg", "shm", "heap"] {
             let at_least = match (kind, class) {
+                ("heap", _) => 0,
                 ("pkg", _) => 3,
                 (_, "unregister" | "query" | "refresh" | "returning") => 0,
                 _ => 1,
@@ -379,7 +392,7 @@ const COMMANDS: [&str; 24] = [
     "diff",
     "profile shm",
     "forecast",
-    "history shm",
+    "history shm_used",
     "check",
     "events",
     "refusals",
@@ -411,6 +424,11 @@ fn sweep_commands(host: &mut Standin, next: Next) {
                 "{command} {kind}: {pieces}"
             );
         }
+        // It is made in libc's memory, or where there is none in the reserve.
+        each_fault(host, "heap", FIRST, |host| {
+            let answer = host.ask(&line);
+            assert_eq!(answer["code"], whole["code"], "{command}: {answer}");
+        });
         let again = host.ask(&line);
         assert_eq!(again["code"], whole["code"], "{command}: {again}");
     }
@@ -444,6 +462,101 @@ fn standin_commands_lose_nothing_whatever_cannot_be_allocated() {
         let mut host = working(Standin::new(pair, &folder), &folder);
         host.datagram(&Request::register("somebody"));
         sweep_commands(&mut host, EACH);
+    });
+}
+
+#[test]
+fn standin_commands_of_many_processes_are_answered_or_refused_without_any_memory_of_libc() {
+    for_each_pair(|pair| {
+        let folder = Folder::of(pair, "many");
+        let mut host = working(Standin::new(pair, &folder), &folder);
+        for (more, must_answer) in [(60, true), (211, false), (245, false)] {
+            let count = host.ask(&format!("lines {more}"));
+            let (mut answered, mut said) = (0, 0);
+            for command in COMMANDS {
+                let line = format!("rpc memguard.{command}");
+                let usual = host.ask(&line)["code"].clone();
+                host.ask("fail heap 1 forever");
+                let answer = host.ask(&line);
+                let refused = struck(&mut host);
+                match &answer["code"] {
+                    code if *code == usual => answered += 1,
+                    _ => {
+                        assert_eq!(answer["code"], 500, "{command}: {answer}");
+                        let sentence = word(&answer, "sentence");
+                        assert!(
+                            sentence.contains("not enough memory"),
+                            "{command}: {answer}"
+                        );
+                        said += 1;
+                    }
+                }
+                let status = host.rpc("status").remove_first();
+                let peak = number(&status, "memory_reserve_peak");
+                println!("{count} processes, {command}: {refused} times refused, peak {peak}");
+            }
+            println!("{count} processes: {answered} answered, {said} refused");
+            assert!(
+                said == 0 || !must_answer,
+                "{count} processes: {said} refused"
+            );
+            assert!(answered > 15);
+        }
+    });
+}
+
+#[test]
+fn standin_sampling_process_goes_on_whatever_libc_refuses() {
+    for_each_pair(|pair| {
+        let folder = Folder::of(pair, "sampling");
+        let mut host = Standin::new(pair, &folder);
+        assert!(host.step("register"));
+        let listen = free_port();
+        assert!(params(&folder).iter().all(|param| host.step(param)));
+        assert!(host.step(&format!("param listen {listen}")));
+        assert!(host.step("init") && host.step("children") && host.step("worker"));
+        let sampling = |host: &mut Standin| {
+            let all = host.rpc("workers");
+            let pid = rows(&all)
+                .iter()
+                .find_map(|row| row["sampling_pid"].as_i64());
+            pid.unwrap_or(0)
+        };
+        assert!(holds_within(SOON, || sampling(&mut host) > 0), "it samples");
+        let pid = sampling(&mut host);
+        let status = |host: &mut Standin| host.rpc("status").remove_first();
+        let mut n = 1;
+        while n < ENOUGH {
+            host.ask(&format!("fail heap {n} once {pid}"));
+            for path in ["/status.json", "/metrics", "/", "/ready"] {
+                let answer = http::get(listen, path, SOON).expect("it is served");
+                assert_eq!(answer.status, 200, "{n} {path}: {}", answer.body);
+            }
+            struck(&mut host);
+            n = FIRST(n);
+        }
+        host.ask(&format!("fail heap 1 forever {pid}"));
+        let begin = number(&status(&mut host), "uptime");
+        assert!(holds_within(4 * SOON, || {
+            for path in ["/status.json", "/metrics", "/", "/ready"] {
+                let answer = http::get(listen, path, SOON).expect("it is served");
+                assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+            }
+            number(&status(&mut host), "uptime") >= begin + 8
+        }));
+        let now = status(&mut host);
+        assert!(number(&now, "sample_age_ms") < 2000, "{now}");
+        assert!(number(&now, "memory_refused") > 100, "{now}");
+        assert_eq!(number(&now, "memory_skipped"), 0, "{now}");
+        assert_eq!(number(&now, "sampler_restarts"), 0, "{now}");
+        assert!(
+            now["warnings"].to_string().contains("libc refused memory"),
+            "{now}"
+        );
+        assert!(struck(&mut host) > 100);
+        assert_eq!(sampling(&mut host), pid, "the same process");
+        assert!(host.step("leave") && host.step("destroy"));
+        assert!(host.end().success());
     });
 }
 

@@ -56,6 +56,10 @@ fn status_fields(region: &Region) -> Fields {
             "memory_skipped",
             Node::Count(region.sampling.memory_skipped.get()),
         ),
+        (
+            "memory_reserve_peak",
+            bytes(region.sampling.reserve_peak.get()),
+        ),
         ("workers", int(hooks::processes() as u64)),
         ("workers_leaking", int(leaking(region))),
         (

@@ -452,7 +452,10 @@ static rpc_export_t rpcs[] = {{"mgtest.pkg_info", rpc_pkg_info, doc, 0},
 
 /* 1: holds the hook for datagrams, as sipcapture does, so that memguard cannot have it */
 static int take_datagrams = 0;
-static param_export_t params[] = {{"take_datagrams", PARAM_INT, &take_datagrams}, {0, 0, 0}};
+/* 1: holds all places of the event before parsing */
+static int take_stream = 0;
+static param_export_t params[] = {{"take_datagrams", PARAM_INT, &take_datagrams},
+		{"take_stream", PARAM_INT, &take_stream}, {0, 0, 0}};
 
 static int let_pass(sr_event_param_t *event)
 {
@@ -463,6 +466,8 @@ static int mod_init(void)
 {
 	if(take_datagrams && sr_event_register_cb(SREV_NET_DGRAM_IN, let_pass) < 0)
 		return -1;
+	while(take_stream && sr_event_register_cb(SREV_NET_DATA_IN, let_pass) >= 0)
+		;
 	return watch_messages();
 }
 

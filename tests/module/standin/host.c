@@ -278,9 +278,16 @@ static const char *take_message(char *text)
 	return receive(text, strlen(text));
 }
 
+/* What is done for the answer is no part of what was asked for. Another process's fault stays armed. */
+static void disarm(void)
+{
+	if(faults->process == getpid())
+		faults->process = 0;
+}
+
 static void tell_fate(const char *came_to)
 {
-	faults->process = 0;
+	disarm();
 	printf("{\"came_to\":\"%s\",\"replies\":%d,\"reply\":", came_to, replies);
 	print_text(reply);
 	puts("}");
@@ -396,7 +403,7 @@ static void call_rpc(char *words)
 		command->function(&rpc, &call);
 	else
 		rpc_fault(&call, 404, "no such command");
-	faults->process = 0;
+	disarm();
 	printf("{\"code\":%d,\"sentence\":", call.code);
 	print_text(call.sentence);
 	printf(",\"answer\":");
@@ -425,15 +432,16 @@ static void print_books(void)
 static void arm(char *words)
 {
 	char kind[8] = "", how[8] = "";
+	int process = getpid();
 
 	faults->process = 0;
 	faults->seen = faults->failed = 0;
-	if(sscanf(words, "%7s %ld %7s", kind, &faults->nth, how) != 3)
+	if(sscanf(words, "%7s %ld %7s %d", kind, &faults->nth, how, &process) < 3)
 		return;
 	for(faults->kind = 0; faults->kind < KINDS && strcmp(kinds[faults->kind], kind) != 0; faults->kind++)
 		;
 	faults->forever = strcmp(how, "forever") == 0;
-	faults->process = getpid();
+	faults->process = process;
 }
 
 static void print_faults(void)
@@ -596,6 +604,13 @@ int main(int argc, char **argv)
 			if(pid == 0)
 				churn(atoi(rest));
 			printf("%d\n", pid);
+		} else if(is(line, "lines", &rest)) { /* of the process table, with nobody behind them */
+			for(pid = atoi(rest); pid > 0 && *process_count < PROCESSES; pid--) {
+				pt[*process_count].rank = 1;
+				strcpy(pt[*process_count].desc, "udp receiver child=100 sock=192.0.2.1:5060");
+				(*process_count)++;
+			}
+			printf("%d\n", *process_count);
 		} else if(is(line, "kill", &rest)) {
 			printf("%d\n", kill_outside_the_pool(atoi(rest)));
 		} else if(is(line, "datagram", &rest)) {
