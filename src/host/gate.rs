@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_uint, c_void};
 use super::arrived::Arrived;
 use super::entry::{GoOn, Leave, guarded};
 use super::visit::Visit;
-use super::{answer, ballast, hooks, learn, pressure, state, sys};
+use super::{answer, ballast, follow, hooks, learn, lifecycle, pressure, state, sys};
 use crate::guard::admission::Decision;
 use crate::guard::sip::{Scanned, scan};
 use crate::guard::words::{Class, Mode};
@@ -98,10 +98,6 @@ pub unsafe extern "C" fn on_request(
 ) -> c_int {
     guarded("the gate", || {
         learn::end();
-        ballast::take_first();
-        if let Some(row) = hooks::own_row() {
-            row.sip.messages.add(1);
-        }
         // SAFETY: plain data, filled by the shim.
         let mut view: sys::mg_message_t = unsafe { std::mem::zeroed() };
         // SAFETY: Kamailio passes a live message for the duration of the call.
@@ -109,10 +105,68 @@ pub unsafe extern "C" fn on_request(
             sys::mg_message_view(msg, &mut view);
             Arrived::of(&view)
         };
+        if !arrived.is_real {
+            return GoOn(1);
+        }
+        count_message();
+        if let Some(region) = state::region() {
+            follow::look(region);
+        }
         match consider(&arrived, Stage::Request) {
             Verdict::Pass => GoOn(1),
             Verdict::Answered => GoOn(0),
         }
+    })
+    .0
+}
+
+/// One more message from the network: whoever gets it keeps a ballast from now on.
+fn count_message() {
+    ballast::take_first();
+    if let Some(row) = hooks::own_row() {
+        row.sip.messages.add(1);
+    }
+}
+
+/// The same callback where the script calls memguard itself (`auto` 0). Process: SIP workers.
+pub unsafe extern "C" fn on_request_counted(
+    msg: *mut sys::sip_msg,
+    _flags: c_uint,
+    _param: *mut c_void,
+) -> c_int {
+    guarded("the count of requests", || {
+        // SAFETY: plain data, filled by the shim.
+        let mut view: sys::mg_message_t = unsafe { std::mem::zeroed() };
+        // SAFETY: Kamailio passes a live message for the duration of the call.
+        unsafe { sys::mg_message_view(msg, &mut view) };
+        if view.is_real != 0 {
+            count_message();
+        }
+        if let Some(region) = state::region() {
+            follow::look(region);
+        }
+        GoOn(1)
+    })
+    .0
+}
+
+/// Pre-script callback of failure routes, which tm also uses when a suspended transaction goes on (tm/t_suspend.c): in
+/// an async worker that is the only word of the request. Such a worker lives by its pkg as a SIP worker does.
+pub unsafe extern "C" fn on_going_on(
+    _msg: *mut sys::sip_msg,
+    _flags: c_uint,
+    _param: *mut c_void,
+) -> c_int {
+    guarded("a transaction that goes on", || {
+        if lifecycle::is_async_worker() {
+            ballast::take_first();
+            ballast::make_room();
+            let totals = hooks::own_row().map(|row| &row.sip.goes_on);
+            if let Some(goes_on) = totals.filter(|goes_on| goes_on.get() == 0) {
+                goes_on.set(1);
+            }
+        }
+        GoOn(1)
     })
     .0
 }
@@ -123,6 +177,7 @@ pub unsafe extern "C" fn on_datagram(event: *mut sys::sr_event_param_t) -> c_int
         let Some(region) = state::region() else {
             return Leave(0);
         };
+        follow::look(region);
         // usrloc's lock is recursive by pid, so two threads of one process would both hold it: a receiver's thread
         // cannot ask usrloc, and leaves the datagram to the stage after parsing.
         let may_ask = hooks::is_main_thread() || region.control.usrloc_in_memory.get() == 0;

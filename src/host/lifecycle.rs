@@ -3,13 +3,14 @@
 
 use std::ffi::{CString, c_int, c_uint, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, binaries, bindings_file, blackbox, ending, gate, learn, outside, profile, pv, routes,
-    rpc, sampler, script, serve, settings, state, stats, sys,
+    ballast, binaries, bindings_file, blackbox, ending, follow, gate, learn, outside, profile, pv,
+    routes, rpc, sampler, script, serve, settings, state, stats, sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -122,7 +123,7 @@ fn try_init() -> Result<(), String> {
         }
     }
     blackbox::open(region)?;
-    settings::declare_cfg()?;
+    follow::declare()?;
     stats::register()?;
     routes::prepare();
     // SAFETY: mod_init is the place for it (core/pt.c).
@@ -184,6 +185,8 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
         if rank != sys::PROC_INIT {
             outside::child_started();
         }
+        // ORDERING: Relaxed; one process's own flag.
+        LOCAL_IS_ASYNC.store(rank == sys::PROC_RPC, Ordering::Relaxed);
         match rank {
             sys::PROC_INIT => return said(bind_all()),
             PROC_MAIN => return said(sampler::start()),
@@ -193,6 +196,15 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
         Init(0)
     })
     .0
+}
+
+/// Whether this process was forked as PROC_RPC: an async worker, or one that answers RPC and runs no script.
+static LOCAL_IS_ASYNC: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process may be an async worker, which has no rank of its own (core/async_task.c).
+pub fn is_async_worker() -> bool {
+    // ORDERING: Relaxed; one process's own flag.
+    LOCAL_IS_ASYNC.load(Ordering::Relaxed)
 }
 
 /// `sys::PROC_MAIN` is unsigned because it is 0 (core/sr_module.h).
@@ -205,6 +217,7 @@ fn bind_all() -> Result<(), String> {
     hooks::sample::learn_actions();
     binaries::remember();
     ending::watch();
+    follow::prepare();
     bind_usrloc(region)?;
     outside::prepare(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
@@ -225,9 +238,12 @@ fn bind_all() -> Result<(), String> {
                 sys::sr_event_register_cb(sys::SREV_NET_DGRAM_IN as c_int, Some(gate::on_datagram))
                     < 0;
             region.warn(Warning::DatagramSlotTaken, taken);
+        } else {
+            watch_script(Some(gate::on_request_counted), PRE_SCRIPT, REQUESTS)?;
         }
         sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data));
     }
+    watch_script(Some(gate::on_going_on), PRE_SCRIPT, FAILURES)?;
     watch_script(Some(learn::on_script_end), POST_SCRIPT, REQUESTS)?;
     watch_script(Some(learn::on_reply), PRE_SCRIPT, REPLIES)?;
     say_warnings(region);
@@ -237,6 +253,7 @@ fn bind_all() -> Result<(), String> {
 const PRE_SCRIPT: c_uint = sys::PRE_SCRIPT_CB;
 const POST_SCRIPT: c_uint = sys::POST_SCRIPT_CB;
 const REQUESTS: c_uint = sys::script_cb_flag_REQUEST_CB;
+const FAILURES: c_uint = sys::script_cb_flag_FAILURE_CB;
 const REPLIES: c_uint = sys::script_cb_flag_ONREPLY_CB;
 
 /// Has the script call us; Kamailio keeps that in pkg (core/script_cb.c).

@@ -25,8 +25,10 @@ pub fn server(region: &Region) -> Measures {
     let figures = region.figures();
     let control = &region.control;
     let size = control.shm_size.get();
-    // The manager first: what is allocated meanwhile counts as ours, never as drift.
+    // The manager before and after: what is allocated or freed while ours is summed is never drift.
     let shm = hooks::shm_now(size).unwrap_or_default();
+    let counted = hooks::counted_shm();
+    let booked = shm.used.min(hooks::shm_now(size).map_or(0, |p| p.used));
     let used = shm.real_used.min(size); // tlsf's can exceed it
     let (shm_failures, pkg_failures) = reports::failures_since_start(region);
     let outlook = forecast_reports::soonest(region).1.outlook;
@@ -38,7 +40,7 @@ pub fn server(region: &Region) -> Measures {
         shm_size_bytes: size,
         shm_used_bytes: used,
         shm_peak_bytes: reports::shm_peak(region).min(size),
-        shm_drift_bytes: shm.used.saturating_sub(hooks::counted_shm()),
+        shm_drift_bytes: booked.saturating_sub(counted),
         shm_failures_total: shm_failures,
         pkg_failures_total: pkg_failures,
         pkg_size_bytes: control.pkg_size.get(),

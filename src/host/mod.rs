@@ -11,6 +11,7 @@ pub mod commands;
 pub mod ending;
 pub mod entry;
 pub mod exports;
+pub mod follow;
 pub mod forecast_reports;
 pub mod forecasts;
 pub mod frames;

@@ -7,7 +7,8 @@ use std::ptr;
 
 use super::entry::guarded;
 use super::{
-    commands, forecast_reports, path_reports, profile, reports, settings, site_reports, sys,
+    commands, follow, forecast_reports, path_reports, profile, reports, settings, site_reports, state,
+    sys,
 };
 use crate::guard::report::{self, Answer, Fault, Fields, Node};
 
@@ -186,6 +187,9 @@ unsafe extern "C" fn run<const I: usize>(rpc: *mut sys::rpc_t, ctx: *mut c_void)
         // SAFETY: Kamailio passes its own table and context for the duration of the call.
         let words = unsafe { arguments(rpc, ctx) };
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        if let Some(region) = state::region() {
+            follow::look(region);
+        }
         // SAFETY: as above.
         unsafe {
             match (command.run)(&words) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::bindings_file::Saver;
 use super::blackbox::Recorder;
 use super::entry::guarded;
+use super::follow::Follower;
 use super::forecasts::Forecasts;
 use super::growth::Growths;
 use super::log::{Severity, log};
@@ -134,6 +135,7 @@ struct Sampler {
     past: Past,
     recorder: Recorder,
     saver: Saver,
+    follower: Follower,
     http: Server,
     textfile: TextFile,
 }
@@ -166,6 +168,7 @@ impl Sampler {
             past: Past::default(),
             recorder: Recorder::new(),
             saver: Saver::default(),
+            follower: Follower::new(region),
             http: Server::new(),
             textfile: TextFile::of(state::tables().map(|t| t.texts.get(Text::TextFile))),
         }
@@ -186,6 +189,9 @@ impl Sampler {
             }
             let step = Duration::from_millis(STEP.min(interval - passed));
             guarded("the monitoring server", || self.http.wait(step));
+            guarded("the run-time parameters", || {
+                self.follower.tick(self.region)
+            });
         }
     }
 
@@ -343,7 +349,7 @@ impl Sampler {
         let size = self.region.control.pkg_size.get();
         let count = hooks::processes();
         let mut worst = Level::Normal;
-        let (mut fullest, mut fullest_used) = (0, 0);
+        let (mut fullest, mut fullest_used, mut fullest_sip) = (0, 0, 0);
         let mut unreadable = count > 0;
         let mut impossible = false;
         for (index, process) in process_table().enumerate() {
@@ -357,9 +363,9 @@ impl Sampler {
             }
             let level = self.track(Pool::Pkg, Some(index), permyriad(used, size), now);
             row.set_level(level);
-            let receives_sip = process.rank > 0 || row.sip.messages.get() > 0;
-            if receives_sip {
+            if process.rank > 0 || row.sip.carries() {
                 worst = worst.max(level);
+                fullest_sip = fullest_sip.max(used);
             }
             if used > fullest_used {
                 (fullest, fullest_used) = (index, used);
@@ -380,6 +386,7 @@ impl Sampler {
         self.figures.pkg_level = worst.index() as u64;
         self.figures.fullest_worker = fullest as u64;
         self.figures.fullest_real_used = fullest_used;
+        self.figures.fullest_sip_used = fullest_sip;
         (self.standing(Pool::Pkg, size, fullest_used), worst)
     }
 

@@ -158,6 +158,10 @@ pub struct Control {
     /// Every binding that was granted since then (server time in seconds) passed here: the start, or an earlier one where
     /// the table was carried over.
     pub knows_since_s: Word,
+    /// When a change of a parameter was asked for last, server time in milliseconds; 0: long ago.
+    pub cfg_asked_ms: Word,
+    /// Address of Kamailio's shared configuration that the settings were taken from.
+    pub cfg_block: Word,
     /// Bits of [`Warning`].
     pub warnings: Word,
     /// Decisions that had to leave os out because the sample was stale.
