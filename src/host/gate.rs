@@ -5,6 +5,7 @@ use std::ffi::{c_int, c_uint, c_void};
 
 use super::arrived::Arrived;
 use super::entry::{GoOn, Leave, guarded};
+use super::state::Tables;
 use super::visit::Visit;
 use super::{answer, ballast, follow, hooks, learn, lifecycle, pressure, state, sys};
 use crate::guard::admission::Decision;
@@ -44,10 +45,10 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         return not_understood();
     };
     if stage == Stage::Datagram {
-        tables.slots.prefetch(visit.aor_fp); // under pressure it is looked up soon
+        tables.slots.prefetch(visit.slot_fp()); // under pressure it is looked up soon
     }
     let class = visit.class(arrived.source);
-    let decision = match arrived.may_reply {
+    let decision = match arrived.may_reply && !is_silent(tables, arrived) {
         true if stage == Stage::Datagram && !can_parse(region) => Decision::Refuse,
         true => visit.decide(class),
         false => Decision::Admit,
@@ -81,8 +82,17 @@ fn is_register(text: &[u8]) -> bool {
     text.trim_ascii_start().starts_with(b"REGISTER ")
 }
 
+/// Whether the operator wants this source to be answered by the script only (`silent_source`).
+fn is_silent(tables: &Tables, arrived: &Arrived<'_>) -> bool {
+    let silent = &tables.silent;
+    !silent.is_empty()
+        && silent
+            .iter()
+            .any(|net| net.matches(b"", b"", Some(arrived.source)))
+}
+
 fn refuse(visit: &Visit<'_>, arrived: &Arrived<'_>, class: Class, stage: Stage) -> bool {
-    let told = answer::tell(visit, class);
+    let told = answer::tell(visit, arrived.source, class);
     let sent = answer::send(visit, arrived, &told);
     if sent {
         answer::note(visit, arrived, &told, class, stage);

@@ -21,6 +21,7 @@ use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
 use crate::shared::sites::Sites;
+use crate::shared::sources::Sources;
 
 /// Registrations in flight that are remembered: 16384 × 64 bytes, touched as used; 30 s of 500 per second.
 const IN_FLIGHT: usize = 16384;
@@ -148,6 +149,9 @@ fn make_tables(region: &Region) -> Result<(), String> {
         bindings,
         aors,
         slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
+        crowd_slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
+        sources: Sources::map().map_err(mapped)?,
+        silent: settings::silent_entries(&texts),
         in_flight: InFlight::map(IN_FLIGHT).map_err(mapped)?,
         key,
         texts,

@@ -7,8 +7,8 @@ use std::ptr;
 
 use super::entry::guarded;
 use super::{
-    commands, follow, forecast_reports, path_reports, profile, reports, settings, site_reports, state,
-    sys,
+    commands, follow, forecast_reports, path_reports, profile, reports, settings, site_reports,
+    state, sys,
 };
 use crate::guard::report::{self, Answer, Fault, Fields, Node};
 

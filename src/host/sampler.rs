@@ -18,10 +18,11 @@ use super::path_reports::PathGrowths;
 
 use super::serve::{self, Server};
 use super::textfile::TextFile;
-use super::{blackbox, ending, hooks, measures, state, sys};
+use super::{answer, blackbox, ending, hooks, measures, state, sys};
 use crate::guard::level::{self, LevelTracker, Standing, Thresholds, permyriad};
 use crate::guard::osmem::{self, Missing};
 use crate::guard::params::{Int, Text};
+use crate::guard::queue;
 use crate::guard::rates::{Baseline, RateMeter, Rates};
 use crate::guard::warnings::Warning;
 use crate::guard::words::{Class, Level, Pool};
@@ -481,6 +482,11 @@ impl Sampler {
         };
         let memory =
             u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
+        let rules = answer::rules(self.region);
+        let crowds = tables
+            .sources
+            .crowds(|held, tail| queue::is_crowd(held, tail, now, &rules));
+        self.region.control.queue_crowds.set(crowds);
         self.figures.known_bindings = self.bindings.tick(&tables.bindings, now / 1000, 0);
         self.figures.known_aors = self.aors.tick(&tables.aors, now / 1000, memory);
     }

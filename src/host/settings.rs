@@ -115,6 +115,7 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
         Text::PriorityAor => priority::parse_aor(&value).map(|_| ())?,
         Text::PriorityDomain => priority::parse_domain(&value).map(|_| ())?,
         Text::PrioritySource => priority::parse_source(&value).map(|_| ())?,
+        Text::SilentSource => silent(&value).map(|_| ())?,
         Text::Listen => http::parse_listen(&value).map(|_| ())?,
         Text::ProfileDir => profile::check_folder(&value)?,
         _ => (),
@@ -152,6 +153,16 @@ pub fn priority_entries(texts: &Texts) -> Vec<priority::Entry> {
     values.collect()
 }
 
+/// The networks of `silent_source`. Every value was checked when it was read.
+pub fn silent_entries(texts: &Texts) -> Vec<priority::Entry> {
+    let values = texts.list(Text::SilentSource).iter();
+    values.filter_map(|value| silent(value).ok()).collect()
+}
+
+fn silent(value: &str) -> Result<priority::Entry, String> {
+    priority::parse_source(value).map_err(|e| e.replace("priority_source", "silent_source"))
+}
+
 /// A setter for each index, chosen at compile time: Kamailio does not tell a setter which parameter it is for.
 macro_rules! setters {
     ($set:ident: $($i:literal)*) => { [$($set::<$i> as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int),*] };
@@ -159,7 +170,7 @@ macro_rules! setters {
 
 const INT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Int::COUNT] = setters!(set_int: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30);
 const TEXT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Text::COUNT] =
-    setters!(set_text: 0 1 2 3 4 5 6 7 8 9);
+    setters!(set_text: 0 1 2 3 4 5 6 7 8 9 10);
 
 /// The table of parameters for `exports`; each name twice, for numbers and for words. Lives for ever.
 pub fn param_table() -> *mut sys::param_export_t {

@@ -137,6 +137,10 @@ pub struct Control {
     pub shed_until_ms: Word,
     /// End of the last slot of the queue, server time in microseconds ([`crate::guard::queue`]).
     pub queue_tail_us: Word,
+    /// Counts `memguard.reset queue`: slots that were told before are not known any more.
+    pub queue_epoch: Word,
+    /// Sources that queue behind themselves, by the last sample.
+    pub queue_crowds: Word,
     /// Salt of the AoRs' points; changes when the level returns to normal.
     pub salt: Word,
     /// Use of the machine's memory in 1/100 percent, by the last sample.
