@@ -231,7 +231,8 @@ fn parts_of(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
 
 /// Name and value of a header field; `None` for what is none (folded lines are obsolete: RFC 9112 section 5.2).
 fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (name, value) = line.split_at_checked(memchr::memchr(b':', line)?)?;
+    let (name, rest) = line.split_at_checked(memchr::memchr(b':', line)?)?;
+    let value = rest.strip_prefix(b":")?;
     let is_value = |b: &u8| *b == b'\t' || (*b >= b' ' && *b != 127);
     (!name.is_empty() && name.iter().all(is_token) && value.iter().all(is_value))
         .then_some((name, value))

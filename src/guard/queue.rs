@@ -39,7 +39,8 @@ const fn earliest(rules: &Rules, now_ms: u64) -> u64 {
 pub const SOURCE_BOUND_S: u64 = 5;
 
 /// Charges a source for one slot of the common queue: what it holds now (microseconds, as a tail), and whether it may
-/// have the slot. What it holds drains as the queue does.
+/// have the slot. What it holds drains as the queue does; the end of a slot in its own queue counts as held as well, so that it
+/// stays there, in the order of arrival, until that has drained.
 pub fn charge(held_us: u64, now_ms: u64, rules: &Rules) -> (u64, bool) {
     let first_us = earliest(rules, now_ms).saturating_mul(1000);
     let after_us = held_us
@@ -53,9 +54,9 @@ pub fn charge(held_us: u64, now_ms: u64, rules: &Rules) -> (u64, bool) {
     }
 }
 
-/// Whether a source with these two tails queues behind itself.
-pub fn is_crowd(held_us: u64, tail_us: u64, now_ms: u64, rules: &Rules) -> bool {
-    !charge(held_us, now_ms, rules).1 && tail_us > earliest(rules, now_ms).saturating_mul(1000)
+/// Whether a source that holds this queues behind itself.
+pub fn is_crowd(held_us: u64, now_ms: u64, rules: &Rules) -> bool {
+    !charge(held_us, now_ms, rules).1
 }
 
 /// The rules of a source's own queue while `crowds` of them queue behind themselves: together they come back at the

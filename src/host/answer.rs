@@ -80,7 +80,11 @@ fn queued(visit: &Visit<'_>, source: IpAddr) -> (u32, u32) {
     let (ticket, table) = match crowd {
         Some(own) => {
             let rules = queue::own_rules(&rules, control.queue_crowds.get());
-            let ticket = own.queue(|tail| queue::take(tail, now_ms, &rules, random));
+            let (ticket, end_us) = own.queue(|tail| {
+                let (next, ticket) = queue::take(tail, now_ms, &rules, random);
+                (next, (ticket, next))
+            });
+            own.stays(end_us);
             (ticket, &tables.crowd_slots)
         }
         None => {

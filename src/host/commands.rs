@@ -110,6 +110,8 @@ pub fn reset(words: &[&str]) -> Result<Answer, Fault> {
         }
         filters::Reset::Queue => {
             control.queue_tail_us.set(0);
+            control.queue_crowd_slots.set(0);
+            control.queue_crowd_tail_us.set(0);
             control.queue_epoch.add(1); // whoever was told a slot queues anew, or is let in
             if let Some(tables) = state::tables() {
                 tables.sources.clear();

@@ -169,7 +169,7 @@ pub const COMMANDS: [Command; 24] = [
     },
     Command {
         name: "memguard.reset",
-        help: "Starts peaks, the usual registration rate or failure counts anew. peaks, baseline or failures",
+        help: "Starts peaks, the usual registration rate, failure counts or the queue of refused registrations anew. peaks, baseline, failures or queue",
         is_list: false,
         run: commands::reset,
     },

@@ -30,6 +30,7 @@ use crate::shared::events::{Event, Reason};
 use crate::shared::figures::Figures;
 use crate::shared::region::Region;
 use crate::shared::rows::{MAX_PROCESSES, Row};
+use crate::shared::sources::Sources;
 
 /// Buckets of each table that one tick counts: the default tables within two ticks, at about 0.2 ms per tick and table.
 const COUNTED_BUCKETS: usize = 32768;
@@ -482,13 +483,25 @@ impl Sampler {
         };
         let memory =
             u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
-        let rules = answer::rules(self.region);
-        let crowds = tables
-            .sources
-            .crowds(|held, tail| queue::is_crowd(held, tail, now, &rules));
-        self.region.control.queue_crowds.set(crowds);
+        self.sample_crowds(&tables.sources, now);
         self.figures.known_bindings = self.bindings.tick(&tables.bindings, now / 1000, 0);
         self.figures.known_aors = self.aors.tick(&tables.aors, now / 1000, memory);
+    }
+
+    /// How many sources queue behind themselves, and how long those queues are.
+    fn sample_crowds(&self, sources: &Sources, now: u64) {
+        let rules = answer::rules(self.region);
+        let tails: Vec<u64> = sources
+            .crowds(|held| queue::is_crowd(held, now, &rules))
+            .collect();
+        let own = queue::own_rules(&rules, tails.len() as u64);
+        let lengths = tails.iter().map(|tail| queue::length(*tail, now, &own));
+        let control = &self.region.control;
+        control.queue_crowds.set(tails.len() as u64);
+        control.queue_crowd_slots.set(lengths.sum());
+        control
+            .queue_crowd_tail_us
+            .set(tails.iter().copied().max().unwrap_or(0));
     }
 
     /// The server's level with an operator's `shed`, whose begin and end are events.

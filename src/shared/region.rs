@@ -141,6 +141,10 @@ pub struct Control {
     pub queue_epoch: Word,
     /// Sources that queue behind themselves, by the last sample.
     pub queue_crowds: Word,
+    /// How many slots those queues hold, by the last sample.
+    pub queue_crowd_slots: Word,
+    /// When the last of those slots ends, server time in microseconds.
+    pub queue_crowd_tail_us: Word,
     /// Salt of the AoRs' points; changes when the level returns to normal.
     pub salt: Word,
     /// Use of the machine's memory in 1/100 percent, by the last sample.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! set      account │ account │ … 8 of them        set = number % sets
-//! account  key │ moved │ tail                     each word stands for itself
+//! account  key │ held │ tail                     each word stands for itself
 //! ```
 //!
 //! An account whose two times have passed says nothing, so its place is free: taking it is one exchange of the key, and
@@ -27,8 +27,8 @@ const TRIES: usize = if cfg!(loom) { 2 } else { 64 };
 #[repr(C)]
 pub struct Account {
     key: AtomicU64,
-    /// Until when its slots in the common queue last ([`crate::guard::queue::charge`]).
-    moved: AtomicU64,
+    /// What it holds of the common queue, as a tail ([`crate::guard::queue::charge`]).
+    held: AtomicU64,
     /// End of the last slot that it got anywhere.
     tail: AtomicU64,
 }
@@ -36,17 +36,23 @@ pub struct Account {
 impl Account {
     fn is_free(&self, now_us: u64) -> bool {
         // ORDERING: Relaxed; a late look takes a place that just became busy: two share it then.
-        self.moved.load(Ordering::Relaxed) <= now_us && self.tail.load(Ordering::Relaxed) <= now_us
+        self.held.load(Ordering::Relaxed) <= now_us && self.tail.load(Ordering::Relaxed) <= now_us
     }
 
     /// Moves on what the source is charged for; as [`super::region::Word::take`].
     pub fn charge<T>(&self, step: impl FnMut(u64) -> (u64, T)) -> T {
-        take(&self.moved, step)
+        take(&self.held, step)
     }
 
     /// Takes the next slot behind the source's own last one.
     pub fn queue<T>(&self, step: impl FnMut(u64) -> (u64, T)) -> T {
         take(&self.tail, step)
+    }
+
+    /// It got a slot of its own queue that ends then: it stays there until that has passed.
+    pub fn stays(&self, end_us: u64) {
+        // ORDERING: Relaxed; the word stands for itself.
+        self.held.fetch_max(end_us, Ordering::Relaxed);
     }
 
     /// It got a slot of the common queue that ends then.
@@ -81,7 +87,7 @@ impl Set {
     pub fn new() -> Set {
         Set(std::array::from_fn(|_| Account {
             key: AtomicU64::new(0),
-            moved: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             tail: AtomicU64::new(0),
         }))
     }
@@ -133,22 +139,21 @@ impl Sources {
         set.get((key >> 32) as usize % WAYS)
     }
 
-    /// How many queue behind themselves at this moment: they have a slot later than what they may move the queue by.
-    pub fn crowds(&self, is_crowd: impl Fn(u64, u64) -> bool) -> u64 {
+    /// The last slots of those that queue behind themselves, by what each holds.
+    pub fn crowds(&self, is_crowd: impl Fn(u64) -> bool) -> impl Iterator<Item = u64> {
         let all = self.0.iter().flat_map(|set| &set.0);
-        all.filter(|account| {
-            // ORDERING: Relaxed; a count for pacing.
-            let moved = account.moved.load(Ordering::Relaxed);
-            is_crowd(moved, account.tail.load(Ordering::Relaxed))
+        all.filter_map(move |account| {
+            // ORDERING: Relaxed; figures for pacing and for people.
+            let held = account.held.load(Ordering::Relaxed);
+            is_crowd(held).then(|| account.tail.load(Ordering::Relaxed))
         })
-        .count() as u64
     }
 
     /// Forgets all.
     pub fn clear(&self) {
         for account in self.0.iter().flat_map(|set| &set.0) {
             // ORDERING: Relaxed; a slot that is taken meanwhile may be kept or lost.
-            account.moved.store(0, Ordering::Relaxed);
+            account.held.store(0, Ordering::Relaxed);
             account.tail.store(0, Ordering::Relaxed);
         }
     }

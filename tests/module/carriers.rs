@@ -64,7 +64,7 @@ fn carriers_an_async_worker_that_goes_on_with_requests_keeps_a_ballast_and_count
                 c.global("async_workers=1");
                 c.before = "if (is_method(\"OPTIONS\")) { async_task_route(\"WORK\"); exit; }".into();
                 c.routes = format!(
-                    "route[WORK] {{ if ($rU == \"fill\") {{ {FILL} }} t_reply(\"200\", \"done\"); }}"
+                    "route[WORK] {{ if ($tU == \"fill\") {{ {FILL} }} t_reply(\"200\", \"done\"); }}"
                 );
             })
             .start();
@@ -112,5 +112,17 @@ fn carriers_messages_are_counted_where_the_script_calls_memguard() {
             .map(|row| number(row, "messages"))
             .sum();
         assert_eq!(all, 5);
+    });
+}
+
+#[test]
+fn carriers_check_says_the_same_by_code_and_text_at_an_emergency_below_the_limits_given() {
+    for_each_pair(|pair| {
+        let server = server(pair).start();
+        server.fill_shm(97);
+        server.await_level("emergency");
+        let answer = server.rpc("memguard.check", json!([98, 99]));
+        assert_eq!(number(&answer, "code"), 2, "{answer}");
+        assert!(word(&answer, "text").starts_with("CRITICAL"), "{answer}");
     });
 }

@@ -28,7 +28,9 @@ fn value(server: &Server, name: &str) -> String {
 fn changes_that_are_delayed_come_with_the_commit_and_not_before() {
     for_each_pair(|pair| {
         let server = Server::registrar(pair)
-            .config(|c| drop(c.module("cfg_rpc")))
+            .config(|c| {
+                c.module("cfg_rpc");
+            })
             .start();
         cfg(
             &server,
@@ -87,7 +89,9 @@ fn changes_at_once_are_in_force_for_the_next_message_and_reset_puts_all_back() {
     for_each_pair(|pair| {
         let server = Server::registrar(pair)
             .param("retry_after_min", 40)
-            .config(|c| drop(c.module("cfg_rpc")))
+            .config(|c| {
+                c.module("cfg_rpc");
+            })
             .start();
         server.rpc("memguard.shed", json!([600]));
         let client = server.udp();

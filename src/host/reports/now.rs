@@ -95,13 +95,25 @@ pub fn leaking(region: &Region) -> u64 {
     rows.filter(|row| row.leak() != Leak::None).count() as u64
 }
 
-/// Slots of the queue that lie ahead.
+/// Slots of the queue that lie ahead: of the common one now, of the crowds' own by the last sample.
 pub fn queue_length(region: &Region) -> u64 {
-    queue::length(
-        region.control.queue_tail_us.get(),
+    let control = &region.control;
+    let common = queue::length(
+        control.queue_tail_us.get(),
         state::now_ms(),
         &answer::rules(region),
-    )
+    );
+    common.saturating_add(control.queue_crowd_slots.get())
+}
+
+/// Seconds until the last of them has passed.
+pub(super) fn queue_seconds(region: &Region) -> u64 {
+    let control = &region.control;
+    let tail = control
+        .queue_tail_us
+        .get()
+        .max(control.queue_crowd_tail_us.get());
+    queue::drained_in(tail, state::now_ms())
 }
 
 pub(super) fn is_unsure(region: &Region) -> bool {
