@@ -67,6 +67,7 @@ void mg_message_view(struct sip_msg *msg, mg_message_t *view)
 	view->length = msg->len;
 	view->is_request = msg->first_line.type == SIP_REQUEST;
 	view->may_reply = !(msg->msg_flags & FL_MSG_NOREPLY);
+	view->is_real = msg->rcv.bind_address != NULL;
 	view->message = name_of(msg);
 	view_source(&msg->rcv, view);
 }
@@ -80,6 +81,7 @@ void mg_datagram_view(void *data, mg_message_t *view)
 	view->length = *(int *)parts[1];
 	view->is_request = 1;
 	view->may_reply = 1;
+	view->is_real = 1;
 	view->message = 0;
 	view_source((struct receive_info *)parts[2], view);
 }
@@ -405,6 +407,41 @@ int mg_event_route_run(const char *route, const char *callback)
 }
 
 /* the list's element type is Kamailio's; before our own registration it holds what was loaded earlier */
+/* the cfg group whose integers are read and written in the shared configuration, past every process's own view of it */
+static cfg_group_t *own_group;
+
+int mg_cfg_find(const char *group)
+{
+	own_group = cfg_lookup_group((char *)group, strlen(group));
+	return own_group != NULL;
+}
+
+/* which block is the shared configuration now */
+unsigned long long mg_cfg_block(void)
+{
+	return cfg_global ? (unsigned long long)*(cfg_block_t *volatile *)cfg_global : 0;
+}
+
+/* 0: there is none yet, or it was replaced meanwhile (a block that was freed may have been read) */
+int mg_cfg_read(int *out, int count)
+{
+	cfg_block_t *block = cfg_global ? *(cfg_block_t *volatile *)cfg_global : NULL;
+
+	if(!own_group || !block)
+		return 0;
+	memcpy(out, CFG_GROUP_DATA(block, own_group), count * sizeof(int));
+	__sync_synchronize();
+	return *(cfg_block_t *volatile *)cfg_global == block;
+}
+
+void mg_cfg_write(int at, int value)
+{
+	cfg_block_t *block = cfg_global ? *(cfg_block_t *volatile *)cfg_global : NULL;
+
+	if(own_group && block)
+		((volatile int *)CFG_GROUP_DATA(block, own_group))[at] = value;
+}
+
 int mg_any_module_loaded(void)
 {
 	return get_loaded_modules() != NULL;

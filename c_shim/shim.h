@@ -40,6 +40,7 @@ typedef struct mg_message
 	int length;
 	int is_request;
 	int may_reply; /* 0: the script marked it "no reply" */
+	int is_real; /* 0: made up by a module (timer, rtimer, xhttp): it came in on no socket */
 	unsigned char source[16];
 	int source_length; /* 4 or 16 */
 	unsigned short source_port;
@@ -84,6 +85,10 @@ int mg_tm_watch(mg_reply_f callback);
 int mg_script_reply(struct sip_msg *msg, int code, const char *reason, const char *header, int length);
 long mg_cfg_int(const char *group, const char *name, long fallback);
 int mg_cfg_text(const char *group, const char *name, char *out, int size);
+int mg_cfg_find(const char *group);
+unsigned long long mg_cfg_block(void);
+int mg_cfg_read(int *out, int count);
+void mg_cfg_write(int at, int value);
 int mg_any_module_loaded(void);
 int mg_tcp_connections(void);
 int mg_has_module(const char *name);

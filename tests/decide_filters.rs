@@ -139,7 +139,7 @@ fn single_words_and_numbers_are_held_to_their_sets() {
     assert!(
         reset(&[])
             .unwrap_err()
-            .contains("peaks, baseline or failures")
+            .contains("peaks, baseline, failures or queue")
     );
     assert_eq!(forecast(&["os"]), Ok(Some(Pool::Os)));
     assert!(forecast(&["all"]).unwrap_err().contains("shm, pkg or os"));

@@ -2,9 +2,14 @@
 //! Forbidden here: sockets.
 
 use memguard::guard::http::{
-    self, MAX_REQUEST, Method, Parsed, Status, Target, parse, parse_listen,
+    self, Hosts, MAX_REQUEST, Method, Parsed, Status, Target, parse_listen,
 };
 use proptest::prelude::*;
+
+/// A server that is reached by any name.
+fn parse(bytes: &[u8]) -> Parsed {
+    http::parse(bytes, Hosts::Any)
+}
 
 fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes()
@@ -81,6 +86,87 @@ fn everything_else_gets_its_own_status() {
             "{request:?}"
         );
     }
+}
+
+#[test]
+fn on_loopback_only_addresses_and_localhost_are_names_of_this_server() {
+    let loopback = |address: &str| Hosts::of(address.parse().unwrap());
+    for listen in [
+        "127.0.0.1:9494",
+        "127.8.8.8:1",
+        "[::1]:9494",
+        "[::ffff:127.0.0.1]:1",
+    ] {
+        assert_eq!(loopback(listen), Hosts::Local, "{listen}");
+    }
+    for listen in [
+        "0.0.0.0:9494",
+        "192.0.2.1:9494",
+        "[::]:1",
+        "[2001:db8::1]:1",
+    ] {
+        assert_eq!(loopback(listen), Hosts::Any, "{listen}");
+    }
+    let asked = |host: &str| {
+        let text = format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        http::parse(text.as_bytes(), Hosts::Local)
+    };
+    let answered = Parsed::Request(Method::Get, Target::Status);
+    for host in [
+        "127.0.0.1",
+        "127.0.0.1:9494",
+        "10.0.0.7",
+        "localhost",
+        "LocalHost:9494",
+        "localhost:",
+        "[::1]",
+        "[::1]:9494",
+        "[2001:db8::7]:80",
+    ] {
+        assert_eq!(asked(host), answered, "{host}");
+    }
+    for host in [
+        "",
+        "evil.example",
+        "evil.example:9494",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "127.0.0.1:x",
+        "127.1",
+        "0x7f.1",
+        "2130706433",
+        "::1",
+        "[::1",
+        "[evil.example]",
+        "user@127.0.0.1",
+        "127.0.0.1 evil",
+    ] {
+        assert_eq!(
+            asked(host),
+            Parsed::Refused(Status::MisdirectedRequest),
+            "{host}"
+        );
+    }
+    // The target's own host counts as well, and HTTP/1.0 needs none.
+    let absolute = |host| {
+        let text = format!("GET http://{host}/status.json HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        http::parse(text.as_bytes(), Hosts::Local)
+    };
+    assert_eq!(absolute("127.0.0.1:9494"), answered);
+    assert_eq!(
+        absolute("evil.example"),
+        Parsed::Refused(Status::MisdirectedRequest)
+    );
+    assert_eq!(
+        http::parse(b"GET /status.json HTTP/1.0\r\n\r\n", Hosts::Local),
+        answered
+    );
+    // What is no request stays so, and elsewhere any name does.
+    assert_eq!(asked("a\r\nHost: b"), Parsed::Refused(Status::BadRequest));
+    assert_eq!(
+        parse(&get("/metrics")),
+        Parsed::Request(Method::Get, Target::Metrics)
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! * Entries of a set are there whole from their addition to their removal; two who add get two places.
 //! * A series never answers a point that was overwritten.
 //! * Server time never goes back.
+//! * A source is charged for every slot that it got.
 //! * A context is never another's while a block carries it, and its blocks are counted one by one.
 //! * Fingerprints that were inserted are there, unless an eviction is counted; a removal removes all copies.
 //!
@@ -26,6 +27,7 @@ use memguard::shared::published::DoubleBuffer;
 use memguard::shared::record::Record;
 use memguard::shared::ring::Ring;
 use memguard::shared::series::Series;
+use memguard::shared::sources::{Set, Sources};
 
 /// Words that only belong together.
 fn words(value: u64) -> [u64; 2] {
@@ -411,5 +413,26 @@ fn server_time_does_not_go_back_while_the_sampler_counts_suspends() {
         clock.suspended(860, 660);
         reader.join().unwrap();
         assert_eq!(clock.of_monotonic(660), clock.of_boot(860));
+    });
+}
+
+#[test]
+fn a_source_is_charged_for_every_slot_that_it_got() {
+    loom::model(|| {
+        let sets: &'static [Set] = Box::leak(Box::new([Set::new()]));
+        let sources = Arc::new(Sources::from_sets(sets));
+        let ask = |sources: &Sources| {
+            let account = sources.account(7, 10).expect("a set");
+            account.charge(|held| (held.max(100) + 1, held.max(100)))
+        };
+        let other = {
+            let sources = sources.clone();
+            thread::spawn(move || ask(&sources))
+        };
+        let mut got = [ask(&sources), 0];
+        got[1] = other.join().unwrap();
+        got.sort_unstable();
+        assert_eq!(got, [100, 101]);
+        assert_eq!(ask(&sources), 102);
     });
 }

@@ -1,7 +1,9 @@
 //! The virtual queue as facts: within its bounds, in order, and an avalanche of 50,000 phones becomes a ramp.
 //! Properties: Retry-After never leaves the bounds; coming early moves nothing; the tail never moves back.
 
-use memguard::guard::queue::{Rules, drained_in, early, length, take};
+use memguard::guard::queue::{
+    Rules, SOURCE_BOUND_S, charge, drained_in, early, is_crowd, length, own_rules, take,
+};
 use proptest::prelude::*;
 
 const RULES: Rules = Rules {
@@ -105,5 +107,100 @@ proptest! {
         prop_assert!(moved >= tail);
         let told = u64::from(early(ticket.slot_ms, now, &rules));
         prop_assert!((min..=min + more).contains(&told));
+    }
+}
+
+/// The queue with its sources, as the module keeps them.
+struct Sourced {
+    tail: u64,
+    accounts: Vec<(u64, u64)>,
+}
+
+impl Sourced {
+    fn new(sources: usize) -> Sourced {
+        Sourced {
+            tail: 0,
+            accounts: vec![(0, 0); sources],
+        }
+    }
+
+    /// Slot (ms) and Retry-After (s) of one phone of a source.
+    fn ask(&mut self, source: usize, now_ms: u64, rules: &Rules) -> (u64, u32) {
+        let crowds = self.accounts.iter();
+        let crowds = crowds.filter(|(held, _)| is_crowd(*held, now_ms, rules));
+        let own = own_rules(rules, crowds.count() as u64);
+        let (held, tail) = &mut self.accounts[source];
+        let (after, may) = charge(*held, now_ms, rules);
+        *held = after;
+        let ticket = if may {
+            let (next, ticket) = take(self.tail, now_ms, rules, 7);
+            self.tail = next;
+            *tail = next.max(*tail);
+            ticket
+        } else {
+            let (next, ticket) = take(*tail, now_ms, &own, 7);
+            *tail = next;
+            *held = next.max(*held);
+            ticket
+        };
+        (ticket.slot_ms, ticket.retry_after)
+    }
+}
+
+#[test]
+fn a_hundred_thousand_invented_phones_of_one_source_leave_the_others_where_they_were() {
+    let mut queue = Sourced::new(2);
+    for i in 0..110_000u64 {
+        queue.ask(0, 1_000_000 + i / 55, &RULES); // two seconds
+    }
+    let (_, told) = queue.ask(1, 1_002_000, &RULES);
+    assert!((30..=30 + SOURCE_BOUND_S as u32).contains(&told), "{told}");
+    let own = queue.ask(0, 1_002_000, &RULES).1;
+    assert!(own > 900, "{own}: beyond its bound it queues behind itself");
+}
+
+#[test]
+fn five_thousand_phones_behind_one_address_come_back_as_the_ramp_that_they_would_be_alone() {
+    let mut queue = Sourced::new(1);
+    let slots: Vec<u64> = (0..5_000).map(|_| queue.ask(0, 0, &RULES).0).collect();
+    assert!(slots.windows(2).all(|w| w[1] - w[0] == 20), "50 per second");
+    assert_eq!(slots.last(), Some(&(30_000 + 4_999 * 20)));
+}
+
+#[test]
+fn three_proxies_with_five_thousand_phones_each_come_back_at_about_the_rate_together() {
+    let mut queue = Sourced::new(3);
+    let mut slots: Vec<u64> = (0..15_000).map(|i| queue.ask(i % 3, 0, &RULES).0).collect();
+    slots.sort_unstable();
+    let in_ten_s = |begin: u64| {
+        slots
+            .iter()
+            .filter(|s| (begin..begin + 10_000).contains(s))
+            .count()
+    };
+    let most = (30..330).map(|s| in_ten_s(s * 1000)).max().unwrap_or(0);
+    assert!(most <= 1_000, "{most} in ten seconds, of 500 that may come");
+}
+
+proptest! {
+    #[test]
+    fn what_one_source_adds_to_the_wait_of_another_is_bounded(
+        rate in 1u64..500, asks in proptest::collection::vec((0usize..3, 0u64..400), 1..400),
+    ) {
+        let rules = Rules { rate, ..RULES };
+        let (mut with, mut without) = (Sourced::new(4), Sourced::new(4));
+        let mut now = 1_000_000;
+        for (source, wait) in asks {
+            now += wait;
+            let told = with.ask(source, now, &rules).1;
+            if source > 0 {
+                let alone = without.ask(source, now, &rules).1;
+                // Another rule may apply where the flood has made crowds of others: only their own pace.
+                let bound = SOURCE_BOUND_S.max(1_000u64.div_ceil(rate * 1000)) as u32 + 2;
+                let is_crowd = is_crowd(with.accounts[source].0, now, &rules);
+                prop_assert!(is_crowd || told <= alone + bound, "{told} instead of {alone}");
+            }
+            prop_assert!((30..=1800).contains(&told));
+        }
     }
 }

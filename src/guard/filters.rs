@@ -66,6 +66,8 @@ pub enum Reset {
     Baseline,
     /// Counts of failed allocations.
     Failures,
+    /// The queue of the refused.
+    Queue,
 }
 
 /// What `memguard.history` shows.
@@ -275,7 +277,8 @@ pub fn reset(words: &[&str]) -> Result<Reset, Rejected> {
         ["peaks"] => Ok(Reset::Peaks),
         ["baseline"] => Ok(Reset::Baseline),
         ["failures"] => Ok(Reset::Failures),
-        _ => Err("memguard.reset accepts peaks, baseline or failures".into()),
+        ["queue"] => Ok(Reset::Queue),
+        _ => Err("memguard.reset accepts peaks, baseline, failures or queue".into()),
     }
 }
 

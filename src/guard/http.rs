@@ -2,7 +2,7 @@
 //! Forbidden here: sockets, clocks, panics on any input, and keeping a connection open for a second request.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Most bytes of a request's head; more is answered 431. Prometheus sends some 300.
 pub const MAX_REQUEST: usize = 8192;
@@ -50,6 +50,7 @@ pub enum Status {
     BadRequest = 400,
     NotFound = 404,
     MethodNotAllowed = 405,
+    MisdirectedRequest = 421,
     HeaderFieldsTooLarge = 431,
     ServiceUnavailable = 503,
     VersionNotSupported = 505,
@@ -63,6 +64,7 @@ impl Status {
             Status::BadRequest => "Bad Request",
             Status::NotFound => "Not Found",
             Status::MethodNotAllowed => "Method Not Allowed",
+            Status::MisdirectedRequest => "Misdirected Request",
             Status::HeaderFieldsTooLarge => "Request Header Fields Too Large",
             Status::ServiceUnavailable => "Service Unavailable",
             Status::VersionNotSupported => "HTTP Version Not Supported",
@@ -81,8 +83,47 @@ pub enum Parsed {
     Refused(Status),
 }
 
+/// Which names of this server a request may use (Host, or the target's own).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    /// All: the server is reached by its name.
+    Any,
+    /// Addresses and localhost. On loopback another name can only be somebody's whose name server answers 127.0.0.1 so
+    /// that a page in a browser on this machine reads what it may not (DNS rebinding).
+    Local,
+}
+
+impl Hosts {
+    /// Of the parameter `listen`.
+    pub fn of(listen: SocketAddr) -> Hosts {
+        match listen.ip().to_canonical().is_loopback() {
+            true => Hosts::Local,
+            false => Hosts::Any,
+        }
+    }
+
+    fn accept(self, host: &[u8]) -> bool {
+        self == Hosts::Any || is_local(host)
+    }
+}
+
+/// An IP address or localhost, with or without a port (RFC 3986 section 3.2.2).
+fn is_local(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else {
+        return false;
+    };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let v6 = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<Ipv4Addr>().is_ok()
+        || v6.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
+}
+
 /// Reads the first request in `bytes`; what follows it (a body, a pipelined request) is not looked at.
-pub fn parse(bytes: &[u8]) -> Parsed {
+pub fn parse(bytes: &[u8], accepted: Hosts) -> Parsed {
     // A server should ignore empty lines before the request (RFC 9112 section 2.2); at most one is.
     let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
     // What TLS, or noise on the wrong port, begins with is told at once.
@@ -93,22 +134,28 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     let Some(first) = lines.next() else {
         return unfinished(bytes);
     };
-    let (method, target, has_host_rule) = match request_line(first) {
+    let (method, target, has_host_rule, own_host) = match request_line(first) {
         Ok(parts) => parts,
         Err(status) => return Parsed::Refused(status),
     };
     let mut hosts = 0;
+    let mut is_ours = own_host.is_none_or(|host| accepted.accept(host));
     for line in lines.by_ref() {
         if line.is_empty() {
             return match (method, target) {
                 _ if has_host_rule && hosts != 1 => Parsed::Refused(Status::BadRequest),
+                _ if !is_ours => Parsed::Refused(Status::MisdirectedRequest),
                 (None, _) => Parsed::Refused(Status::MethodNotAllowed),
                 (Some(_), None) => Parsed::Refused(Status::NotFound),
                 (Some(method), Some(target)) => Parsed::Request(method, target),
             };
         }
-        match field_name(line) {
-            Some(name) => hosts += usize::from(name.eq_ignore_ascii_case(b"host")),
+        match field(line) {
+            Some((name, value)) if name.eq_ignore_ascii_case(b"host") => {
+                hosts += 1;
+                is_ours &= accepted.accept(value.trim_ascii());
+            }
+            Some(_) => (),
             None => return Parsed::Refused(Status::BadRequest),
         }
     }
@@ -137,8 +184,12 @@ impl<'a> Iterator for Lines<'a> {
     }
 }
 
-/// Method, target and whether a Host field must be there (from HTTP/1.1 on). `None` where it is not one of ours.
-fn request_line(line: &[u8]) -> Result<(Option<Method>, Option<Target>, bool), Status> {
+/// What a request line says.
+type RequestLine<'a> = (Option<Method>, Option<Target>, bool, Option<&'a [u8]>);
+
+/// Method, target, whether a Host field must be there (from HTTP/1.1 on), and the host of a target in absolute form.
+/// `None` where it is not one of ours.
+fn request_line(line: &[u8]) -> Result<RequestLine<'_>, Status> {
     let mut words = line.split(|b| *b == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (words.next(), words.next(), words.next(), words.next())
@@ -160,23 +211,31 @@ fn request_line(line: &[u8]) -> Result<(Option<Method>, Option<Target>, bool), S
         b"HEAD" => Some(Method::Head),
         _ => None,
     };
-    Ok((method, Target::of(path_of(target)), has_host_rule))
+    let (host, target) = parts_of(target);
+    Ok((method, Target::of(target), has_host_rule, host))
 }
 
-/// The path of a target in origin form or absolute form (RFC 9112 section 3.2), without its query.
-fn path_of(target: &[u8]) -> &[u8] {
-    let target = match target.strip_prefix(b"http://") {
-        Some(rest) => memchr::memchr(b'/', rest).map_or(&b"/"[..], |at| &rest[at..]),
-        None => target,
+/// The host of a target in absolute form, and the path of one in origin or absolute form (RFC 9112 section 3.2) without
+/// its query.
+fn parts_of(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    let (host, target) = match target.strip_prefix(b"http://") {
+        Some(rest) => {
+            let end = memchr::memchr(b'/', rest).unwrap_or(rest.len());
+            let (host, path) = rest.split_at(end);
+            (Some(host), if path.is_empty() { b"/" } else { path })
+        }
+        None => (None, target),
     };
-    target.split(|b| *b == b'?').next().unwrap_or(target)
+    (host, target.split(|b| *b == b'?').next().unwrap_or(target))
 }
 
-/// The name of a header field; `None` for what is none (folded lines are obsolete: RFC 9112 section 5.2).
-fn field_name(line: &[u8]) -> Option<&[u8]> {
-    let (name, value) = line.split_at_checked(memchr::memchr(b':', line)?)?;
+/// Name and value of a header field; `None` for what is none (folded lines are obsolete: RFC 9112 section 5.2).
+fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (name, rest) = line.split_at_checked(memchr::memchr(b':', line)?)?;
+    let value = rest.strip_prefix(b":")?;
     let is_value = |b: &u8| *b == b'\t' || (*b >= b' ' && *b != 127);
-    (!name.is_empty() && name.iter().all(is_token) && value.iter().all(is_value)).then_some(name)
+    (!name.is_empty() && name.iter().all(is_token) && value.iter().all(is_value))
+        .then_some((name, value))
 }
 
 /// A character of a token (RFC 9110 section 5.6.2).

@@ -92,11 +92,13 @@ pub fn check(server: &Server<'_>, pct: Option<(u32, u32)>, seconds: Option<(u32,
             perfdata: perfdata.join(" "),
         };
     }
-    if pct.is_none() {
-        // An operator's shed and a worker's own level raise it as well, whatever the use of the fullest pool.
-        let level = server.level;
-        code = code.max(grade(level >= Level::Warning, level >= Level::Shedding));
-    }
+    // An operator's shed and a worker's own level raise it as well, whatever the use of the fullest pool; given percents
+    // replace that, but at emergency phones are turned away that are registered nowhere else: no limit hides it.
+    let level = server.level;
+    code = code.max(match pct {
+        None => grade(level >= Level::Warning, level >= Level::Shedding),
+        Some(_) => grade(false, level >= Level::Emergency),
+    });
     let word = ["OK", "WARNING", "CRITICAL"][usize::from(code.min(2))];
     let text = match code {
         0 => format!(
@@ -193,6 +195,64 @@ mod tests {
         assert_eq!(check(&server, Some((70, 80)), None).code, 0);
         server.level = Level::Warning;
         assert_eq!(check(&server, None, None).code, 1);
+    }
+
+    #[test]
+    fn an_emergency_is_critical_by_code_and_text_whatever_percents_are_given() {
+        let pool = Standing {
+            pool: Pool::Shm,
+            permyriad: 9_700,
+            thresholds: (70, 80),
+            exhaustion_s: NONE_FORESEEN_S,
+            is_known: true,
+        };
+        let mut server = Server {
+            level: Level::Emergency,
+            pools: &[pool],
+            cause: Cause::Leak,
+            headroom: 1,
+            sample_age_ms: 0,
+            stale_ms: 1,
+        };
+        let answer = check(&server, Some((98, 99)), None);
+        assert_eq!(
+            (answer.code, answer.text.as_str()),
+            (2, "CRITICAL - level emergency, cause leak")
+        );
+        server.sample_age_ms = 2;
+        let answer = check(&server, Some((98, 99)), None);
+        assert_eq!(answer.code, 3);
+        assert!(answer.text.starts_with("UNKNOWN"), "{answer:?}");
+    }
+
+    #[test]
+    fn the_first_word_always_says_the_code() {
+        for level in Level::ALL {
+            for permyriad in (0..=10_000).step_by(500) {
+                for pct in [None, Some((50, 60)), Some((98, 99))] {
+                    for sample_age_ms in [0, 5] {
+                        let pool = Standing {
+                            pool: Pool::Shm,
+                            permyriad,
+                            thresholds: (70, 80),
+                            exhaustion_s: 5_000,
+                            is_known: permyriad % 1_000 == 0,
+                        };
+                        let server = Server {
+                            level,
+                            pools: &[pool],
+                            cause: Cause::Leak,
+                            headroom: 1,
+                            sample_age_ms,
+                            stale_ms: 1,
+                        };
+                        let answer = check(&server, pct, None);
+                        let word = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][answer.code as usize];
+                        assert!(answer.text.starts_with(word), "{answer:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -177,6 +177,8 @@ texts! {
         "domain whose AoRs are admitted like priority_aor; repeatable";
     PrioritySource "priority_source" Kind::List { max_items: 256 },
         "address or network (CIDR) whose REGISTERs are admitted like priority_aor; repeatable";
+    SilentSource "silent_source" Kind::List { max_items: 256 },
+        "address or network (CIDR) that is never answered before the script, which drops it or calls memguard_admit() itself; repeatable";
     Listen "listen" Kind::Text { default: "", max_len: 64 },
         "address:port on which the sampling process serves metrics and the page; empty: off";
     TextFile "textfile" Kind::Text { default: "", max_len: MAX_PATH },

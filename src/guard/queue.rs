@@ -3,6 +3,10 @@
 //!
 //! The whole queue is one number, the time at which its last slot ends (`tail`). Taking a slot moves it on by one
 //! service time (1 ÷ `retry_rate`); time passing drains it. Nothing is stored per phone here.
+//!
+//! Nobody owns it: what one source has put into it and has not drained is at most [`SOURCE_BOUND_S`] seconds of it
+//! ([`charge`]). What comes from there beyond that (a flood, or the phones behind one NAT or one proxy) queues behind
+//! itself, by the same rules on a tail of its own, so it comes back as a ramp as well.
 
 /// What the queue is made of: the three parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +33,39 @@ pub struct Ticket {
 /// Milliseconds after `now` from which slots are given: nobody is asked back sooner than `min_s`.
 const fn earliest(rules: &Rules, now_ms: u64) -> u64 {
     now_ms.saturating_add(rules.min_s.saturating_mul(1000))
+}
+
+/// Seconds of the queue that one source may hold at a time: what it can add to everybody else's Retry-After.
+pub const SOURCE_BOUND_S: u64 = 5;
+
+/// Charges a source for one slot of the common queue: what it holds now (microseconds, as a tail), and whether it may
+/// have the slot. What it holds drains as the queue does; the end of a slot in its own queue counts as held as well, so that it
+/// stays there, in the order of arrival, until that has drained.
+pub fn charge(held_us: u64, now_ms: u64, rules: &Rules) -> (u64, bool) {
+    let first_us = earliest(rules, now_ms).saturating_mul(1000);
+    let after_us = held_us
+        .max(first_us)
+        .saturating_add(1_000_000 / rules.rate.max(1));
+    // A rate below one per bound still lets one in at a time.
+    let bound_us = (SOURCE_BOUND_S * 1_000_000).max(1_000_000 / rules.rate.max(1));
+    match after_us.saturating_sub(first_us) <= bound_us {
+        true => (after_us, true),
+        false => (held_us, false),
+    }
+}
+
+/// Whether a source that holds this queues behind itself.
+pub fn is_crowd(held_us: u64, now_ms: u64, rules: &Rules) -> bool {
+    !charge(held_us, now_ms, rules).1
+}
+
+/// The rules of a source's own queue while `crowds` of them queue behind themselves: together they come back at the
+/// rate, as far as eight of them; more are slowed no further, or a flood from many sources would shut out a NAT.
+pub fn own_rules(rules: &Rules, crowds: u64) -> Rules {
+    Rules {
+        rate: (rules.rate / crowds.clamp(1, 8)).max(1),
+        ..*rules
+    }
 }
 
 /// Takes the next slot: the new tail (microseconds) and the ticket. The caller stores the tail in one atomic step.

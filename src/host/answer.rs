@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use std::net::IpAddr;
 
 use super::arrived::Arrived;
+use super::state::Tables;
 use super::sys;
 use super::visit::{SLOT_WINDOW, Visit};
 use crate::guard::admission;
@@ -40,7 +41,7 @@ pub fn rules(region: &Region) -> Rules {
 }
 
 /// Decides what a refusal says. `new` and `returning` get a slot of the queue, or are reminded of the one they hold.
-pub fn tell(visit: &Visit<'_>, class: Class) -> Told {
+pub fn tell(visit: &Visit<'_>, source: IpAddr, class: Class) -> Told {
     let region = visit.region;
     let value = |param| u32::try_from(region.settings.get_u64(param)).unwrap_or(u32::MAX);
     let code = admission::reply_code(
@@ -49,7 +50,7 @@ pub fn tell(visit: &Visit<'_>, class: Class) -> Told {
         value(Int::ProxiedReplyCode),
     );
     let (retry_after, position) = match class {
-        Class::New | Class::Returning => queued(visit),
+        Class::New | Class::Returning => queued(visit, source),
         _ => (SOON, 0),
     };
     Told {
@@ -59,7 +60,7 @@ pub fn tell(visit: &Visit<'_>, class: Class) -> Told {
     }
 }
 
-fn queued(visit: &Visit<'_>) -> (u32, u32) {
+fn queued(visit: &Visit<'_>, source: IpAddr) -> (u32, u32) {
     let rules = rules(visit.region);
     let now_ms = visit.now_ms;
     if let Some(slot) = visit.slot().filter(|slot| *slot > visit.now_s()) {
@@ -71,17 +72,46 @@ fn queued(visit: &Visit<'_>) -> (u32, u32) {
         );
     }
     let random = mixed(visit.aor_fp ^ now_ms);
-    let ticket = visit
-        .region
-        .control
-        .queue_tail_us
-        .take(|tail| queue::take(tail, now_ms, &rules, random));
+    let (tables, control) = (visit.tables, &visit.region.control);
+    let account = tables
+        .sources
+        .account(source_number(tables, source), now_ms.saturating_mul(1000));
+    let crowd = account.filter(|a| !a.charge(|held| queue::charge(held, now_ms, &rules)));
+    let (ticket, table) = match crowd {
+        Some(own) => {
+            let rules = queue::own_rules(&rules, control.queue_crowds.get());
+            let (ticket, end_us) = own.queue(|tail| {
+                let (next, ticket) = queue::take(tail, now_ms, &rules, random);
+                (next, (ticket, next))
+            });
+            own.stays(end_us);
+            (ticket, &tables.crowd_slots)
+        }
+        None => {
+            let (ticket, end_us) = control.queue_tail_us.take(|tail| {
+                let (next, ticket) = queue::take(tail, now_ms, &rules, random);
+                (next, (ticket, next))
+            });
+            if let Some(account) = account {
+                account.got(end_us);
+            }
+            (ticket, &tables.slots)
+        }
+    };
     let slot_s = ticket.slot_ms.div_ceil(1000);
-    visit
-        .tables
-        .slots
-        .put(visit.aor_fp, slot_s, visit.now_s(), SLOT_WINDOW);
+    table.put(visit.slot_fp(), slot_s, visit.now_s(), SLOT_WINDOW);
     (ticket.retry_after, ticket.position)
+}
+
+/// What stands for a source: an IPv4 address or an IPv6 /64, which one subscriber has. The key keeps others from aiming
+/// at an account.
+fn source_number(tables: &Tables, source: IpAddr) -> u64 {
+    let bits = match source.to_canonical() {
+        IpAddr::V4(v4) => u64::from(u32::from(v4)),
+        IpAddr::V6(v6) => (u128::from(v6) >> 64) as u64 | 1 << 63,
+    };
+    let [k0, k1] = tables.key.words();
+    mixed(mixed(bits ^ k0) ^ k1)
 }
 
 /// Builds and sends the refusal from a buffer on the stack; false when either could not be done.

@@ -13,6 +13,8 @@ pub struct Arrived<'a> {
     pub source_port: u16,
     pub is_udp: bool,
     pub may_reply: bool,
+    /// It came in on a socket; else a module made it up to run a route, and it is no SIP.
+    pub is_real: bool,
     pub received: *mut sys::receive_info,
     /// Which message it is, to know it again.
     pub message: u64,
@@ -41,6 +43,7 @@ impl Arrived<'_> {
             source_port: view.source_port,
             is_udp: view.is_udp != 0,
             may_reply: view.may_reply != 0,
+            is_real: view.is_real != 0,
             received: view.received,
             message: view.message,
         }

@@ -94,7 +94,7 @@ pub fn resume(words: &[&str]) -> Result<Answer, Fault> {
     )]))
 }
 
-/// `memguard.reset peaks, baseline or failures`
+/// `memguard.reset peaks, baseline, failures or queue`
 pub fn reset(words: &[&str]) -> Result<Answer, Fault> {
     let region = region()?;
     let control = &region.control;
@@ -107,6 +107,19 @@ pub fn reset(words: &[&str]) -> Result<Answer, Fault> {
                 // Its owner raises it again; at worst one operation's peak is lost.
                 row.pkg.peak.set(row.pkg.real_used.get());
             }
+        }
+        filters::Reset::Queue => {
+            control.queue_tail_us.set(0);
+            control.queue_crowd_slots.set(0);
+            control.queue_crowd_tail_us.set(0);
+            control.queue_epoch.add(1); // whoever was told a slot queues anew, or is let in
+            if let Some(tables) = state::tables() {
+                tables.sources.clear();
+            }
+            log!(
+                Severity::Notice,
+                "the queue of refused registrations was emptied (memguard.reset queue)"
+            );
         }
         filters::Reset::Baseline => control.baseline_resets.add(1),
         filters::Reset::Failures => {

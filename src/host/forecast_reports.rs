@@ -12,7 +12,7 @@ use crate::guard::nagios::{self, Server, Standing};
 use crate::guard::params::Int;
 use crate::guard::report::{Answer, Fault, Fields, Node, int, real, word};
 use crate::guard::text::{NONE_FORESEEN_S, Until};
-use crate::guard::words::{Level, Pool};
+use crate::guard::words::Pool;
 use crate::shared::forecasts::Forecast;
 use crate::shared::history::{MINUTES, SECONDS, Track};
 use crate::shared::region::Region;
@@ -253,12 +253,8 @@ pub fn check(words: &[&str]) -> Result<Answer, Fault> {
         limits.pct,
         limits.seconds,
     );
-    let code = match reports::level_now(region) {
-        Level::Emergency => answer.code.max(2),
-        _ => answer.code,
-    };
     Ok(Answer::One(vec![
-        ("code", int(u64::from(code))),
+        ("code", int(u64::from(answer.code))),
         ("text", word(answer.text)),
         ("perfdata", word(answer.perfdata)),
     ]))

@@ -5,8 +5,9 @@ use std::ffi::{c_int, c_uint, c_void};
 
 use super::arrived::Arrived;
 use super::entry::{GoOn, Leave, guarded};
+use super::state::Tables;
 use super::visit::Visit;
-use super::{answer, ballast, hooks, learn, pressure, state, sys};
+use super::{answer, ballast, follow, hooks, learn, lifecycle, pressure, state, sys};
 use crate::guard::admission::Decision;
 use crate::guard::sip::{Scanned, scan};
 use crate::guard::words::{Class, Mode};
@@ -44,10 +45,10 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         return not_understood();
     };
     if stage == Stage::Datagram {
-        tables.slots.prefetch(visit.aor_fp); // under pressure it is looked up soon
+        tables.slots.prefetch(visit.slot_fp()); // under pressure it is looked up soon
     }
     let class = visit.class(arrived.source);
-    let decision = match arrived.may_reply {
+    let decision = match arrived.may_reply && !is_silent(tables, arrived) {
         true if stage == Stage::Datagram && !can_parse(region) => Decision::Refuse,
         true => visit.decide(class),
         false => Decision::Admit,
@@ -81,8 +82,17 @@ fn is_register(text: &[u8]) -> bool {
     text.trim_ascii_start().starts_with(b"REGISTER ")
 }
 
+/// Whether the operator wants this source to be answered by the script only (`silent_source`).
+fn is_silent(tables: &Tables, arrived: &Arrived<'_>) -> bool {
+    let silent = &tables.silent;
+    !silent.is_empty()
+        && silent
+            .iter()
+            .any(|net| net.matches(b"", b"", Some(arrived.source)))
+}
+
 fn refuse(visit: &Visit<'_>, arrived: &Arrived<'_>, class: Class, stage: Stage) -> bool {
-    let told = answer::tell(visit, class);
+    let told = answer::tell(visit, arrived.source, class);
     let sent = answer::send(visit, arrived, &told);
     if sent {
         answer::note(visit, arrived, &told, class, stage);
@@ -98,11 +108,6 @@ pub unsafe extern "C" fn on_request(
 ) -> c_int {
     guarded("the gate", || {
         learn::end();
-        ballast::take_first();
-        if let Some(row) = hooks::own_row() {
-            row.sip.messages.add(1);
-        }
-        hooks::tell_pkg();
         // SAFETY: plain data, filled by the shim.
         let mut view: sys::mg_message_t = unsafe { std::mem::zeroed() };
         // SAFETY: Kamailio passes a live message for the duration of the call.
@@ -110,10 +115,69 @@ pub unsafe extern "C" fn on_request(
             sys::mg_message_view(msg, &mut view);
             Arrived::of(&view)
         };
+        if !arrived.is_real {
+            return GoOn(1);
+        }
+        count_message();
+        if let Some(region) = state::region() {
+            follow::look(region);
+        }
         match consider(&arrived, Stage::Request) {
             Verdict::Pass => GoOn(1),
             Verdict::Answered => GoOn(0),
         }
+    })
+    .0
+}
+
+/// One more message from the network: whoever gets it keeps a ballast from now on.
+fn count_message() {
+    ballast::take_first();
+    if let Some(row) = hooks::own_row() {
+        row.sip.messages.add(1);
+    }
+    hooks::tell_pkg();
+}
+
+/// The same callback where the script calls memguard itself (`auto` 0). Process: SIP workers.
+pub unsafe extern "C" fn on_request_counted(
+    msg: *mut sys::sip_msg,
+    _flags: c_uint,
+    _param: *mut c_void,
+) -> c_int {
+    guarded("the count of requests", || {
+        // SAFETY: plain data, filled by the shim.
+        let mut view: sys::mg_message_t = unsafe { std::mem::zeroed() };
+        // SAFETY: Kamailio passes a live message for the duration of the call.
+        unsafe { sys::mg_message_view(msg, &mut view) };
+        if view.is_real != 0 {
+            count_message();
+        }
+        if let Some(region) = state::region() {
+            follow::look(region);
+        }
+        GoOn(1)
+    })
+    .0
+}
+
+/// Pre-script callback of failure routes, which tm also uses when a suspended transaction goes on (tm/t_suspend.c): in
+/// an async worker that is the only word of the request. Such a worker lives by its pkg as a SIP worker does.
+pub unsafe extern "C" fn on_going_on(
+    _msg: *mut sys::sip_msg,
+    _flags: c_uint,
+    _param: *mut c_void,
+) -> c_int {
+    guarded("a transaction that goes on", || {
+        if lifecycle::is_async_worker() {
+            ballast::take_first();
+            ballast::make_room();
+            let totals = hooks::own_row().map(|row| &row.sip.goes_on);
+            if let Some(goes_on) = totals.filter(|goes_on| goes_on.get() == 0) {
+                goes_on.set(1);
+            }
+        }
+        GoOn(1)
     })
     .0
 }
@@ -124,6 +188,7 @@ pub unsafe extern "C" fn on_datagram(event: *mut sys::sr_event_param_t) -> c_int
         let Some(region) = state::region() else {
             return Leave(0);
         };
+        follow::look(region);
         // usrloc's lock is recursive by pid, so two threads of one process would both hold it: a receiver's thread
         // cannot ask usrloc, and leaves the datagram to the stage after parsing.
         let may_ask = hooks::is_main_thread() || region.control.usrloc_in_memory.get() == 0;

@@ -101,18 +101,20 @@ impl Growths {
     /// Reads the books, puts the one number right that all processes tell of shm, and publishes what the manager books
     /// beyond it.
     fn settle(&mut self, region: &Region) {
-        // The manager first: what is allocated meanwhile counts as ours, never as drift.
-        let pool = hooks::shm_now(region.control.shm_size.get()).unwrap_or_default();
+        // The manager before and after: what is allocated or freed while ours is read is never drift.
+        let size = region.control.shm_size.get();
+        let before = hooks::shm_now(size).unwrap_or_default();
         let told = region.control.shm_counted.get();
         let live = match owners::sites() {
             Some(sites) => self.books.read(region, sites, self.looked_ms),
             None => hooks::shm_sum_of_all(region).live(),
         };
+        let booked = hooks::shm_now(size).map_or(0, |pool| pool.used.min(before.used));
         let control = &region.control;
         control.shm_counted.add((live as u64).wrapping_sub(told));
         control
             .shm_drift
-            .set(pool.used.saturating_sub(u64::try_from(live).unwrap_or(0)));
+            .set(booked.saturating_sub(u64::try_from(live).unwrap_or(0)));
     }
 
     /// The shm place that grows most steadily, by the last look.

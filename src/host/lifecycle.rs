@@ -3,13 +3,14 @@
 
 use std::ffi::{CString, c_int, c_uint, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, binaries, bindings_file, blackbox, ending, gate, learn, memory, outside, profile, pv,
-    routes, rpc, sampler, script, serve, settings, state, stats, sys,
+    ballast, binaries, bindings_file, blackbox, ending, follow, gate, learn, memory, outside,
+    profile, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -20,6 +21,7 @@ use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
 use crate::shared::sites::Sites;
+use crate::shared::sources::Sources;
 
 /// Registrations in flight that are remembered: 16384 × 64 bytes, touched as used; 30 s of 500 per second.
 const IN_FLIGHT: usize = 16384;
@@ -123,7 +125,7 @@ fn try_init() -> Result<(), String> {
         }
     }
     blackbox::open(region)?;
-    settings::declare_cfg()?;
+    follow::declare()?;
     stats::register()?;
     routes::prepare();
     // SAFETY: mod_init is the place for it (core/pt.c).
@@ -148,6 +150,9 @@ fn make_tables(region: &Region) -> Result<(), String> {
         bindings,
         aors,
         slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
+        crowd_slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
+        sources: Sources::map().map_err(mapped)?,
+        silent: settings::silent_entries(&texts),
         in_flight: InFlight::map(IN_FLIGHT).map_err(mapped)?,
         key,
         texts,
@@ -185,6 +190,8 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
         if rank != sys::PROC_INIT {
             outside::child_started();
         }
+        // ORDERING: Relaxed; one process's own flag.
+        LOCAL_IS_ASYNC.store(rank == sys::PROC_RPC, Ordering::Relaxed);
         match rank {
             sys::PROC_INIT => return said(bind_all()),
             PROC_MAIN => return said(sampler::start()),
@@ -194,6 +201,15 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
         Init(0)
     })
     .0
+}
+
+/// Whether this process was forked as PROC_RPC: an async worker, or one that answers RPC and runs no script.
+static LOCAL_IS_ASYNC: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process may be an async worker, which has no rank of its own (core/async_task.c).
+pub fn is_async_worker() -> bool {
+    // ORDERING: Relaxed; one process's own flag.
+    LOCAL_IS_ASYNC.load(Ordering::Relaxed)
 }
 
 /// `sys::PROC_MAIN` is unsigned because it is 0 (core/sr_module.h).
@@ -206,6 +222,7 @@ fn bind_all() -> Result<(), String> {
     hooks::sample::learn_actions();
     binaries::remember();
     ending::watch();
+    follow::prepare();
     bind_usrloc(region)?;
     outside::prepare(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
@@ -226,11 +243,14 @@ fn bind_all() -> Result<(), String> {
                 sys::sr_event_register_cb(sys::SREV_NET_DGRAM_IN as c_int, Some(gate::on_datagram))
                     < 0;
             region.warn(Warning::DatagramSlotTaken, taken);
+        } else {
+            watch_script(Some(gate::on_request_counted), PRE_SCRIPT, REQUESTS)?;
         }
         let taken =
             sys::sr_event_register_cb(sys::SREV_NET_DATA_IN as c_int, Some(ballast::on_data)) < 0;
         region.warn(Warning::DataSlotTaken, taken);
     }
+    watch_script(Some(gate::on_going_on), PRE_SCRIPT, FAILURES)?;
     watch_script(Some(learn::on_script_end), POST_SCRIPT, REQUESTS)?;
     watch_script(Some(learn::on_reply), PRE_SCRIPT, REPLIES)?;
     say_warnings(region);
@@ -240,6 +260,7 @@ fn bind_all() -> Result<(), String> {
 const PRE_SCRIPT: c_uint = sys::PRE_SCRIPT_CB;
 const POST_SCRIPT: c_uint = sys::POST_SCRIPT_CB;
 const REQUESTS: c_uint = sys::script_cb_flag_REQUEST_CB;
+const FAILURES: c_uint = sys::script_cb_flag_FAILURE_CB;
 const REPLIES: c_uint = sys::script_cb_flag_ONREPLY_CB;
 
 /// Has the script call us; Kamailio keeps that in pkg (core/script_cb.c).

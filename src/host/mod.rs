@@ -13,6 +13,7 @@ pub mod ending;
 pub mod entry;
 pub mod exports;
 pub mod file_limit;
+pub mod follow;
 pub mod forecast_reports;
 pub mod forecasts;
 pub mod frames;

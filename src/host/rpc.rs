@@ -7,7 +7,8 @@ use std::ptr;
 
 use super::entry::guarded;
 use super::{
-    commands, forecast_reports, memory, path_reports, profile, reports, settings, site_reports, sys,
+    commands, follow, forecast_reports, memory, path_reports, profile, reports, settings,
+    site_reports, state, sys,
 };
 use crate::guard::report::{self, Answer, Fault, Fields, Node};
 
@@ -168,7 +169,7 @@ pub const COMMANDS: [Command; 24] = [
     },
     Command {
         name: "memguard.reset",
-        help: "Starts peaks, the usual registration rate or failure counts anew. peaks, baseline or failures",
+        help: "Starts peaks, the usual registration rate, failure counts or the queue of refused registrations anew. peaks, baseline, failures or queue",
         is_list: false,
         run: commands::reset,
     },
@@ -187,6 +188,9 @@ unsafe extern "C" fn run<const I: usize>(rpc: *mut sys::rpc_t, ctx: *mut c_void)
             // SAFETY: Kamailio passes its own table and context for the duration of the call.
             let words = unsafe { arguments(rpc, ctx) };
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            if let Some(region) = state::region() {
+                follow::look(region);
+            }
             // SAFETY: as above.
             unsafe {
                 match (command.run)(&words) {

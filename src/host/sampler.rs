@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::bindings_file::Saver;
 use super::blackbox::Recorder;
 use super::entry::guarded;
+use super::follow::Follower;
 use super::forecasts::Forecasts;
 use super::growth::Growths;
 use super::log::{Severity, log};
@@ -18,10 +19,11 @@ use super::path_reports::PathGrowths;
 
 use super::serve::{self, Server};
 use super::textfile::TextFile;
-use super::{blackbox, ending, hooks, measures, memory, state, supervise, sys};
+use super::{answer, blackbox, ending, hooks, measures, memory, state, supervise, sys};
 use crate::guard::level::{self, LevelTracker, Standing, Thresholds, permyriad};
 use crate::guard::osmem::{self, Missing};
 use crate::guard::params::{Int, Text};
+use crate::guard::queue;
 use crate::guard::rates::{Baseline, RateMeter, Rates};
 use crate::guard::warnings::Warning;
 use crate::guard::words::{Class, Level, Pool};
@@ -30,6 +32,7 @@ use crate::shared::figures::Figures;
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::region::Region;
 use crate::shared::rows::{COMMON_ROW, MAX_PROCESSES, ROWS, Row};
+use crate::shared::sources::Sources;
 
 /// Buckets of each table that one tick looks at for what has ended: the default tables within two ticks, when they are
 /// full, at about 0.2 ms per tick and table.
@@ -133,6 +136,7 @@ struct Sampler {
     past: Past,
     recorder: Recorder,
     saver: Saver,
+    follower: Follower,
     http: Server,
     textfile: TextFile,
 }
@@ -183,6 +187,7 @@ impl Sampler {
             last_ms: now,
             recorder: Recorder::new(region),
             saver: Saver::default(),
+            follower: Follower::new(region),
             http: Server::new(),
             textfile: TextFile::of(state::tables().map(|t| t.texts.get(Text::TextFile))),
         }
@@ -202,6 +207,9 @@ impl Sampler {
             }
             let step = Duration::from_millis(STEP.min(interval - passed));
             guarded("the monitoring server", || self.http.wait(step));
+            guarded("the run-time parameters", || {
+                self.follower.tick(self.region)
+            });
         }
     }
 
@@ -368,7 +376,7 @@ impl Sampler {
         let size = self.region.control.pkg_size.get();
         let count = hooks::processes();
         let mut worst = Level::Normal;
-        let (mut fullest, mut fullest_used) = (0, 0);
+        let (mut fullest, mut fullest_used, mut fullest_sip) = (0, 0, 0);
         let mut unreadable = count > 0;
         let mut impossible = false;
         for (index, process) in process_table().enumerate() {
@@ -390,9 +398,9 @@ impl Sampler {
             }
             let level = self.track(Pool::Pkg, Some(index), permyriad(used, size), now);
             row.set_level(level);
-            let receives_sip = process.rank > 0 || row.sip.messages.get() > 0;
-            if receives_sip {
+            if process.rank > 0 || row.sip.carries() {
                 worst = worst.max(level);
+                fullest_sip = fullest_sip.max(used);
             }
             if used > fullest_used {
                 (fullest, fullest_used) = (index, used);
@@ -421,6 +429,7 @@ impl Sampler {
         self.figures.pkg_level = worst.index() as u64;
         self.figures.fullest_worker = fullest as u64;
         self.figures.fullest_real_used = fullest_used;
+        self.figures.fullest_sip_used = fullest_sip;
         (self.standing(Pool::Pkg, size, fullest_used), worst)
     }
 
@@ -515,10 +524,27 @@ impl Sampler {
         };
         let memory =
             u32::try_from(self.region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
+        self.sample_crowds(&tables.sources, now);
         self.bindings.tick(&tables.bindings, now / 1000, 0);
         self.aors.tick(&tables.aors, now / 1000, memory);
         self.figures.known_bindings = tables.bindings.entries();
         self.figures.known_aors = tables.aors.entries();
+    }
+
+    /// How many sources queue behind themselves, and how long those queues are.
+    fn sample_crowds(&self, sources: &Sources, now: u64) {
+        let rules = answer::rules(self.region);
+        let tails: Vec<u64> = sources
+            .crowds(|held| queue::is_crowd(held, now, &rules))
+            .collect();
+        let own = queue::own_rules(&rules, tails.len() as u64);
+        let lengths = tails.iter().map(|tail| queue::length(*tail, now, &own));
+        let control = &self.region.control;
+        control.queue_crowds.set(tails.len() as u64);
+        control.queue_crowd_slots.set(lengths.sum());
+        control
+            .queue_crowd_tail_us
+            .set(tails.iter().copied().max().unwrap_or(0));
     }
 
     /// The server's level with an operator's `shed`, whose begin and end are events.

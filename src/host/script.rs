@@ -88,7 +88,7 @@ unsafe fn admit(msg: *mut sys::sip_msg, class: Option<Class>) -> c_int {
             }
             match decision {
                 Decision::Refuse => {
-                    let told = answer::tell(visit, class);
+                    let told = answer::tell(visit, arrived.source, class);
                     LOCAL_REFUSED.0.set(Some((arrived.message, class, told)));
                     return NO;
                 }
@@ -120,7 +120,7 @@ unsafe fn reject(msg: *mut sys::sip_msg) -> c_int {
                 Some((_, class, told)) => (class, told),
                 None => {
                     let class = visit.class(arrived.source);
-                    (class, answer::tell(visit, class))
+                    (class, answer::tell(visit, arrived.source, class))
                 }
             };
             let mut header = [0u8; 40];

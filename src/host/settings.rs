@@ -1,4 +1,4 @@
-//! Parameters: modparam setters (at parse time), text values, and the cfg group for run-time changes.
+//! Parameters: modparam setters (at parse time) and text values; changes at run time are `follow`'s.
 //! Forbidden here: bounds and sentences (those are guard::params'); reading a cfg handle on any SIP path.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
@@ -6,7 +6,6 @@ use std::ptr;
 use std::sync::Mutex;
 
 use super::entry::guarded;
-use super::log::{Severity, log};
 use super::{lifecycle, profile, state, sys};
 use crate::guard::http;
 use crate::guard::params::{self, INT_PARAMS, Int, Kind, Text};
@@ -116,6 +115,7 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
         Text::PriorityAor => priority::parse_aor(&value).map(|_| ())?,
         Text::PriorityDomain => priority::parse_domain(&value).map(|_| ())?,
         Text::PrioritySource => priority::parse_source(&value).map(|_| ())?,
+        Text::SilentSource => silent(&value).map(|_| ())?,
         Text::Listen => http::parse_listen(&value).map(|_| ())?,
         Text::ProfileDir => profile::check_folder(&value)?,
         _ => (),
@@ -153,6 +153,16 @@ pub fn priority_entries(texts: &Texts) -> Vec<priority::Entry> {
     values.collect()
 }
 
+/// The networks of `silent_source`. Every value was checked when it was read.
+pub fn silent_entries(texts: &Texts) -> Vec<priority::Entry> {
+    let values = texts.list(Text::SilentSource).iter();
+    values.filter_map(|value| silent(value).ok()).collect()
+}
+
+fn silent(value: &str) -> Result<priority::Entry, String> {
+    priority::parse_source(value).map_err(|e| e.replace("priority_source", "silent_source"))
+}
+
 /// A setter for each index, chosen at compile time: Kamailio does not tell a setter which parameter it is for.
 macro_rules! setters {
     ($set:ident: $($i:literal)*) => { [$($set::<$i> as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int),*] };
@@ -160,7 +170,7 @@ macro_rules! setters {
 
 const INT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Int::COUNT] = setters!(set_int: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30);
 const TEXT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Text::COUNT] =
-    setters!(set_text: 0 1 2 3 4 5 6 7 8 9);
+    setters!(set_text: 0 1 2 3 4 5 6 7 8 9 10);
 
 /// The table of parameters for `exports`; each name twice, for numbers and for words. Lives for ever.
 pub fn param_table() -> *mut sys::param_export_t {
@@ -193,82 +203,6 @@ pub fn leak(text: &str) -> *mut c_char {
     CString::new(text).unwrap_or_default().into_raw()
 }
 
-// --------------------------------------------------------------------------------------------- run-time changes
-
-/// Values the cfg framework keeps for itself; nothing of ours reads them after start.
-struct CfgValues([c_int; Int::COUNT]);
-static CFG_VALUES: Mutex<CfgValues> = Mutex::new(CfgValues([0; Int::COUNT]));
-
-/// The numeric parameters that may change at run time, in the order of the cfg group. `mode` is not among them:
-/// `memguard.mode` sets it, and there must be one place that tells it.
-fn runtime_ints() -> impl Iterator<Item = Int> {
-    Int::ALL
-        .iter()
-        .copied()
-        .filter(|p| p.param().runtime && *p != Int::Mode)
-}
-
-/// Declares the cfg group `memguard` with the values in force; in `mod_init`.
-pub fn declare_cfg() -> Result<(), String> {
-    let region = state::region().ok_or("no shared region")?;
-    let mut defs: Vec<sys::cfg_def_t> = Vec::new();
-    let mut values = CFG_VALUES.lock().map_err(|_| "internal error")?;
-    for (slot, param) in values.0.iter_mut().zip(runtime_ints()) {
-        *slot = c_int::try_from(region.settings.get(param)).unwrap_or(c_int::MAX);
-        let (min, max) = param.bounds();
-        defs.push(sys::cfg_def_t {
-            name: leak(param.param().name),
-            type_: sys::CFG_VAR_INT | (sys::CFG_VAR_INT << 3) | CFG_ATOMIC,
-            min: c_int::try_from(min).unwrap_or(0),
-            max: c_int::try_from(max).unwrap_or(c_int::MAX),
-            on_change_cb: Some(on_change),
-            on_set_child_cb: None,
-            descr: leak(param.param().doc),
-        });
-    }
-    let count = defs.len();
-    // SAFETY: cfg_def_t is plain data; all zero ends the table.
-    defs.push(unsafe { std::mem::zeroed() });
-    static HANDLE: CfgHandle = CfgHandle(std::cell::UnsafeCell::new(ptr::null_mut()));
-    // SAFETY: table and values live for ever; the core moves the handle, we never read it.
-    let declared = unsafe {
-        sys::cfg_declare(
-            leak("memguard"),
-            defs.leak().as_mut_ptr(),
-            values.0.as_mut_ptr().cast(),
-            (count * size_of::<c_int>()) as c_int,
-            HANDLE.0.get(),
-        )
-    };
-    if declared < 0 {
-        Err("the configuration framework refused the group memguard".into())
-    } else {
-        Ok(())
-    }
-}
-
-/// CFG_ATOMIC of core/cfg/cfg.h: `1U << (2*CFG_INPUT_SHIFT)`.
-const CFG_ATOMIC: c_uint = 1 << 6;
-
-struct CfgHandle(std::cell::UnsafeCell<*mut c_void>);
-// SAFETY: only the core writes it, before the first fork and in its own cfg_update.
-unsafe impl Sync for CfgHandle {}
-
-/// Checks and copies one change into the region, where every process reads it at once. Runs in the RPC process.
-unsafe extern "C" fn on_change(
-    _handle: *mut c_void,
-    _group: *mut sys::str_,
-    name: *mut sys::str_,
-    value: *mut *mut c_void,
-) -> c_int {
-    guarded("a change of a parameter", || {
-        // SAFETY: Kamailio passes its own name and a slot that holds the integer (core/cfg/cfg_ctx.c).
-        let (name, value) = unsafe { (text_of(name), *value as isize as c_int) };
-        lifecycle::said(change(&name, i64::from(value)))
-    })
-    .0
-}
-
 /// A `str` of Kamailio's as text.
 ///
 /// # Safety
@@ -285,22 +219,4 @@ pub unsafe fn text_of(text: *const sys::str_) -> String {
         }
         String::from_utf8_lossy(std::slice::from_raw_parts(start.cast(), length)).into_owned()
     }
-}
-
-fn change(name: &str, value: i64) -> Result<(), String> {
-    let region = state::region().ok_or("no shared region")?;
-    let param = Int::by_name(name).ok_or_else(|| format!("there is no parameter {name}"))?;
-    let value = params::check_int(param, value)?;
-    let mut values = region.settings.all();
-    values[param as usize] = value;
-    let found = params::contradictions(&values);
-    if !found.is_empty() {
-        return Err(format!(
-            "{name} was not changed to {value}: {}",
-            found.join("; ")
-        ));
-    }
-    region.settings.set(param, value);
-    log!(Severity::Notice, "{name} is {value} now");
-    Ok(())
 }

@@ -6,9 +6,11 @@ use once_cell::sync::OnceCell;
 use super::settings::Texts;
 use crate::guard::aor::Key;
 use crate::guard::clock;
+use crate::guard::priority;
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
+use crate::shared::sources::Sources;
 
 static REGION: OnceCell<&'static Region> = OnceCell::new();
 static TABLES: OnceCell<Tables> = OnceCell::new();
@@ -22,6 +24,12 @@ pub struct Tables {
     pub aors: Fingerprints,
     /// Slots of the queue: AoR → begin of its slot.
     pub slots: Fingerprints,
+    /// The same of AoRs whose source queues behind itself: a flood pushes out only these.
+    pub crowd_slots: Fingerprints,
+    /// What each source has moved the queue by.
+    pub sources: Sources,
+    /// Networks that are answered by the script only (parameter `silent_source`).
+    pub silent: Vec<priority::Entry>,
     /// Registrations in flight, by Call-ID.
     pub in_flight: InFlight,
     /// Secret of this start, or of the one whose bindings were carried over: outsiders cannot aim at buckets or points.

@@ -15,6 +15,7 @@ use crate::guard::params::Int;
 use crate::guard::priority;
 use crate::guard::sip::{Contact, Contacts, Register};
 use crate::guard::words::Class;
+use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::{Binding, Kind, MAX_BINDINGS, Pending, State};
 use crate::shared::region::Region;
 use crate::shared::rows::Row;
@@ -249,9 +250,15 @@ impl<'a> Visit<'a> {
 
     /// When this AoR's slot in the queue begins or began, seconds of server time.
     pub fn slot(&self) -> Option<u64> {
-        self.tables
-            .slots
-            .get(self.aor_fp, self.now_s(), SLOT_WINDOW)
+        let (fp, now) = (self.slot_fp(), self.now_s());
+        let of = |table: &Fingerprints| table.get(fp, now, SLOT_WINDOW);
+        of(&self.tables.slots).or_else(|| of(&self.tables.crowd_slots))
+    }
+
+    /// Under which number the AoR's slot is remembered: another one after each `memguard.reset queue`.
+    pub fn slot_fp(&self) -> u64 {
+        let epoch = self.region.control.queue_epoch.get();
+        self.aor_fp ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     /// Remembers an admitted registration until its final reply passes.

@@ -57,6 +57,8 @@ figures! {
     fullest_worker,
     /// Its `real_used`.
     fullest_real_used,
+    /// Largest `real_used` of a process that receives SIP: what makes refuse.
+    fullest_sip_used,
     /// Largest `real_used` of shm since the start or `reset peaks`.
     shm_peak,
     /// Largest use of the machine's memory since the start or `reset peaks`.

@@ -17,6 +17,7 @@
 //! | [`published`] | the sampler's figures | one | the last published figures stay readable |
 //! | [`rows`] | counters per process | its process | one operation is half counted |
 //! | [`series`] | one total per second | one | the newest point is missing |
+//! | [`sources`] | what each refused source moved the queue by | any | a source is charged one slot less |
 //! | [`sites`] | counters per process and place | its process | one operation is half counted |
 //!
 //! All-zero bytes are the initial state of all of them ([`mapping::SharedZeroable`]).
@@ -45,4 +46,5 @@ pub mod rows;
 pub mod sampling;
 pub mod series;
 pub mod sites;
+pub mod sources;
 pub mod sync;

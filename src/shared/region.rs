@@ -138,6 +138,14 @@ pub struct Control {
     pub shed_until_ms: Word,
     /// End of the last slot of the queue, server time in microseconds ([`crate::guard::queue`]).
     pub queue_tail_us: Word,
+    /// Counts `memguard.reset queue`: slots that were told before are not known any more.
+    pub queue_epoch: Word,
+    /// Sources that queue behind themselves, by the last sample.
+    pub queue_crowds: Word,
+    /// How many slots those queues hold, by the last sample.
+    pub queue_crowd_slots: Word,
+    /// When the last of those slots ends, server time in microseconds.
+    pub queue_crowd_tail_us: Word,
     /// Salt of the AoRs' points; changes when the level returns to normal.
     pub salt: Word,
     /// Use of the machine's memory in 1/100 percent, by the last sample.
@@ -159,6 +167,10 @@ pub struct Control {
     /// Every binding that was granted since then (server time in seconds) passed here: the start, or an earlier one where
     /// the table was carried over.
     pub knows_since_s: Word,
+    /// When a change of a parameter was asked for last, server time in milliseconds; 0: long ago.
+    pub cfg_asked_ms: Word,
+    /// Address of Kamailio's shared configuration that the settings were taken from.
+    pub cfg_block: Word,
     /// Bits of [`Warning`].
     pub warnings: Word,
     /// Decisions that had to leave os out because the sample was stale.

@@ -178,8 +178,10 @@ impl ByClass {
 #[repr(C)]
 #[derive(Default)]
 pub struct SipTotals {
-    /// Requests and replies that reached the script stage.
+    /// Requests and replies that came from the network and reached the script stage.
     pub messages: Shared,
+    /// 1: it runs the script for requests that another process received (a suspended transaction goes on).
+    pub goes_on: Shared,
     /// REGISTERs by class, before the decision.
     pub received: ByClass,
     /// REGISTERs refused.
@@ -200,6 +202,13 @@ pub struct SipTotals {
     pub replicated: Shared,
     /// Replies of ours that could not be sent.
     pub reply_errors: Shared,
+}
+
+impl SipTotals {
+    /// Whether the process carries SIP, whatever its rank is.
+    pub fn carries(&self) -> bool {
+        self.messages.get() > 0 || self.goes_on.get() > 0
+    }
 }
 
 /// The row of one process.

@@ -163,7 +163,8 @@ fn http_of_memguard_lives_with_no_byte_of_shm_and_pkg_left_where_kamailios_own_i
         let answers = |limit: Duration| {
             let mut stream = TcpStream::connect(server.http()).expect("Kamailio listens");
             stream.set_read_timeout(Some(limit)).expect("a limit");
-            let _ = stream.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+            let _ = stream
+                .write_all(b"GET /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
             let mut bytes = [0; 16];
             stream
                 .read(&mut bytes)
@@ -274,7 +275,7 @@ fn http_of_hostile_clients_changes_nothing_for_anybody_else() {
 
         // Two requests at once: the first is answered, the second is not, and the connection ends.
         let both =
-            b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\nGET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
+            b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\nGET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let answer = http::exchange(address, both, PROMPT).expect("an answer");
         assert_eq!((answer.status, answer.body.as_str()), (200, "ready\n"));
         // One byte at a time is slow, but no crime.
@@ -516,7 +517,7 @@ fn statistics_and_xhttp_prom_show_the_same_names() {
         let mut stream = TcpStream::connect(server.http()).expect("Kamailio listens");
         stream.set_read_timeout(Some(PROMPT)).expect("a limit");
         stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
             .expect("written");
         let mut bytes = Vec::new();
         let _ = stream.read_to_end(&mut bytes); // ends by the limit: xhttp keeps the connection
@@ -547,5 +548,35 @@ fn statistics_and_xhttp_prom_show_the_same_names() {
         let size = server.statistic("memguard:shm_size_bytes");
         assert_eq!(metric(&own, "shm_size_bytes"), u64::try_from(size).ok());
         assert_eq!(server.statistic("memguard:build_info"), 1);
+    });
+}
+
+#[test]
+fn http_on_loopback_no_foreign_name_reads_anything() {
+    for_each_pair(|pair| {
+        let (builder, address) = listening(pair);
+        let _server = builder.start();
+        let ask = |host: &str| {
+            let request = format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            http::exchange(address, request.as_bytes(), PROMPT).expect("an answer")
+        };
+        for host in [
+            "rebound.example",
+            "rebound.example:9494",
+            "127.0.0.1.nip.example",
+        ] {
+            let answer = ask(host);
+            assert_eq!(answer.status, 421, "{host}");
+            assert!(
+                answer.body.contains("localhost") && !answer.body.contains('{'),
+                "{}",
+                answer.body
+            );
+        }
+        for host in [address.to_string(), "localhost".into(), "[::1]:80".into()] {
+            assert_eq!(ask(&host).status, 200, "{host}");
+        }
+        let old = http::exchange(address, b"GET /ready HTTP/1.0\r\n\r\n", PROMPT);
+        assert_eq!(old.map(|r| r.status), Some(200));
     });
 }

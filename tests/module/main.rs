@@ -6,6 +6,8 @@ mod agreement;
 mod avalanche;
 mod bindings_file;
 mod blackbox;
+mod carriers;
+mod changes;
 mod classes;
 mod clients;
 mod cost;

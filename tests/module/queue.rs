@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::guard::{Guarded, SOON, number};
-use super::harness::sip::Request;
+use super::harness::sip::{Request, Udp};
 use super::harness::{Server, for_each_pair, until};
 
 #[test]
@@ -31,8 +31,9 @@ fn queue_slots_follow_each_other_and_coming_early_moves_nothing() {
             told[0] <= 31 && (48..=52).contains(&told[199]),
             "30 s + 200 at 10 per second: {told:?}"
         );
-        let queued = number(&server.registrations(), "queue_length");
-        assert!((150..=200).contains(&queued), "{queued}");
+        until(SOON, "all slots are counted", || {
+            (150..=200).contains(&number(&server.registrations(), "queue_length"))
+        });
         // Early, and retransmitted: the same slot, nobody moves.
         let before = number(&server.registrations(), "queue_seconds");
         for (phone, first) in phones.iter().zip(&told).step_by(20) {
@@ -76,5 +77,73 @@ fn queue_a_slot_that_has_come_lets_its_phone_in_while_memory_allows() {
             },
         );
         assert!(asked > 1, "not before its slot");
+    });
+}
+
+/// What a phone is told; it is refused.
+#[track_caller]
+fn told(client: &Udp, phone: &Request) -> u64 {
+    let reply = client.request(phone);
+    assert_eq!(reply.code, 503, "{reply:?}");
+    reply.retry_after().expect("Retry-After")
+}
+
+#[test]
+fn queue_a_flood_from_one_source_leaves_the_others_where_they_were() {
+    for_each_pair(|pair| {
+        let server = Server::registrar(pair)
+            .workers(2)
+            .param("retry_rate", 10)
+            .start();
+        server.rpc("memguard.shed", serde_json::json!([600]));
+        let honest = Udp::from("127.0.0.3", server.sip());
+        let early = Request::register("early");
+        assert!(told(&honest, &early) <= 31);
+        let flood = Udp::from("127.0.0.2", server.sip());
+        let invented = (0..4_000).map(|i| Request::register(&format!("nobody{i}")));
+        let mut last = 0;
+        let all = flood.flood(invented, 64, |_, _, reply| {
+            last = last.max(reply.retry_after().expect("Retry-After"));
+        });
+        assert_eq!(all.of(503), 4_000, "{all:?}");
+        assert!(last > 300, "{last}: they queue behind themselves");
+        let late = told(&honest, &Request::register("late"));
+        assert!(
+            (30..=36).contains(&late),
+            "{late} s, of 400 s that were invented"
+        );
+        assert!(told(&honest, &early.next()) <= 31, "its slot is remembered");
+        assert_eq!(
+            server
+                .kamcmd(&["memguard.reset", "queue"])
+                .map(|s| s.trim().to_owned())
+                .ok(),
+            Some("ok".to_owned())
+        );
+        until(SOON, "the queue is empty", || {
+            number(&server.registrations(), "queue_length") == 0
+        });
+        let again = told(&flood, &Request::register("nobody3999"));
+        assert!(again <= 31, "{again}: what was told before is forgotten");
+    });
+}
+
+#[test]
+fn queue_a_silent_source_is_left_to_the_script_and_all_others_are_answered() {
+    for_each_pair(|pair| {
+        let server = Server::registrar(pair)
+            .param("silent_source", "127.0.0.9")
+            .param("silent_source", "127.0.9.0/24")
+            .config(|c| c.before = "if ($si =~ \"^127.0.(0.9|9)\") { drop; }".into())
+            .start();
+        server.rpc("memguard.shed", serde_json::json!([600]));
+        let phone = Request::register("phone");
+        assert_eq!(server.udp().request(&phone).code, 503);
+        for source in ["127.0.0.9", "127.0.9.77"] {
+            let blocked = Udp::from(source, server.sip());
+            let answer = blocked.try_request(&phone.next(), Duration::from_secs(1));
+            assert!(answer.is_none(), "{answer:?}");
+        }
+        assert_eq!(server.udp().request(&phone.next()).code, 503);
     });
 }

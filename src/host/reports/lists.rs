@@ -72,6 +72,7 @@ fn config_rows(region: &Region) -> Vec<Fields> {
     let texts = state::tables().map(|tables| &tables.texts);
     let texts = Text::ALL.iter().zip(TEXT_PARAMS).map(|(text, line)| {
         let value = match (texts, line.kind) {
+            (Some(texts), _) if *text == Text::SilentSource => shown(texts.list(*text)),
             (_, Kind::List { .. }) => in_force(region, *text),
             (Some(texts), _) => texts.get(*text).to_owned(),
             (None, _) => String::new(),
@@ -103,7 +104,11 @@ fn in_force(region: &Region, text: Text) -> String {
     };
     let entries = region.priorities.in_force();
     let of_list = entries.iter().filter(|e| e.entry.list() == Some(list));
-    let values: Vec<String> = of_list.map(|e| e.entry.to_string()).collect();
+    shown(&of_list.map(|e| e.entry.to_string()).collect::<Vec<_>>())
+}
+
+/// The first values of a list in one line.
+fn shown(values: &[String]) -> String {
     match values.get(SHOWN_VALUES..) {
         Some(more @ [_, ..]) => format!(
             "{} and {} more",

@@ -51,17 +51,21 @@ pub fn tightest_now(region: &Region) -> Option<Standing> {
     level::tightest([shm, pkg, os].into_iter().flatten())
 }
 
-/// Share of class `new` that is refused at this moment (shm live, the fullest worker's pkg by the last sample).
+/// Share of class `new` that is refused at this moment where it is largest: shm live; by the last sample the pkg of the
+/// fullest process that receives SIP, and the machine's memory where that sample is not stale.
 pub(super) fn share_now(region: &Region, figures: &Figures) -> u32 {
     let control = &region.control;
+    let now_ms = state::now_ms();
+    let sampled = control.os_time_ms.get();
+    let is_used = sampled != 0 && !pressure::is_stale(region, sampled, now_ms);
     let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
     let pressure = Pressure {
         shm_permyriad: permyriad(shm.real_used, shm.size),
-        pkg_permyriad: permyriad(figures.fullest_real_used, control.pkg_size.get()),
-        os_permyriad: (control.os_time_ms.get() != 0).then(|| control.os_permyriad.get() as u32),
+        pkg_permyriad: permyriad(figures.fullest_sip_used, control.pkg_size.get()),
+        os_permyriad: is_used.then(|| control.os_permyriad.get() as u32),
         shm_free_bytes: u64::MAX,
         pkg_free_bytes: u64::MAX,
-        operator_shed: control.shed_until_ms.get() > state::now_ms(),
+        operator_shed: control.shed_until_ms.get() > now_ms,
         ..Pressure::default()
     };
     if region.settings.mode() == Mode::Off {
@@ -99,13 +103,25 @@ pub fn leaking(region: &Region) -> u64 {
     rows.filter(|row| row.leak() != Leak::None).count() as u64
 }
 
-/// Slots of the queue that lie ahead.
+/// Slots of the queue that lie ahead: of the common one now, of the crowds' own by the last sample.
 pub fn queue_length(region: &Region) -> u64 {
-    queue::length(
-        region.control.queue_tail_us.get(),
+    let control = &region.control;
+    let common = queue::length(
+        control.queue_tail_us.get(),
         state::now_ms(),
         &answer::rules(region),
-    )
+    );
+    common.saturating_add(control.queue_crowd_slots.get())
+}
+
+/// Seconds until the last of them has passed.
+pub(super) fn queue_seconds(region: &Region) -> u64 {
+    let control = &region.control;
+    let tail = control
+        .queue_tail_us
+        .get()
+        .max(control.queue_crowd_tail_us.get());
+    queue::drained_in(tail, state::now_ms())
 }
 
 pub(super) fn is_unsure(region: &Region) -> bool {

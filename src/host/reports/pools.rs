@@ -1,6 +1,8 @@
 //! `memguard.pools`: shm, the fullest worker's pkg, and the machine's memory.
 //! Forbidden here: changing anything; shm locks. Process: RPC processes.
 
+use std::time::Duration;
+
 use super::*;
 
 /// `memguard.pools`
@@ -14,8 +16,12 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
     let control = &region.control;
     let (shm_failures, pkg_failures) = failures_since_start(region);
     let mut rows = Vec::new();
-    if let Some(shm) = hooks::shm_now(control.shm_size.get()) {
-        let sum = hooks::shm_sum_of_all(region);
+    let size = control.shm_size.get();
+    let look = || {
+        let figures = hooks::shm_now(size)?;
+        Some((figures, hooks::shm_sum_of_all(region)))
+    };
+    if let (Some((shm, sum)), is_steady) = steady(look, |(shm, sum)| (shm.used, *sum)) {
         let live = u64::try_from(sum.live()).unwrap_or(0);
         let mut row = pool_head(Pool::Shm, shm.size, shm.real_used, Some(live));
         row.extend([
@@ -26,7 +32,10 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
                 "growth",
                 real(owners::sites().map_or(0.0, |s| growth::of_shm(s).now)),
             ),
-            ("drift", Node::Signed(shm.used.wrapping_sub(live) as i64)),
+        ]);
+        let drift = Node::Signed(shm.used.wrapping_sub(live) as i64);
+        row.extend(is_steady.then_some(("drift", drift)));
+        row.extend([
             ("unbooked", bytes(sum.unbooked)),
             (
                 "failures",
@@ -37,16 +46,18 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
     }
     let fullest = usize::try_from(figures.fullest_worker).unwrap_or(0);
     if let (Some(worker), size @ 1..) = (region.rows.get(fullest), control.pkg_size.get()) {
-        let used = worker.pkg.real_used.get();
-        let live = hooks::pkg_sum(fullest, worker).live();
+        let look = || Some((worker.pkg.used.get(), hooks::pkg_sum(fullest, worker)));
+        let (looked, is_steady) = steady(look, |looked| *looked);
+        let (booked, sum) = looked.unwrap_or_default();
+        let (used, live) = (worker.pkg.real_used.get(), sum.live());
         let mut row = pool_head(Pool::Pkg, size, used, Some(live));
         row.extend([
             ("peak", bytes(worker.pkg.peak.get())),
             ("growth", real(worker.growth().0)),
-            (
-                "drift",
-                Node::Signed(worker.pkg.used.get().wrapping_sub(live) as i64),
-            ),
+        ]);
+        let drift = Node::Signed(booked.wrapping_sub(live) as i64);
+        row.extend(is_steady.then_some(("drift", drift)));
+        row.extend([
             ("unbooked", bytes(worker.pkg.unbooked.get())),
             (
                 "failures",
@@ -66,6 +77,26 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
         rows.push(finished(region, Pool::Os, row, figures.os_level));
     }
     rows
+}
+
+/// Looks at a pool's books until two looks, a moment apart, agree: between them lie the many words of a sum that others
+/// write meanwhile, and a difference made of two moments is no drift. The last look, and whether it may be believed.
+fn steady<T, K: PartialEq>(
+    look: impl Fn() -> Option<T>,
+    key: impl Fn(&T) -> K,
+) -> (Option<T>, bool) {
+    const TRIES: u32 = 10;
+    const MOMENT: Duration = Duration::from_millis(1);
+    let mut last = look();
+    for _ in 0..TRIES {
+        std::thread::sleep(MOMENT); // whoever was in the middle of an operation ends it
+        let again = look();
+        if last.as_ref().map(&key) == again.as_ref().map(&key) {
+            return (again, true);
+        }
+        last = again;
+    }
+    (last, false)
 }
 
 fn pool_head(pool: Pool, size: u64, used: u64, live: Option<u64>) -> Fields {

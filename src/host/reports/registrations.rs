@@ -92,13 +92,7 @@ fn registration_fields(region: &Region) -> Fields {
         ("baseline", milli(f.baseline)),
         ("storm", int(f.storm)),
         ("queue_length", Node::Count(queue_length(region))),
-        (
-            "queue_seconds",
-            Node::Count(queue::drained_in(
-                region.control.queue_tail_us.get(),
-                state::now_ms(),
-            )),
-        ),
+        ("queue_seconds", Node::Count(queue_seconds(region))),
     ]);
     fields
 }

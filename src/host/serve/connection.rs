@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::answers::Answers;
-use crate::guard::http::{self, MAX_REQUEST, Parsed, Status};
+use crate::guard::http::{self, Hosts, MAX_REQUEST, Parsed, Status};
 
 /// Time for the request, and again for the answer.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -23,6 +23,7 @@ pub struct Connection {
     stream: TcpStream,
     state: State,
     deadline: Instant,
+    hosts: Hosts,
 }
 
 enum State {
@@ -50,7 +51,15 @@ impl Answer {
 
     /// A refusal that says its own name.
     pub fn of(status: Status) -> Answer {
-        let body = format!("{} {}\n", status as u16, status.reason());
+        let body = match status {
+            Status::MisdirectedRequest => format!(
+                "{} {}: on a loopback address memguard answers to localhost and to IP addresses only; ask for one of \
+                 them (the Host field)\n",
+                status as u16,
+                status.reason()
+            ),
+            _ => format!("{} {}\n", status as u16, status.reason()),
+        };
         Answer::new(
             status,
             "text/plain; charset=utf-8",
@@ -84,11 +93,11 @@ impl Answer {
 }
 
 impl Connection {
-    /// Of a socket just accepted.
+    /// Of a socket just accepted, and the names of this server that it may use.
     ///
     /// # Errors
     /// Where the socket cannot be set up.
-    pub fn new(stream: TcpStream) -> std::io::Result<Connection> {
+    pub fn new(stream: TcpStream, hosts: Hosts) -> std::io::Result<Connection> {
         stream.set_nonblocking(true)?;
         // The end of an answer must not wait for the acknowledgement of its beginning.
         stream.set_nodelay(true)?;
@@ -96,6 +105,7 @@ impl Connection {
             stream,
             state: State::Reading(Vec::new()),
             deadline: Instant::now() + LIMIT,
+            hosts,
         })
     }
 
@@ -118,7 +128,7 @@ impl Connection {
     pub fn turn(&mut self, answers: &mut Answers) -> bool {
         loop {
             let next = match &mut self.state {
-                State::Reading(request) => read(&mut self.stream, request)
+                State::Reading(request) => read(&mut self.stream, request, self.hosts)
                     .map(|parsed| parsed.map(|p| (State::Writing(answers.to(p)), LIMIT))),
                 State::Writing(answer) => write(&mut self.stream, answer).map(|done| {
                     done.then_some((State::Ending { room: MAX_REST }, LINGER))
@@ -141,7 +151,7 @@ impl Connection {
 }
 
 /// Reads on: `None` when the client is gone, `Some(None)` when it has to be waited for.
-fn read(stream: &mut TcpStream, request: &mut Vec<u8>) -> Option<Option<Parsed>> {
+fn read(stream: &mut TcpStream, request: &mut Vec<u8>, hosts: Hosts) -> Option<Option<Parsed>> {
     let mut part = [0; MAX_REQUEST];
     loop {
         let room = part.get_mut(..MAX_REQUEST.saturating_sub(request.len()))?;
@@ -149,7 +159,7 @@ fn read(stream: &mut TcpStream, request: &mut Vec<u8>) -> Option<Option<Parsed>>
             Ok(0) => return None,
             Ok(count) => {
                 request.extend_from_slice(room.get(..count).unwrap_or_default());
-                match http::parse(request) {
+                match http::parse(request, hosts) {
                     Parsed::Incomplete => (),
                     whole => return Some(Some(whole)),
                 }

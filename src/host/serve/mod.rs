@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use answers::Answers;
 use connection::Connection;
 
+use crate::guard::http::Hosts;
+
 /// Clients at the same time; a further one takes the place of the one that came first.
 const MAX_CONNECTIONS: usize = 32;
 /// Clients that are accepted before those that are there get their turn.
@@ -45,6 +47,7 @@ pub fn take() -> Option<TcpListener> {
 /// The sampling process's server; without a socket it only waits.
 pub struct Server {
     listener: Option<TcpListener>,
+    hosts: Hosts,
     paused_until: Option<Instant>,
     connections: Vec<Connection>,
     answers: Answers,
@@ -56,8 +59,11 @@ pub struct Server {
 impl Server {
     /// Serves on the socket that `open` opened, if it did.
     pub fn new() -> Server {
+        let listener = take();
+        let address = listener.as_ref().and_then(|l| l.local_addr().ok());
         Server {
-            listener: take(),
+            listener,
+            hosts: address.map_or(Hosts::Local, Hosts::of),
             paused_until: None,
             connections: Vec::new(),
             answers: Answers::default(),
@@ -143,7 +149,7 @@ impl Server {
                         self.connections.remove(0);
                     }
                     // Most requests come with the connection: they are answered before anybody can take the place.
-                    if let Ok(mut connection) = Connection::new(stream) {
+                    if let Ok(mut connection) = Connection::new(stream, self.hosts) {
                         if connection.turn(&mut self.answers) {
                             self.connections.push(connection);
                         }
