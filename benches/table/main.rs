@@ -7,6 +7,7 @@ mod harness;
 mod allocator;
 mod decision;
 mod footprint;
+mod large;
 mod refused;
 mod register;
 mod report;
@@ -19,11 +20,12 @@ use report::Table;
 type Measure = fn(&mut Table);
 
 /// The parts, by the word that `MEMGUARD_BENCH` chooses them with; all without it.
-const PARTS: [(&str, Measure); 7] = [
+const PARTS: [(&str, Measure); 8] = [
     ("decision", decision::measure),
     ("allocator", allocator::measure),
     ("register", register::measure),
     ("reports", reports::measure),
+    ("large", large::measure),
     ("refused", refused::measure),
     ("sampling", sampling::measure),
     ("footprint", footprint::measure),

@@ -18,6 +18,7 @@ const CALLS: usize = 10;
 /// Milliseconds of CPU.
 const STATUS: f64 = 1.0;
 const SITES: f64 = 10.0;
+pub const SCRAPE: f64 = 2.0;
 
 pub fn measure(table: &mut Table) {
     let Ok(mgbench) = std::env::var("MEMGUARD_MGBENCH") else {
@@ -43,6 +44,8 @@ pub fn measure(table: &mut Table) {
 fn on(server: &Server, table: &mut Table) {
     assert_large(server);
     table.note("sampling process, CPU per second", sampling(server), "ms");
+    let what = "one scrape of the statistics, 64 workers, 3,000 places";
+    table.add(what, scrape(server), "ms", SCRAPE);
     let answering = server
         .processes()
         .into_iter()
@@ -70,8 +73,19 @@ fn on(server: &Server, table: &mut Table) {
     }
 }
 
+/// Milliseconds of CPU of one scrape of the statistics group.
+pub fn scrape(server: &Server) -> f64 {
+    let answering = server
+        .processes()
+        .into_iter()
+        .find(|(_, _, what)| what.to_lowercase().contains("jsonrpcs datagram"));
+    let pid = answering.expect("the process that answers").1;
+    milliseconds(server, pid, "stats.get_statistics", &json!(["memguard:"]))
+        - milliseconds(server, pid, "core.version", &json!([]))
+}
+
 /// Milliseconds of CPU that the sampling process uses in a second, at its usual interval.
-fn sampling(server: &Server) -> f64 {
+pub fn sampling(server: &Server) -> f64 {
     const SECONDS: u64 = 10;
     let processes = server.processes();
     let sampler = processes

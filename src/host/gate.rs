@@ -50,6 +50,7 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
     let class = visit.class(arrived.source);
     let decision = match arrived.may_reply && !is_silent(tables, arrived) {
         true if stage == Stage::Datagram && !can_parse(region) => Decision::Refuse,
+        true if pressure::is_far(region, visit.now_ms) => Decision::Admit,
         true => visit.decide(class),
         false => Decision::Admit,
     };
@@ -193,7 +194,11 @@ pub unsafe extern "C" fn on_datagram(event: *mut sys::sr_event_param_t) -> c_int
         // cannot ask usrloc, and leaves the datagram to the stage after parsing.
         let may_ask = hooks::is_main_thread() || region.control.usrloc_in_memory.get() == 0;
         let is_idle = region.settings.mode() != Mode::Enforce || !may_ask;
-        if is_idle || !pressure::is_felt(region, state::coarse_ms()) {
+        if is_idle {
+            return Leave(0);
+        }
+        let now = state::coarse_ms();
+        if pressure::is_far(region, now) || !pressure::is_felt(region, now) {
             return Leave(0);
         }
         if hooks::is_main_thread() {

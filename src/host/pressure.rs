@@ -47,6 +47,25 @@ pub fn is_stale(region: &Region, sampled_ms: u64, now_ms: u64) -> bool {
     now_ms.saturating_sub(sampled_ms) > limit
 }
 
+/// Whether nothing can be refused at this moment, by multiplications alone: the answer of nearly every message's first
+/// look. False says nothing: then [`now`] is asked. Holds no pool against the curves that its use lies below the
+/// beginning of.
+#[inline]
+pub fn is_far(region: &Region, now_ms: u64) -> bool {
+    let (control, settings) = (&region.control, &region.settings);
+    let is_below = |used: u64, size: u64, shed: Int| {
+        used.saturating_mul(100) <= size.saturating_mul(settings.get_u64(shed))
+    };
+    let (shm, pkg) = hooks::booked_now();
+    let size = control.shm_size.get();
+    is_below(shm, size, Int::ShmShed)
+        && is_below(pkg, control.pkg_size.get(), Int::PkgShed)
+        && control.os_permyriad.get() <= settings.get_u64(Int::OsShed).saturating_mul(100)
+        && size.saturating_sub(shm) >= control.registration_cost.get().max(LEAST_COST)
+        && control.shed_until_ms.get() <= now_ms
+        && !ballast::is_released()
+}
+
 /// Whether class `new` or `returning` could be refused at this moment; the datagram stage is idle while not.
 pub fn is_felt(region: &Region, now_ms: u64) -> bool {
     let curves = Curves::by(|param| region.settings.get(param));

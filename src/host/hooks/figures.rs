@@ -162,6 +162,16 @@ pub fn pkg_range() -> (usize, usize) {
     (pool.start, pool.length)
 }
 
+/// What the managers book as used at this moment, of shm and of this process's pkg: two words read in place. Of shm it may
+/// be too much for a moment (see [`shm_now`]), never too little.
+#[inline(always)]
+pub fn booked_now() -> (u64, u64) {
+    (
+        LOCAL.shm_pool.get().real_used(),
+        LOCAL.pkg_pool.get().real_used(),
+    )
+}
+
 /// Figures of this process's private pool; `None` while it is not hooked.
 pub fn pkg_now(size: u64) -> Option<PoolNow> {
     LOCAL
