@@ -15,15 +15,21 @@ need_tools() {
     local line="apt-get install -y --no-install-recommends ${packages[*]}"
     [ "$(id -u)" = 0 ] || blocked "please run as root: $line"
     note "installing ${packages[*]} (a C compiler for the shim, libclang for the bindings)"
-    { DEBIAN_FRONTEND=noninteractive $line || { apt-get update && DEBIAN_FRONTEND=noninteractive $line; }; } >&2 ||
-        blocked "this failed: $line"
+    install_packages "${packages[@]}" || blocked "this failed: $line"
+}
+
+# The machine's own apt-get, announced by who calls this; its lists are fetched when they are too old or none.
+install_packages() {
+    local line=(env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@") log=$BUILD/log/apt-install.log
+    quietly "installing $*" "$log" "${line[@]}" 2>/dev/null || { quietly "package lists" "$log" apt-get -q update && quietly "installing $*" "$log" "${line[@]}"; }
 }
 
 # Debian has no package of Kamailio's headers, so they come from the source package; the binaries are unpacked
 # into ./build as well, so that no Kamailio needs to be installed, no service starts and no root is needed.
 
 codename() { (. /etc/os-release && echo "${VERSION_CODENAME:-unknown}"); }
-upstream() { local v=${1#*:}; echo "${v%%-*}"; }
+# Of a package: 6.1.3+bpo13, 6.0.1-1+deb13u1, 5.8.2~dev1 and 1:6.0.1-2 are 6.1.3, 6.0.1, 5.8.2 and 6.0.1.
+upstream() { local v=${1#*:}; echo "${v%%[-+~]*}"; }
 
 suite_of() {
     case $1 in

@@ -26,6 +26,8 @@ check() {
     printf '   %s: done at %s\n' "$what" "$(elapsed)"
 }
 
+versions_of() { tr ',' '\n' <<<"$1" | sed 's/:.*//' | sort -u; } # of pairs
+
 # A run of cargo test: what it says it ran is counted. A test that could not run says so in a file.
 tests() {
     local what=$1 log=$BUILD/log/test-${1//[^A-Za-z0-9.]/-}.log skips=$BUILD/log/skips status=0 counts
@@ -101,9 +103,9 @@ test_module() {
     local pairs=$1 version
     shift
     new_table
-    for version in "${VERSIONS[@]}"; do ready_version "$version"; done
+    for version in $(versions_of "$pairs"); do ready_version "$version"; done
     if [[ ${1:-package} = *package* ]]; then
-        for version in "${VERSIONS[@]}"; do check "Debian package for Kamailio $version" build_package "$version"; done
+        for version in $(versions_of "$pairs"); do check "Debian package for Kamailio $version" build_package "$version"; done
     fi
     (prepare_prometheus) || complaints+=("Prometheus is not here; see above")
     (prepare_pprof) || complaints+=("pprof is not here; see above")
