@@ -4,41 +4,35 @@
 
 fits() { cargo run -q --bin memguard-check -- "$@" >&2; }
 
-# build.rs gets the headers and the modules of exactly this version; each version has its own target folder.
+# build.rs gets the headers of exactly this Kamailio, and its modules, whose strings are the truth.
 # What is built says nothing of where it was built: a package is the same from every checkout.
 host_env() {
-    export MEMGUARD_KAMAILIO_SRC=$BUILD/$1/src MEMGUARD_KAMAILIO_MODULES=$BUILD/$1/modules
+    export MEMGUARD_KAMAILIO_SRC=$1 MEMGUARD_KAMAILIO_MODULES=$2
     export RUSTFLAGS="--remap-path-prefix=$ROOT=memguard --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
 }
 
-build_memguard() {
-    local version=$1 target=$BUILD/target-$1
-    prepare "$version"
-    note "building memguard.so for Kamailio $version"
-    (host_env "$version" && cargo build --release --lib --features host --target-dir "$target") >&2 || return 1
-    cp "$target/release/libmemguard.so" "$BUILD/$version/memguard.so.new"
-    fits "$BUILD/$version/memguard.so.new" "$BUILD/$version/modules/pv.so" ||
-        { rm -f "$BUILD/$version/memguard.so.new"; echo "dev: the module that was built does not fit Kamailio $version; it was thrown away" >&2; return 1; }
-    mv -f "$BUILD/$version/memguard.so.new" "$BUILD/$version/memguard.so"
+# memguard.so in build/NAME, for the modules in a folder, with the headers in another; each NAME has its own target folder.
+build_module() {
+    local name=$1 src=$2 modules=$3 target=$BUILD/target-$1 made
+    mkdir -p "$BUILD/$name"
+    made=$BUILD/$name/memguard.so.new
+    (host_env "$src" "$modules" && quietly "memguard.so" "$BUILD/log/memguard-$name.log" \
+        cargo build --release --lib --features host --target-dir "$target") || return 1
+    cp "$target/release/libmemguard.so" "$made"
+    fits "$made" "$modules/pv.so" ||
+        { rm -f "$made"; echo "dev: the module that was built does not fit $modules; it was thrown away" >&2; return 1; }
+    mv -f "$made" "$BUILD/$name/memguard.so"
 }
 
-# Compiler options for a module in C, derived from the words of an installed module's flag string: each word is
-# a define of that name, but for the few that are put together or are text only (core/ver_defs.h).
-defines() {
-    local modules=$1 version flags name number arch os
-    { read -r version; read -r flags; } < <(cargo run -q --bin memguard-check -- "$modules/pv.so")
-    [[ $version =~ ^([^\ ]+)\ ([^\ ]+)\ \(([^/]+)/([^\)]+)\)$ ]] || die "unreadable version of $modules/pv.so: $version"
-    name=${BASH_REMATCH[1]} number=${BASH_REMATCH[2]} arch=${BASH_REMATCH[3]} os=${BASH_REMATCH[4]}
-    printf '%s\n' "-DNAME=\"$name\"" "-DVERSION=\"$number\"" "-DARCH=\"$arch\"" "-DOS_QUOTED=\"$os\"" "-DOS=$os" \
-        "-D__CPU_$arch" "-D__OS_${os,,}" -DVERSIONVAL="$(awk -F. '{printf "%d", $1 * 1000000 + $2 * 1000 + $3}' <<<"${number%%-*}")" \
-        -DSTATISTICS -DMALLOC_STATS -DUSE_CORE_STATS -DCC_GCC_LIKE_ASM -DHAVE_EPOLL -DHAVE_SCHED_YIELD -DHAVE_MSG_NOSIGNAL
-    sed 's/, */\n/g' <<<"$flags" | sed -E 's/^TLS_PTHREAD_MUTEX_SHARED$/KSR_PTHREAD_MUTEX_SHARED/
-        s/^FAST_LOCK-ADAPTIVE_WAIT/FAST_LOCK\nADAPTIVE_WAIT\nADAPTIVE_WAIT_LOOPS=1024\n/
-        s/^FAST_LOCK-BUSY_WAIT/FAST_LOCK\nBUSY_WAIT\n/; s/-NOSMP/\nNOSMP/' | sed '/^$/d; s/^/-D/'
-    # 5.6 joins fragments, but has no word for it in its string.
-    [[ $number = 5.6* || $number = 5.7* ]] && echo -DWITH_XAVP -DMEM_JOIN_FREE | tr ' ' '\n'
-    return 0
+build_memguard() {
+    local version=$1
+    prepare "$version"
+    note "building memguard.so for Kamailio $version"
+    build_module "$version" "$BUILD/$version/src" "$BUILD/$version/modules"
 }
+
+# Compiler options for a module in C, the same that build.rs takes (src/fit/flags.rs).
+defines() { cargo run -q --bin memguard-check -- --defines "$1/pv.so"; }
 
 # A module in C for tests or benchmarks: NAME.so of VERSION, from SOURCE.
 build_in_c() {

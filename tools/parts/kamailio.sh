@@ -151,6 +151,17 @@ newest_of() {
     return 0
 }
 
+# The archive of a source package into a folder. Its signature file (.asc) is missing on some mirrors; only the archive counts.
+fetch_source() {
+    local conf=$1 package=$2 folder=$3 log=$BUILD/log/apt-source-$2
+    (cd "$folder" && quietly "source of Kamailio $package" "$log.log" \
+        apt-get -q -c "$conf" source --download-only "kamailio=$package" 2>"$log.err") ||
+        [ -n "$(source_archive "$folder")" ] ||
+        { tail -n 5 "$log.err" >&2; blocked "the source of kamailio $package could not be fetched"; }
+}
+# Native packages (the Kamailio project's own) have one archive, Debian's an .orig beside what Debian adds.
+source_archive() { find "$1" -maxdepth 1 -name '*.tar.*z*' ! -name '*.asc' ! -name '*.debian.tar.*' | head -1; }
+
 # Makes build/VERSION from the packages of its suite: wrappers of programs, modules, src. Once.
 prepare() {
     local wanted=$1 suite conf package folder debs libc own_libc
@@ -166,12 +177,8 @@ prepare() {
     mkdir -p "$folder/fetch" "$folder/root" "$folder/bin"
     debs=$BUILD/apt/$suite/cache/archives
     rm -f "$debs"/*.deb
-    # The signature file (.asc) of some versions is missing on the mirrors; only the archive counts.
-    (cd "$folder/fetch" && quietly "source of Kamailio $package" "$BUILD/log/apt-source-$wanted.log" \
-        apt-get -q -c "$conf" source --download-only "kamailio=$package" 2>"$BUILD/log/apt-source-$wanted.err") ||
-        compgen -G "$folder/fetch/*.orig.tar.*z*" >/dev/null ||
-        { tail -n 5 "$BUILD/log/apt-source-$wanted.err" >&2; blocked "the source of kamailio $package could not be fetched"; }
-    tar -xf "$(compgen -G "$folder/fetch/*.orig.tar.*z*" | grep -v 'asc$')" -C "$folder/fetch" --wildcards '*/src/*.h' ||
+    fetch_source "$conf" "$package" "$folder/fetch"
+    tar -xf "$(source_archive "$folder/fetch")" -C "$folder/fetch" --wildcards '*/src/*.h' ||
         die "the source archive in $folder/fetch holds no headers"
     mv "$(compgen -G "$folder/fetch/*/src" | sed -n 1p)" "$folder/src"
     quietly "packages of Kamailio $package" "$BUILD/log/apt-packages-$wanted.log" \

@@ -33,6 +33,15 @@ quietly() {
     done
     trap - INT TERM
     wait "$pid" && return 0
-    tail -n 15 "$log" >&2
+    what_matters "$log" >&2
     return 1
+}
+
+# At most ten lines of a log: its first errors with what follows them, else its end.
+what_matters() {
+    local log=$1 lines
+    lines=$(grep -vE '^(error: could not compile|warning: build failed)' "$log" |
+        grep -E -m 10 -A 4 "(^| )(fatal )?error(\\[E[0-9]+\\])?:|^E: |undefined reference|panicked at|cannot find -l|No space left" | grep -v '^--$' | cut -c 1-240 | head -n 10)
+    [ -n "$lines" ] || lines=$(tail -n 10 "$log" | cut -c 1-240)
+    printf '%s\n' "$lines" "   (all of it: $log)"
 }
