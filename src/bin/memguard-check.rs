@@ -125,16 +125,16 @@ fn compare(module: &Path, reference: &Path) -> Result<bool, String> {
 /// Prints the folder of headers of a tree that will do, and on stderr what to beware of; the error says why it will not.
 fn headers(folder: &Path, module: &Path, nearest: bool) -> Result<bool, String> {
     let installed = strings_of(module)?.identity()?;
-    let (src, release) = tree_of(folder)?;
-    if let Some(warning) = tree::judge(&release, &installed, nearest)? {
+    let (src, releases) = tree_of(folder)?;
+    if let Some(warning) = tree::judge(&releases, &installed, nearest)? {
         eprintln!("memguard-check: {warning}");
     }
     println!("{}", src.display());
     Ok(true)
 }
 
-/// The folder of headers and the release of a source tree, of which the root or its folder src is named.
-fn tree_of(folder: &Path) -> Result<(PathBuf, Release), String> {
+/// The folder of headers and the releases that a source tree says, of which the root or its folder src is named.
+fn tree_of(folder: &Path) -> Result<(PathBuf, Vec<Release>), String> {
     let no_tree = |what: &str| {
         format!(
             "{} is no source tree of Kamailio: {what}; name the folder that an unpacked kamailio-X.Y.Z_src.tar.gz or a checkout has at its root",
@@ -147,10 +147,15 @@ fn tree_of(folder: &Path) -> Result<(PathBuf, Release), String> {
         .find(|src| src.join("core/ver_defs.h").is_file())
         .ok_or_else(|| no_tree("there is no src/core/ver_defs.h"))?;
     let read = |file: PathBuf| fs::read_to_string(file).unwrap_or_default();
-    let release = tree::of_makefile(&read(src.join("Makefile.defs")))
-        .or_else(|| tree::of_cmake(&read(src.join("../CMakeLists.txt"))))
-        .ok_or_else(|| no_tree("neither src/Makefile.defs nor CMakeLists.txt says a version"))?;
-    Ok((src, release))
+    let make = tree::of_makefile(&read(src.join("Makefile.defs")));
+    let cmake = tree::of_cmake(&read(src.join("../CMakeLists.txt")));
+    let releases: Vec<Release> = make.into_iter().chain(cmake).collect();
+    if releases.is_empty() {
+        return Err(no_tree(
+            "neither src/Makefile.defs nor CMakeLists.txt says a version",
+        ));
+    }
+    Ok((src, releases))
 }
 
 fn strings_of(path: &Path) -> Result<Strings, String> {

@@ -1,4 +1,5 @@
 //! Which release a source tree is, and whether a module can be built from it for an installed Kamailio.
+//! A tree says its release twice, for make and for CMake, and not always the same: 6.0.1's says 6.0.0-rc0 to CMake.
 //! Forbidden here: guessing: a tree that does not say its release is refused.
 
 use super::release::{Identity, Release};
@@ -40,17 +41,22 @@ pub fn of_cmake(text: &str) -> Option<Release> {
     Some(release)
 }
 
-/// Whether a module can be built with the headers of `tree` for the Kamailio `installed`: perhaps with a warning.
-/// `nearest`: another patch level is accepted. The error is one sentence that says what to do.
+/// Whether a module can be built with the headers of a tree that says it is `said` (not empty; make's first) for the
+/// Kamailio `installed`: perhaps with a warning. `nearest`: another patch level is accepted. The error is one sentence
+/// that says what to do.
 pub fn judge(
-    tree: &Release,
+    said: &[Release],
     installed: &Identity,
     nearest: bool,
 ) -> Result<Option<String>, String> {
     let wanted = &installed.release;
-    if tree.same_source(wanted) {
+    if said.iter().any(|tree| tree.same_source(wanted)) {
         return Ok(None);
     }
+    let in_series = said.iter().find(|tree| tree.same_series(wanted));
+    let Some(tree) = in_series.or(said.first()) else {
+        return Err("this tree says no version of Kamailio".to_owned());
+    };
     let whence = format!(
         "the source package of what is installed, or kamailio-{wanted}_src.tar.gz of kamailio.org"
     );

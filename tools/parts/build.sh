@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # Compiles memguard.so, and the modules and programs in C that tests and benchmarks load.
-# Forbidden here: fetching (kamailio.sh does); keeping a module that does not fit.
+# Forbidden here: fetching (kamailio.sh and own.sh do); keeping a module that does not fit.
+
+. tools/parts/own.sh
+. tools/parts/source.sh
 
 fits() { cargo run -q --bin memguard-check -- "$@" >&2; }
 
@@ -11,9 +14,9 @@ host_env() {
     export RUSTFLAGS="--remap-path-prefix=$ROOT=memguard --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
 }
 
-# memguard.so in build/NAME, for the modules in a folder, with the headers in another; each NAME has its own target folder.
+# memguard.so in build/NAME, for the modules in a folder, with the headers in another.
 build_module() {
-    local name=$1 src=$2 modules=$3 target=$BUILD/target-$1 made
+    local name=$1 src=$2 modules=$3 target=$BUILD/target-${4:-$1} made
     mkdir -p "$BUILD/$name"
     made=$BUILD/$name/memguard.so.new
     (host_env "$src" "$modules" && quietly "memguard.so" "$BUILD/log/memguard-$name.log" \
@@ -37,7 +40,7 @@ defines() { cargo run -q --bin memguard-check -- --defines "$1/pv.so"; }
 # A module in C for tests or benchmarks: NAME.so of VERSION, from SOURCE.
 build_in_c() {
     local version=$1 name=$2 source=$3 folder=$BUILD/$1 options
-    prepare "$version"
+    prepare_any "$version"
     [ -f "$folder/$name.so" ] && [ -z "$(find "$(dirname "$source")" tools/parts/build.sh -newer "$folder/$name.so")" ] && return
     mapfile -t options < <(defines "$folder/modules")
     cc -shared -fPIC -g -O1 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -isystem "$folder/src" "${options[@]}" \

@@ -10,11 +10,12 @@ need_tools() {
     if ! compgen -G "/usr/lib/llvm-*/lib/libclang.so*" >/dev/null || ! compgen -G "/usr/lib/llvm-*/lib/clang/*/include/stddef.h" >/dev/null; then
         [ -n "${LIBCLANG_PATH:-}" ] || packages+=(libclang-dev)
     fi
+    [ -f /etc/protocols ] || packages+=(netbase) # a minimal Debian lacks it, and Kamailio says ERROR: it finds no number of TCP
     command -v cargo >/dev/null || blocked "cargo is missing: install Rust 1.85 or later (rustup.rs)"
     [ ${#packages[@]} -eq 0 ] && return
     local line="apt-get install -y --no-install-recommends ${packages[*]}"
     [ "$(id -u)" = 0 ] || blocked "please run as root: $line"
-    note "installing ${packages[*]} (a C compiler for the shim, libclang for the bindings)"
+    note "installing ${packages[*]} (a C compiler for the shim, libclang for the bindings, netbase for /etc/protocols)"
     install_packages "${packages[@]}" || blocked "this failed: $line"
 }
 
@@ -31,7 +32,12 @@ codename() { (. /etc/os-release && echo "${VERSION_CODENAME:-unknown}"); }
 # Of a package: 6.1.3+bpo13, 6.0.1-1+deb13u1, 5.8.2~dev1 and 1:6.0.1-2 are 6.1.3, 6.0.1, 5.8.2 and 6.0.1.
 upstream() { local v=${1#*:}; echo "${v%%[-+~]*}"; }
 
+# The package that is installed, whoever made it; nothing without one.
+installed_package() { dpkg-query -W -f '${db:Status-Abbrev}${Version}' kamailio 2>/dev/null | sed -n 's/^ii *//p'; }
+
+# "installed": the machine's own sources, all of them, for what it has installed (the Kamailio project's own packages, Ubuntu's).
 suite_of() {
+    if [ "$(upstream "$(installed_package)")" = "$1" ]; then echo installed; return; fi
     case $1 in
     5.6*) echo bookworm ;;
     6.0*) echo trixie ;;
@@ -40,10 +46,13 @@ suite_of() {
     esac
 }
 
+origin() { if [ "$1" = installed ]; then echo "this machine's own sources"; else echo "Debian $1"; fi; }
+
 # The installed Kamailio decides; without one, the release of this machine.
 default_version() {
     local installed
-    if installed=$(dpkg-query -W -f '${Version}' kamailio 2>/dev/null) && [ -n "$installed" ]; then
+    installed=$(installed_package)
+    if [ -n "$installed" ]; then
         upstream "$installed"
     elif [ "$(codename)" = trixie ]; then
         echo 6.0.1
@@ -54,26 +63,27 @@ default_version() {
 
 # The system's own Debian sources, for another suite and with source packages; the system itself is not changed.
 write_sources() {
-    local suite=$1 folder=$2 own file
+    local suite=$1 folder=$2 own file wanted=debian unwanted='kamailio[.]org'
     own=$(codename)
+    [ "$suite" != installed ] || suite=$own wanted=. unwanted='^$'
     rm -rf "$folder"
     mkdir -p "$folder"
     for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
         [ -f "$file" ] && sed -nE "s/^deb(-src)?[[:space:]]+(\[[^]]*\][[:space:]]+)?([^ ]+)[[:space:]]+$own(-updates|-security)?[[:space:]]/&/p" "$file" |
-            grep debian | grep -v kamailio.org |
+            grep -E "$wanted" | grep -vE "$unwanted" |
             sed -E "s/^deb(-src)?[[:space:]]/deb /; s/([[:space:]])$own(-updates|-security)?([[:space:]])/\1$suite\2\3/" |
             sort -u | { [ "$suite" = sid ] && grep -Ev 'sid-(updates|security)' || cat; } |
             sed -E 'p; s/^deb /deb-src /' >>"$folder/own.list"
     done
     for file in /etc/apt/sources.list.d/*.sources; do
         [ -f "$file" ] || continue
-        awk -v own="$own" -v suite="$suite" -v RS= -v ORS='\n\n' '
+        awk -v own="$own" -v suite="$suite" -v wanted="$wanted" -v unwanted="$unwanted" -v RS= -v ORS='\n\n' '
             {
                 n = split($0, lines, "\n"); text = ""; suites = ""; debian = 0
                 for (i = 1; i <= n; i++) {
                     line = lines[i]
                     if (line ~ /^#/) continue
-                    if (tolower(line) ~ /^uris:/ && line ~ /debian/ && line !~ /kamailio\.org/) debian = 1
+                    if (tolower(line) ~ /^uris:/ && line ~ wanted && line !~ unwanted) debian = 1
                     if (tolower(line) ~ /^types:/) line = "Types: deb deb-src"
                     if (tolower(line) ~ /^suites:/) {
                         m = split(line, words, /[ \t]+/)
@@ -135,7 +145,7 @@ package_lists() {
     write_sources "$suite" "$BUILD/apt/$suite/sources"
     conf=$(apt_conf "$suite")
     quietly "package lists of $suite" "$BUILD/log/apt-update-$suite.log" apt-get -q -c "$conf" update ||
-        blocked "the package lists of Debian $suite could not be fetched (is there a network?)"
+        blocked "the package lists of $(origin "$suite") could not be fetched (is there a network?)"
     echo "$conf"
 }
 
@@ -168,10 +178,11 @@ prepare() {
     suite=$(suite_of "$wanted")
     folder=$BUILD/$wanted
     [ "$(cat "$folder/ready" 2>/dev/null)" = "$LAYOUT" ] && { wrappers "$folder"; return; }
-    note "Kamailio $wanted: fetching its packages and its source (Debian $suite)"
+    note "Kamailio $wanted: fetching its packages and its source ($(origin "$suite"))"
     conf=$(package_lists "$wanted")
-    package=$(newest_of "$conf" "$wanted")
-    [ -n "$package" ] || blocked "Debian $suite has no Kamailio $wanted (it has: $(offered "$conf" | tr '\n' ' '))"
+    package=$(installed_package) # to the byte, where it is still offered
+    [ "$suite" = installed ] && offered "$conf" | grep -qxF "$package" || package=$(newest_of "$conf" "$wanted")
+    [ -n "$package" ] || blocked "no source of packages has Kamailio $wanted ($(origin "$suite") has: $(offered "$conf" | tr '\n' ' '))"
 
     rm -rf "$folder"
     mkdir -p "$folder/fetch" "$folder/root" "$folder/bin"
@@ -259,5 +270,5 @@ resolve() {
     conf=$(package_lists "$wanted")
     ready=$(newest_of "$conf" "$wanted")
     [ -n "$ready" ] && { upstream "$ready"; return; }
-    blocked "Debian $(suite_of "$wanted") has no Kamailio $wanted (it has: $(offered "$conf" | tr '\n' ' '))"
+    blocked "$(origin "$(suite_of "$wanted")") has no Kamailio $wanted (it has: $(offered "$conf" | tr '\n' ' '))"
 }

@@ -4,12 +4,16 @@
 
 # shellcheck disable=SC2034 # used where this is sourced
 set -euo pipefail
+FROM=${MEMGUARD_FROM:-$PWD}
+unset MEMGUARD_FROM # it is only of the command that was typed
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$ROOT"
 BUILD=$ROOT/build
 ARCH=$(uname -m)
 TRIPLET=$ARCH-linux-gnu
 
+# A path that was typed: relative to where it was typed.
+typed_path() { case $1 in /*) realpath -m "$1" ;; *) realpath -m "$FROM/$1" ;; esac; }
 note() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
 die() { printf 'dev: %s\n' "$*" >&2; exit 1; }
 # Status 3: nothing is wrong with the code, but this machine lacks something.
