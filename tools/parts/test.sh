@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Runs the kinds of tests and counts: passed, failed, skipped.
 # Forbidden here: a skip that is not counted and named.
+# shellcheck disable=SC2034 # the lists of pairs are used where this is sourced
 
 VERSIONS=(5.6.3 6.0.1)
 # The default of the suite: every test on both versions, each with another manager; then the small set on tlsf.
@@ -116,8 +117,8 @@ test_module() {
     (prepare_prometheus) || complaints+=("Prometheus is not here; see above")
     (prepare_pprof) || complaints+=("pprof is not here; see above")
     (prepare_valgrind) || complaints+=("valgrind is not here; see above")
-    export MEMGUARD_KAMAILIOS=$BUILD/kamailios.txt MEMGUARD_PROMETHEUS=$BUILD/prometheus/bin MEMGUARD_PPROF=$BUILD/pprof/pprof \
-        MEMGUARD_VALGRIND="$(valgrind_program)"
+    MEMGUARD_VALGRIND=$(valgrind_program)
+    export MEMGUARD_VALGRIND MEMGUARD_KAMAILIOS=$BUILD/kamailios.txt MEMGUARD_PROMETHEUS=$BUILD/prometheus/bin MEMGUARD_PPROF=$BUILD/pprof/pprof
     tests "real Kamailio, $pairs" env MEMGUARD_PAIRS="$pairs" cargo test --test module -- --test-threads=4 "$@"
 }
 
@@ -154,8 +155,10 @@ refuses_other_trees() {
 
 # The shell scripts; on a machine without shellcheck this is a skip, but not one that CI minds.
 test_shell() {
+    local scripts
     if command -v shellcheck >/dev/null; then
-        check "shellcheck" shellcheck -S warning -x dev .ci/run tools/parts/*.sh $(find tools tests/clients -maxdepth 1 -type f -executable -exec grep -lE '^#!.*(bash|/sh)$' {} +)
+        mapfile -t scripts < <(find tools tests/clients -maxdepth 1 -type f -executable -exec grep -lE '^#!.*(bash|/sh)$' {} +)
+        check "shellcheck" shellcheck -S warning -x dev .ci/run tools/parts/*.sh "${scripts[@]}"
     else
         note "shellcheck is not here: the scripts are not checked (apt-get install shellcheck)"
     fi
