@@ -7,44 +7,19 @@ fn main() {
     host::build();
 }
 
+/// The same that memguard-check and the tools use.
+#[cfg(feature = "host")]
+#[allow(dead_code)] // they use more of it
+#[path = "src/fit/mod.rs"]
+mod fit;
+
 #[cfg(feature = "host")]
 mod host {
     use std::env;
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    /// Words of `module_flags` whose text is not the define itself, as core/ver_defs.h spells them.
-    const RENAMED: &[(&str, &[&str])] = &[
-        (
-            "FAST_LOCK-ADAPTIVE_WAIT",
-            &["FAST_LOCK", "ADAPTIVE_WAIT", "ADAPTIVE_WAIT_LOOPS=1024"],
-        ),
-        ("FAST_LOCK-BUSY_WAIT", &["FAST_LOCK", "BUSY_WAIT"]),
-        ("TLS_PTHREAD_MUTEX_SHARED", &["KSR_PTHREAD_MUTEX_SHARED"]),
-    ];
-
-    /// Defines of every Linux build that leave no word in `module_flags` (Makefile.defs, cmake/defs.cmake).
-    const SILENT: &[&str] = &[
-        "USE_CORE_STATS",
-        "STATISTICS",
-        "MALLOC_STATS",
-        "WITH_XAVP",
-        "MEM_JOIN_FREE",
-        "CC_GCC_LIKE_ASM",
-        "HAVE_GETHOSTBYNAME2",
-        "HAVE_UNION_SEMUN",
-        "HAVE_SCHED_YIELD",
-        "HAVE_MSG_NOSIGNAL",
-        "HAVE_MSGHDR_MSG_CONTROL",
-        "HAVE_ALLOCA_H",
-        "HAVE_TIMEGM",
-        "HAVE_SCHED_SETSCHEDULER",
-        "HAVE_IP_MREQN",
-        "HAVE_EPOLL",
-        "HAVE_SIGIO_RT",
-        "SIGINFO64_WORKARROUND",
-        "HAVE_SELECT",
-    ];
+    use super::fit::{Strings, flags};
 
     pub fn build() {
         for name in ["MEMGUARD_KAMAILIO_SRC", "MEMGUARD_KAMAILIO_MODULES"] {
@@ -60,8 +35,14 @@ mod host {
         );
         let reference = modules.join("pv.so");
         println!("cargo:rerun-if-changed={}", reference.display());
-        let (version, flags) = reference_strings(&reference);
-        let defines = defines(&version, &flags);
+        println!("cargo:rerun-if-changed=src/fit");
+        let strings = strings_of(&reference);
+        let identity = strings
+            .identity()
+            .unwrap_or_else(|sentence| panic!("{sentence}"));
+        let mut defines = flags::defines(&identity, &strings.flags);
+        defines.push("MOD_NAME=\"memguard\"".to_owned());
+        defines.push("MOD_NAMEID=memguard".to_owned());
 
         let mut shim = cc::Build::new();
         shim.flag("-isystem") // its headers' own warnings are not ours to mend
@@ -100,7 +81,10 @@ mod host {
         shim.compile("memguard_shim");
         bindings(&clang);
 
-        println!("cargo:rustc-env=MEMGUARD_KAMAILIO_VERSION={version}");
+        println!(
+            "cargo:rustc-env=MEMGUARD_KAMAILIO_VERSION={}",
+            strings.version
+        );
         // Failed loads must not leave the allocator tables pointing into unmapped code (sr_module.c dlcloses).
         println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     }
@@ -119,74 +103,14 @@ mod host {
         files
     }
 
-    /// The two strings that Kamailio compares at load time, as an installed module carries them
-    /// (`kamailio -v` shows other flags from 6.1 on).
-    fn reference_strings(module: &Path) -> (String, String) {
+    fn strings_of(module: &Path) -> Strings {
         let bytes = fs::read(module).unwrap_or_else(|e| {
             panic!(
                 "cannot read {}: {e}; is Kamailio installed?",
                 module.display()
             )
         });
-        let find = |wanted: &dyn Fn(&str) -> bool| {
-            bytes
-                .split(|b| *b == 0)
-                .filter_map(|s| std::str::from_utf8(s).ok())
-                .find(|s| wanted(s))
-                .map(str::to_owned)
-        };
-        let version = find(&|s| s.starts_with("kamailio ") && s.ends_with(')') && s.contains('/'));
-        let flags = find(&|s| s.contains("USE_TCP, ") || s.starts_with("USE_TCP"));
-        let missing = || -> String { panic!("{} carries no version strings", module.display()) };
-        (
-            version.unwrap_or_else(missing),
-            flags.unwrap_or_else(missing),
-        )
-    }
-
-    /// "kamailio 5.6.3 (x86_64/linux)" and the flag words, as `-D` options.
-    fn defines(version: &str, flags: &str) -> Vec<String> {
-        let inner = version
-            .split_once('(')
-            .map(|(_, r)| r.trim_end_matches(')'))
-            .unwrap_or("");
-        let (arch, os) = inner.split_once('/').unwrap_or(("x86_64", "linux"));
-        let number = version.split(' ').nth(1).unwrap_or("");
-        let mut part = number
-            .split(|c: char| !c.is_ascii_digit())
-            .map(|n| n.parse().unwrap_or(0));
-        let mut next = || part.next().unwrap_or(0u32);
-        let value = next() * 1_000_000 + next() * 1000 + next();
-        let mut list = vec![
-            "NAME=\"kamailio\"".to_owned(),
-            format!("VERSION=\"{number}\""),
-            format!("ARCH=\"{arch}\""),
-            format!("OS_QUOTED=\"{os}\""),
-            "OS=linux_".to_owned(),
-            "COMPILER=\"cc\"".to_owned(),
-            format!("__CPU_{arch}"),
-            "__OS_linux".to_owned(),
-            format!("VERSIONVAL={value}"),
-            "CFG_DIR=\"/etc/kamailio/\"".to_owned(),
-            "SHARE_DIR=\"/usr/share/kamailio/\"".to_owned(),
-            "RUN_DIR=\"/run/kamailio/\"".to_owned(),
-            "MOD_NAME=\"memguard\"".to_owned(),
-            "MOD_NAMEID=memguard".to_owned(),
-        ];
-        for word in flags.split(", ").map(str::trim).filter(|w| !w.is_empty()) {
-            match RENAMED.iter().find(|(text, _)| *text == word) {
-                Some((_, defines)) => list.extend(defines.iter().map(|d| (*d).to_owned())),
-                None => list.push(word.to_owned()),
-            }
-        }
-        for word in SILENT {
-            // 5.7 and later print MEM_JOIN_FREE; then the installed module decides.
-            let known = list.iter().any(|d| d == word);
-            if !(known || *word == "MEM_JOIN_FREE" && value >= 5_007_000) {
-                list.push((*word).to_owned());
-            }
-        }
-        list
+        Strings::of(&bytes).unwrap_or_else(|what| panic!("{} {what}", module.display()))
     }
 
     fn bindings(clang_args: &[String]) {

@@ -3,6 +3,7 @@
 //!
 //! `unsafe` lives in `shared` (the mapping) and in `host` (the C boundary) only; `guard` forbids it.
 
+pub mod fit;
 pub mod guard;
 #[cfg(feature = "host")]
 mod host;

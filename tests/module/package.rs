@@ -362,7 +362,7 @@ fn package_is_the_same_bytes_when_it_is_built_again() {
         }
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("deb-again-{}", std::process::id()));
-        let command = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/commands/package");
+        let command = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/package");
         let (good, said) = run(Command::new(command)
             .args(["--kamailio", &pair.kamailio.version])
             .env("MEMGUARD_DEB", &folder));

@@ -47,11 +47,12 @@ fn smoke_rpc_answers_as_json_and_to_kamcmd() {
     for_each_pair(|pair| {
         let server = plain(pair);
         let version = server.rpc("core.version", json!([])).to_string();
-        assert!(version.contains(&pair.kamailio.version), "{version}");
+        let said = pair.kamailio.said_version();
+        assert!(version.contains(&said), "{version}");
         let text = server
             .kamcmd(&["core.version"])
             .expect("kamcmd is answered");
-        assert!(text.contains(&pair.kamailio.version), "{text}");
+        assert!(text.contains(&said), "{text}");
         let fault = server
             .try_rpc("no.such_command", json!([]))
             .expect_err("there is no such command");
@@ -123,7 +124,7 @@ fn smoke_the_test_module_leaks_what_it_is_asked_for_in_the_worker_that_is_asked(
         let (after, same_worker) = used(Request::options().header("X-Leak: 100000"));
         assert_eq!(worker, same_worker);
         assert!(
-            (100_000..110_000).contains(&(after.saturating_sub(before))),
+            (99_000..110_000).contains(&(after.saturating_sub(before))),
             "{before} -> {after}"
         );
 

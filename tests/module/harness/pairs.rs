@@ -24,6 +24,14 @@ impl Kamailio {
         self.program.with_file_name(name)
     }
 
+    /// What it calls itself, "kamailio 6.0.1 (x86_64/linux)": the name of a pair says more of an own compile, "6.0.1-make".
+    pub fn said_version(&self) -> String {
+        let bytes = std::fs::read(self.modules.join("pv.so")).expect("Kamailio has a module pv");
+        let strings = memguard::fit::Strings::of(&bytes).expect("pv.so is a module");
+        let identity = strings.identity().expect("its version can be read");
+        format!("{} {}", identity.name, identity.version)
+    }
+
     fn from_line(line: &str) -> Option<Kamailio> {
         let mut fields = line.split('\t').map(str::to_owned);
         let kamailio = Kamailio {

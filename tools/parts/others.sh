@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# Other programs that tests need, unpacked into build from this machine's own Debian release.
+# Forbidden here: anything outside ./build; starting a service.
+
+# Prometheus and promtool for the tests, from this machine's own Debian release: unpacked only, nothing is started.
+prepare_prometheus() {
+    local folder=$BUILD/prometheus conf
+    [ -f "$folder/ready" ] && return
+    note "Prometheus: fetching its package"
+    case $(codename) in trixie) conf=$(package_lists 6.0) ;; *) conf=$(package_lists 5.6) ;; esac
+    rm -rf "$folder"
+    mkdir -p "$folder/fetch"
+    (cd "$folder/fetch" && quietly "package of Prometheus" "$BUILD/log/apt-prometheus.log" apt-get -q -c "$conf" download prometheus) ||
+        blocked "the package prometheus could not be fetched"
+    dpkg-deb --fsys-tarfile "$folder"/fetch/prometheus_*.deb | tar -x -C "$folder" --no-same-owner ./usr/bin
+    mv "$folder/usr/bin" "$folder/bin"
+    rm -rf "$folder/fetch" "${folder:?}/usr"
+    "$folder/bin/promtool" --version >/dev/null 2>&1 || blocked "$folder/bin/promtool does not run on this machine"
+    touch "$folder/ready"
+}
+
+# pprof for the tests, out of the Go tools of this machine's own Debian release: this one program only.
+prepare_pprof() {
+    local folder=$BUILD/pprof conf package
+    [ -f "$folder/ready" ] && return
+    note "pprof: fetching the package of Go's tools"
+    case $(codename) in trixie) conf=$(package_lists 6.0) ;; *) conf=$(package_lists 5.6) ;; esac
+    package=$(apt-cache -c "$conf" depends golang-go | sed -nE 's/.*Depends: (golang-[0-9.]+-go)$/\1/p' | head -1)
+    rm -rf "$folder"
+    mkdir -p "$folder/fetch"
+    (cd "$folder/fetch" && quietly "package ${package:-golang-go}" "$BUILD/log/apt-pprof.log" apt-get -q -c "$conf" download "${package:-golang-go}") ||
+        blocked "the package ${package:-golang-go} could not be fetched"
+    dpkg-deb --fsys-tarfile "$folder"/fetch/golang-*.deb | tar -x -C "$folder" --no-same-owner --wildcards '*/pkg/tool/*/pprof'
+    mv "$(find "$folder/usr" -type f -name pprof | head -1)" "$folder/pprof"
+    rm -rf "$folder/fetch" "${folder:?}/usr"
+    "$folder/pprof" -h 2>&1 | grep -q -- -top || blocked "$folder/pprof does not run on this machine"
+    touch "$folder/ready"
+}
+
+# valgrind for the tests: this machine's own if it works, else unpacked; it needs the C library's symbols.
+prepare_valgrind() {
+    local folder=$BUILD/valgrind conf libc deb
+    if valgrind -q true 2>/dev/null || [ -f "$folder/ready" ]; then return; fi
+    note "valgrind: fetching its package"
+    case $(codename) in trixie) conf=$(package_lists 6.0) ;; *) conf=$(package_lists 5.6) ;; esac
+    libc=$(dpkg-query -W -f '${Version}' "libc6:$(dpkg --print-architecture)")
+    rm -rf "$folder"
+    mkdir -p "$folder/fetch" "$folder/root"
+    (cd "$folder/fetch" && quietly "package of valgrind" "$BUILD/log/apt-valgrind.log" apt-get -q -c "$conf" download valgrind "libc6-dbg=$libc") ||
+        blocked "the packages valgrind and libc6-dbg could not be fetched"
+    for deb in "$folder"/fetch/*.deb; do
+        dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$folder/root" --no-same-owner --exclude='./usr/share'
+    done
+    rm -rf "$folder/fetch"
+    printf '#!/bin/sh\nVALGRIND_LIB=%s exec %s --extra-debuginfo-path=%s "$@"\n' "'$folder/root/usr/libexec/valgrind'" \
+        "'$folder/root/usr/bin/valgrind.bin'" "'$folder/root/usr/lib/debug'" >"$folder/valgrind"
+    chmod +x "$folder/valgrind"
+    "$folder/valgrind" -q true || blocked "$folder/valgrind does not run on this machine"
+    touch "$folder/ready"
+}
+valgrind_program() { if [ -f "$BUILD/valgrind/ready" ]; then echo "$BUILD/valgrind/valgrind"; else echo valgrind; fi; }
