@@ -1,6 +1,7 @@
 //! When a pool will be full: earliest, likely and latest, or that nobody can know yet. Fixed memory, one push a sample.
 //! Forbidden here: clocks, allocation, and why it grows (see `cause`).
 //!
+//! Ends within minutes are seen by second (`fast`), as a guess.
 //! Five rings of low-water marks (1 s to 1 h) see leaks of minutes and of weeks. Below a day a trend counts only when
 //! the load does not explain it, when it is straight, when no rise like it was ever given back, and when it does not
 //! reach further than twelve times its own length. From three days on the low-water marks of whole days are compared,
@@ -8,6 +9,7 @@
 
 mod days;
 mod end;
+mod fast;
 mod leaking;
 pub mod place;
 mod shapes;
@@ -15,6 +17,7 @@ mod short;
 mod steps;
 mod verdict;
 
+use fast::Fast;
 use place::Place;
 use verdict::Verdict;
 
@@ -39,6 +42,8 @@ words! {
         Days = "days",
         /// What the leaking place itself holds, up to four hours by minute.
         Place = "place",
+        /// Ten seconds to a minute by second: an end within ten minutes, a guess.
+        Moments = "moments",
     }
 }
 
@@ -55,6 +60,8 @@ const LEAST_STEP: f64 = 0.015;
 /// 90 % of a normal distribution lie within this many standard errors.
 const INTERVAL: f64 = 1.64;
 
+/// What grew in the last seconds counts before a longer trend when it is this many times as fast.
+const FASTER: f64 = 1.2;
 /// A trend whose error is this many times another's is vague beside it.
 const VAGUE: f64 = 3.0;
 /// An error below this share of the slope is as good as none.
@@ -111,6 +118,7 @@ pub struct Forecaster {
     ten_minutes: Ring<144>,
     hours: Ring<720>,
     verdicts: [Verdict; SCALES],
+    fast: Fast,
     /// Bytes of steps (reloads) that were taken out of the two coarse rings.
     offset: f64,
     used: f64,
@@ -133,6 +141,7 @@ impl Forecaster {
             ten_minutes: Ring::new(600_000),
             hours: Ring::new(3_600_000),
             verdicts: [Verdict::SILENT; SCALES],
+            fast: Fast::SILENT,
             offset: 0.0,
             used: 0.0,
             looks: 0,
@@ -145,6 +154,8 @@ impl Forecaster {
         self.used = used;
         if self.seconds.push(time_ms, used, load) {
             self.looks = self.looks.wrapping_add(1);
+            let moment = self.moments(size);
+            self.fast.take(moment, (size - used).max(0.0));
             if self.looks % 5 == 0 {
                 let found = self.short(&self.seconds, &[120, 84, 60], size);
                 self.verdicts[0].take(found, STREAK);
@@ -199,6 +210,11 @@ impl Forecaster {
                     long
                 }
             });
+        // What ends within minutes is told before anything else but a trend that is as fast.
+        let known = chosen.map_or(0.0, |scale| self.verdicts[scale].trend.slope);
+        if self.fast.is_on && self.fast.slope() > FASTER * known {
+            return self.fast.outlook();
+        }
         let Some((scale, verdict)) = chosen.map(|scale| (scale, &self.verdicts[scale])) else {
             return Outlook {
                 growth: self.recent_growth(),
