@@ -6,8 +6,8 @@ use super::{Forecaster, INTERVAL, Method, Outlook};
 use crate::guard::text::seconds;
 use crate::guard::trend::{MOST_POINTS, Ring, Window, median, theil};
 
-/// Windows in samples by second, the longest first.
-const WINDOWS: [usize; 6] = [60, 42, 30, 21, 15, 11];
+/// Windows in seconds, the longest first.
+const WINDOWS: [usize; 8] = [120, 84, 60, 42, 30, 21, 15, 11];
 /// Further ahead is not looked.
 const AHEAD_S: f64 = 600.0;
 /// What is left must be at most so many times what came within the window; the shortest window reaches less far.

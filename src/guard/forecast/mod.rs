@@ -12,13 +12,16 @@ mod end;
 mod fast;
 mod leaking;
 pub mod place;
+mod rising;
 mod shapes;
 mod short;
 mod steps;
 mod verdict;
 
+use end::LEAST_EARLY;
 use fast::Fast;
 use place::Place;
+use rising::Rising;
 use verdict::Verdict;
 
 use super::text::{NONE_FORESEEN_S, seconds};
@@ -62,6 +65,8 @@ const INTERVAL: f64 = 1.64;
 
 /// What grew in the last seconds counts before a longer trend when it is this many times as fast.
 const FASTER: f64 = 1.2;
+/// What rises but may not be carried on may do so a little slower than it can be seen to.
+const LATEST: f64 = 1.25;
 /// A trend whose error is this many times another's is vague beside it.
 const VAGUE: f64 = 3.0;
 /// An error below this share of the slope is as good as none.
@@ -78,9 +83,11 @@ pub struct Outlook {
     pub growth: f64,
     /// Likely time until the pool is full, seconds; [`NONE_FORESEEN_S`] for none.
     pub exhaustion_s: u64,
-    /// Earliest (one in twenty is earlier).
+    /// Earliest (one in twenty is earlier). Where it is not known (not `valid`): when it would be full at the earliest
+    /// if what rises, or may be rising, went on; [`NONE_FORESEEN_S`] before that was looked at.
     pub low_s: u64,
-    /// Latest (one in twenty is later).
+    /// Latest (one in twenty is later). Where it is not known: when it would be full at the latest if what rises went
+    /// on; [`NONE_FORESEEN_S`] where it may not be rising at all.
     pub high_s: u64,
     /// Low-water marks that it stands on.
     pub samples: u32,
@@ -119,6 +126,7 @@ pub struct Forecaster {
     hours: Ring<720>,
     verdicts: [Verdict; SCALES],
     fast: Fast,
+    rising: Rising,
     /// Bytes of steps (reloads) that were taken out of the two coarse rings.
     offset: f64,
     used: f64,
@@ -142,6 +150,7 @@ impl Forecaster {
             hours: Ring::new(3_600_000),
             verdicts: [Verdict::SILENT; SCALES],
             fast: Fast::SILENT,
+            rising: Rising::UNSEEN,
             offset: 0.0,
             used: 0.0,
             looks: 0,
@@ -169,6 +178,7 @@ impl Forecaster {
             self.watch_steps(size);
             let found = self.short(&self.minutes, &[120, 84, 60, 42, 30, 20, 15], size);
             self.verdicts[2].take(found, STREAK);
+            self.rising = self.look_for_rise(size);
         }
         let level = used - self.offset;
         if self.ten_minutes.push(time_ms, level, load) {
@@ -216,12 +226,7 @@ impl Forecaster {
             return self.fast.outlook();
         }
         let Some((scale, verdict)) = chosen.map(|scale| (scale, &self.verdicts[scale])) else {
-            return Outlook {
-                growth: self.recent_growth(),
-                valid: self.minutes.len() >= 10
-                    && !self.verdicts.iter().any(|v| v.is_unsure || v.is_on),
-                ..Outlook::default()
-            };
+            return self.without_trend(size);
         };
         let Trend {
             slope,
@@ -245,6 +250,38 @@ impl Forecaster {
             fit,
             valid: true,
             is_load: verdict.is_load,
+        }
+    }
+
+    /// What is known while no trend may be carried on: that nothing ends, or between which times it would if what
+    /// rises (or may be rising) now went on. What rises steadily is never called nothing.
+    fn without_trend(&self, size: f64) -> Outlook {
+        let is_looked_at = self.minutes.len() >= 10;
+        let is_unsure = self.verdicts.iter().any(|v| v.is_unsure || v.is_on);
+        let Rising {
+            slow,
+            fast,
+            is_certain,
+            is_possible,
+        } = self.rising;
+        let valid = is_looked_at && !is_unsure && !is_possible;
+        let end = |pace: f64| self.until_full(size, pace, 3_600.0);
+        let (low_s, high_s) = match is_looked_at && !valid && fast > 0.0 {
+            true => (
+                seconds(LEAST_EARLY * end(fast)),
+                match is_certain {
+                    true => seconds(LATEST * end(slow)),
+                    false => NONE_FORESEEN_S,
+                },
+            ),
+            false => (NONE_FORESEEN_S, NONE_FORESEEN_S),
+        };
+        Outlook {
+            growth: self.recent_growth(),
+            low_s,
+            high_s,
+            valid,
+            ..Outlook::default()
         }
     }
 
