@@ -1,7 +1,7 @@
 //! Ends that come within ten minutes: a growth that is straight over ten seconds to a minute, and large against what is
 //! left. Forbidden here: clocks, allocation; longer trends (see `short`), and more than a guess: it may end like a storm.
 
-use super::shapes::rise_of;
+use super::shapes::{is_even, rise_of};
 use super::{Forecaster, INTERVAL, Method, Outlook};
 use crate::guard::text::seconds;
 use crate::guard::trend::{MOST_POINTS, Ring, Window, median, theil};
@@ -183,7 +183,7 @@ impl Forecaster {
         let is_one = left_s <= AHEAD_S
             && rise >= CLEAR * scatter
             && is_straight
-            && is_even(lows, rise)
+            && is_even(lows, rise, 0.5)
             && rise > self.usual_rise(span_s, [0.0; 2], size);
         is_one.then_some(Fast {
             slope,
@@ -210,18 +210,4 @@ fn may_end_soon<const N: usize>(ring: &Ring<N>, left: f64) -> bool {
         ring.back(count - 1)
             .is_some_and(|old| 1.3 * (newest.low - old.low) * AHEAD_S > left * span_s)
     })
-}
-
-/// No few of its steps make most of its rise: that would be a step, and no growth.
-fn is_even(lows: &[f64], rise: f64) -> bool {
-    let (mut largest, mut second) = (0.0f64, 0.0f64);
-    for pair in lows.windows(2) {
-        let step = pair[1] - pair[0];
-        if step > largest {
-            (largest, second) = (step, largest);
-        } else {
-            second = second.max(step);
-        }
-    }
-    largest + second < 0.5 * rise.max(f64::MIN_POSITIVE)
 }

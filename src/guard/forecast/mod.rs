@@ -22,6 +22,7 @@ use end::LEAST_EARLY;
 use fast::Fast;
 use place::Place;
 use rising::Rising;
+pub use shapes::is_even;
 use verdict::Verdict;
 
 use super::text::{NONE_FORESEEN_S, seconds};
@@ -205,7 +206,7 @@ impl Forecaster {
     pub fn outlook_of(&self, size: u64, place: Option<&Place>) -> Outlook {
         let size = size as f64;
         // What the load explains over many hours says nothing while use grows much faster than that.
-        let is_outrun = |v: &Verdict| v.is_load && self.recent_growth() > 1.5 * v.trend.slope;
+        let is_outrun = |v: &Verdict| v.is_load && self.recent_growth(size) > 1.5 * v.trend.slope;
         let chosen = (0..SCALES)
             .rev()
             .filter(|scale| self.verdicts[*scale].is_on && !is_outrun(&self.verdicts[*scale]))
@@ -277,7 +278,7 @@ impl Forecaster {
             false => (NONE_FORESEEN_S, NONE_FORESEEN_S),
         };
         Outlook {
-            growth: self.recent_growth(),
+            growth: self.recent_growth(size),
             low_s,
             high_s,
             valid,
@@ -286,10 +287,10 @@ impl Forecaster {
     }
 
     /// Growth of the low-water mark over the last hour, or what there is of it, bytes per second.
-    fn recent_growth(&self) -> f64 {
+    fn recent_growth(&self, size: f64) -> f64 {
         let window = match self.minutes.len() {
-            0..8 => Window::of(&self.seconds, 60, f64::MAX),
-            _ => Window::of(&self.minutes, 60, f64::MAX),
+            0..8 => Window::of(&self.seconds, 60, LEAST_STEP * size),
+            _ => Window::of(&self.minutes, 60, LEAST_STEP * size),
         };
         if window.len < 8 {
             return 0.0;

@@ -68,17 +68,16 @@ impl Forecaster {
         let from = window.len - LEVEL.min(window.len);
         let trend = window.trend(from, window.len).unwrap_or_default();
         let fast = trend.slope.max(trend.raw_slope) + CERTAINTY * trend.error;
-        let is_day_seen = self.hours.len() >= DAY;
-        let day = self.since_yesterday();
-        let fast = match is_day_seen {
-            true => fast.min(day),
+        // A day's load is known by the day before: what grew no faster since then is no end within days.
+        let excluded = match self.hours.len() >= DAY {
+            true => fast.min(self.since_yesterday()),
             false => fast,
         };
         Rising {
             slow: 0.0,
             fast: fast.max(0.0),
             is_certain: false,
-            is_possible: fast * AHEAD_S > left,
+            is_possible: excluded * AHEAD_S > left,
         }
     }
 
