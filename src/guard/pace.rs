@@ -11,6 +11,8 @@ use super::trend::{median, theil};
 const SPAN_MS: u64 = 10_000;
 /// Growth must have gone on for so long; a little less, for no clock ticks exactly.
 const LEAST_MS: u64 = 4_900;
+/// Within so many seconds it is put into words.
+pub const SOON_S: u64 = 600;
 /// Points are kept this far apart.
 const SPACING_MS: u64 = 450;
 /// Points kept: ten seconds and some more.

@@ -61,6 +61,10 @@ pub fn status_fields(region: &Region) -> Fields {
         ("exhaustion_seconds", Node::Count(outlook.exhaustion_s)),
         ("exhaustion", word(exhaustion(&forecast))),
         ("exhaustion_pool", word(pool)),
+        (
+            "full_at_this_rate_seconds",
+            Node::Count(reports::first_full_at_this_rate(&region.figures()).1),
+        ),
         ("cause", word(forecast.cause)),
         ("confidence", word(forecast.confidence)),
         (
@@ -233,6 +237,7 @@ pub fn check(words: &[&str]) -> Result<Answer, Fault> {
                 thresholds: (thresholds.warning, thresholds.shed),
                 exhaustion_s: outlook.exhaustion_s,
                 is_known: outlook.valid,
+                full_in_s: reports::full_at_this_rate(&figures, pool),
             }
         })
         .collect();

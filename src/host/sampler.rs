@@ -12,6 +12,7 @@ use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
 use super::outside::Questions;
+use super::paces::Paces;
 use super::past::Past;
 use super::path_reports::PathGrowths;
 
@@ -20,8 +21,10 @@ use super::textfile::TextFile;
 use super::{blackbox, ending, hooks, measures, state, sys};
 use crate::guard::level::{self, LevelTracker, Standing, Thresholds, permyriad};
 use crate::guard::osmem::{self, Missing};
+use crate::guard::pace::AtThisRate;
 use crate::guard::params::{Int, Text};
 use crate::guard::rates::{Baseline, RateMeter, Rates};
+use crate::guard::text::NONE_FORESEEN_S;
 use crate::guard::warnings::Warning;
 use crate::guard::words::{Class, Level, Pool};
 use crate::shared::events::{Event, Reason};
@@ -129,6 +132,7 @@ struct Sampler {
     path_growths: PathGrowths,
     questions: Questions,
     forecasts: Forecasts,
+    paces: Paces,
     figures: Figures,
     last_ms: u64,
     past: Past,
@@ -161,6 +165,7 @@ impl Sampler {
             path_growths: PathGrowths::default(),
             questions: Questions::default(),
             forecasts: Forecasts::new(),
+            paces: Paces::default(),
             figures: Figures::default(),
             last_ms: now,
             past: Past::default(),
@@ -294,16 +299,21 @@ impl Sampler {
             reason,
             ..
         } = event;
+        let full_in = self.paces.full_in(pool, event.worker.map(usize::from));
+        let pace = match full_in {
+            NONE_FORESEEN_S.. => String::new(),
+            seconds => format!(", {}", AtThisRate(seconds)),
+        };
         match event.worker {
             Some(index) => {
                 log!(
                     severity,
-                    "level {from} -> {to}: {pool} of worker {index} at {percent} %, cause {reason}"
+                    "level {from} -> {to}: {pool} of worker {index} at {percent} %, cause {reason}{pace}"
                 );
             }
             None => log!(
                 severity,
-                "level {from} -> {to}: {pool} at {percent} %, cause {reason}"
+                "level {from} -> {to}: {pool} at {percent} %, cause {reason}{pace}"
             ),
         }
     }
@@ -324,6 +334,8 @@ impl Sampler {
         };
         control.shm_peak.raise(used);
         self.figures.shm_peak = control.shm_peak.get();
+        self.paces.push(Pool::Shm, None, now, used, size);
+        self.figures.shm_full_in = self.paces.full_in(Pool::Shm, None);
         let level = self.track(Pool::Shm, None, permyriad(used, size), now);
         self.figures.shm_level = level.index() as u64;
         Some(self.standing(Pool::Shm, size, used))
@@ -355,6 +367,7 @@ impl Sampler {
                 impossible = true;
                 used = hooks::pkg_sum(index, row).live().min(size);
             }
+            self.paces.push(Pool::Pkg, Some(index), now, used, size);
             let level = self.track(Pool::Pkg, Some(index), permyriad(used, size), now);
             row.set_level(level);
             let receives_sip = process.rank > 0 || row.sip.messages.get() > 0;
@@ -377,6 +390,7 @@ impl Sampler {
         self.region
             .warn(Warning::TooManyProcesses, count > MAX_PROCESSES);
         self.figures.workers = count as u64;
+        self.figures.pkg_full_in = self.paces.full_in(Pool::Pkg, None);
         self.figures.pkg_level = worst.index() as u64;
         self.figures.fullest_worker = fullest as u64;
         self.figures.fullest_real_used = fullest_used;
@@ -420,6 +434,9 @@ impl Sampler {
         self.figures.os_limit = memory.limit_bytes;
         self.figures.os_used = memory.used_bytes;
         self.figures.os_source = memory.source as u64;
+        self.paces
+            .push(Pool::Os, None, now, memory.used_bytes, memory.limit_bytes);
+        self.figures.os_full_in = self.paces.full_in(Pool::Os, None);
         let level = self.track(Pool::Os, None, used, now);
         self.figures.os_level = level.index() as u64;
         Some(self.standing(Pool::Os, memory.limit_bytes, memory.used_bytes))

@@ -28,6 +28,7 @@ use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
 use crate::guard::priority::List;
 use crate::guard::queue;
 use crate::guard::report::{Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word};
+use crate::guard::text::NONE_FORESEEN_S;
 use crate::guard::warnings::{self, Warning};
 use crate::guard::words::{Class, Level, Mode, Pool};
 use crate::shared::figures::Figures;
