@@ -45,6 +45,17 @@ pub fn soonest(region: &Region) -> (Pool, Forecast) {
         if let Some(found) = others.into_iter().find(stands_alone) {
             return found;
         }
+        // What grows is told, and not the tightest that does not. What else runs on the machine comes and goes.
+        let grows = |(pool, f): &(Pool, Forecast)| {
+            let is_told = *pool != Pool::Os && f.cause != Cause::None && f.evidence.size > 0;
+            f.evidence.is_rising || is_told
+        };
+        let mut each = pools
+            .into_iter()
+            .map(|pool| (pool, region.forecasts.read(pool)));
+        if let Some(found) = each.find(grows) {
+            return found;
+        }
     }
     (pool, region.forecasts.read(pool))
 }
