@@ -279,7 +279,8 @@ fn forecast_a_table_that_is_loaded_in_one_step_is_told_as_a_step() {
             let (said, row) = (status(&server), shm(&server));
             assert_eq!(word(&row, "cause"), "none", "{row}");
             assert_eq!(number(&row, "exhaustion_seconds"), 2_592_000, "{row}");
-            let pools = rows(&server.rpc("memguard.pools", json!([])));
+            let pools = server.rpc("memguard.pools", json!([]));
+            let pools = rows(&pools);
             assert_eq!(
                 number(&pools[0], "full_at_this_rate_seconds"),
                 2_592_000,
