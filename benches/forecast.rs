@@ -4,6 +4,7 @@
 #[path = "../tests/simulator/mod.rs"]
 mod simulator;
 
+use simulator::minutes::{FAST, STRAIGHT, fast, middle_and_worst, straight};
 use simulator::{
     Alarms, EVENING_S, HEALTHY, HIDDEN, LEAKS, Random, Shape, World, health, leak, median,
     run_evening,
@@ -20,6 +21,16 @@ fn main() {
     let runs = number("MEMGUARD_RUNS", 60);
     let days = number("MEMGUARD_DAYS", 1000);
     let verbose = std::env::var("MEMGUARD_VERBOSE").is_ok();
+    let only = std::env::var("MEMGUARD_ONLY").unwrap_or_default();
+    if only.is_empty() || only == "fast" {
+        fast_ends(2 * runs, verbose);
+    }
+    if only.is_empty() || only == "straight" {
+        straight_leaks(runs, verbose);
+    }
+    if !only.is_empty() {
+        return;
+    }
     evening("a busy evening", Shape::Evening);
     evening("an evening whose load falls away", Shape::Sine);
     let mut all = Vec::new();
@@ -84,6 +95,80 @@ fn main() {
         1000.0 * sum.within_a_day as f64 / sum.days
     );
     healthy(HIDDEN.0, HIDDEN.1, 99, days / 2, verbose);
+}
+
+/// Leaks and storms that fill what is free within ten minutes.
+fn fast_ends(runs: usize, verbose: bool) {
+    println!(
+        "ends within minutes, from the second on in which the growth begins (unknown counts as wrong):"
+    );
+    for (f, (name, make)) in FAST.iter().enumerate() {
+        let (mut told_at, mut errors) = (Vec::new(), Vec::new());
+        let (mut known, mut covered, mut in_time, mut early) = (0, 0, 0, 0);
+        for i in 0..runs {
+            let seed = (3_000_000 + f * 10_000 + i) as u64;
+            let world = make(&mut Random(seed));
+            let mut score = fast(world.clone(), seed);
+            if verbose {
+                println!(
+                    "    {i}: told at {:.2} error {:.2} held {}/{} {world:?}",
+                    score.told_at,
+                    median(&mut score.errors),
+                    score.covered,
+                    score.known
+                );
+            }
+            known += score.known;
+            covered += score.covered;
+            in_time += usize::from(score.told_at < 0.5);
+            early += usize::from(score.is_early);
+            told_at.push(score.told_at);
+            errors.append(&mut score.errors);
+        }
+        let (middle, worst) = middle_and_worst(&mut told_at);
+        println!(
+            "  {name:<46} told before half of the time in {in_time} of {runs} (median at {:3.0} %, one in ten later than {:3.0} %)   median error {:5.1} %   truth within earliest..latest {:3.0} %   told before it began {early}",
+            100.0 * middle,
+            100.0 * worst,
+            100.0 * median(&mut errors),
+            100.0 * covered as f64 / known.max(1) as f64
+        );
+    }
+}
+
+/// Straight leaks that take 3 to 48 hours.
+fn straight_leaks(runs: usize, verbose: bool) {
+    println!(
+        "straight leaks, after 45 minutes of them (\"none\": from ten minutes on where it leaks from the start):"
+    );
+    for (f, (name, make)) in STRAIGHT.iter().enumerate() {
+        let (mut minutes, mut all) = (Vec::new(), [0; 5]);
+        let (mut never_none, mut in_time, mut ran) = (0, 0, 0);
+        for i in 0..runs {
+            let seed = (4_000_000 + f * 10_000 + i) as u64;
+            let world = make(&mut Random(seed));
+            let Some(score) = straight(world.clone(), seed) else {
+                continue;
+            };
+            if verbose {
+                println!("    {i}: {score:?} {world:?}");
+            }
+            ran += 1;
+            never_none += usize::from(score.none == 0);
+            in_time += usize::from(score.minutes <= 45.0);
+            minutes.push(score.minutes);
+            let own = [score.none, score.looks, score.held, score.late, score.told];
+            all.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+        }
+        let share = |part: usize, of: usize| 100.0 * part as f64 / of.max(1) as f64;
+        let (middle, worst) = middle_and_worst(&mut minutes);
+        println!(
+            "  {name:<46} never \"none\" in {never_none} of {ran} ({:4.1} % of the looks)   truth held within 45 min in {in_time} of {ran} (median after {middle:.0} min, one in ten later than {worst:.0})   after that held {:3.0} %, an end foreseen {:3.0} %",
+            share(all[0], all[1]),
+            share(all[2], all[3]),
+            share(all[4], all[3])
+        );
+    }
 }
 
 /// One evening in full, as `./dev evening` replays it for real.

@@ -80,6 +80,9 @@ fn page(history: &[Point]) -> Page<'_> {
         outlook: Outlook {
             exhaustion_s: 1140,
             between_s: Some((960, 1500)),
+            may_end_s: None,
+            at_this_rate: None,
+            grows: true,
             is_valid: true,
             pool: Some(Pool::Pkg),
             cause: "leak".into(),
@@ -317,6 +320,13 @@ fn a_healthy_server_says_that_nothing_is_running_out() {
         "Nothing is running out. Nobody is refused."
     );
     assert!(page.html().contains("too little was seen for a forecast"));
+    page.outlook.may_end_s = Some((7_200, NONE_FORESEEN_S));
+    assert!(page.html().contains("not before 2h 0m have passed"));
+    page.outlook.may_end_s = Some((7_200, 90_000));
+    assert!(
+        page.html()
+            .contains("if it goes on as it does, in 2h 0m to 1d 1h")
+    );
     page.outlook.is_valid = true;
     assert!(page.html().contains("no end foreseen</dd>"));
     (page.mode, page.shed_pct, page.is_shed) = (Mode::Observe, 100, true);
@@ -324,6 +334,37 @@ fn a_healthy_server_says_that_nothing_is_running_out() {
         page.headline()
             .contains("100 % of new registrations would be refused (mode observe). An operator's")
     );
+}
+
+#[test]
+fn what_fills_within_minutes_or_grows_is_never_nothing() {
+    let mut page = page(&[]);
+    (page.level, page.shed_pct) = (Level::Normal, 0);
+    page.outlook = Outlook {
+        exhaustion_s: NONE_FORESEEN_S,
+        cause: "registrations".into(),
+        at_this_rate: Some((Pool::Shm, 34)),
+        pool: Some(Pool::Shm),
+        grows: true,
+        ..Outlook::default()
+    };
+    assert_eq!(
+        page.headline(),
+        "shm: at this rate full in 34 s. Nobody is refused."
+    );
+    assert!(
+        page.html()
+            .contains("<small>shm: at this rate full in 34 s</small>")
+    );
+    page.outlook.at_this_rate = Some((Pool::Shm, 4_000));
+    assert_eq!(
+        page.headline(),
+        "shm grows; whether it runs out is not known yet. Nobody is refused."
+    );
+    // A forecast of an earlier end says more than the last seconds.
+    (page.outlook.exhaustion_s, page.outlook.is_valid) = (300, true);
+    page.outlook.at_this_rate = Some((Pool::Os, 500));
+    assert!(page.headline().starts_with("shm will be full in 5m 0s."));
 }
 
 #[test]

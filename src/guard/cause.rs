@@ -50,6 +50,12 @@ pub struct Evidence {
     pub is_foreseen: bool,
     /// Too little has been seen, or it grows in a way that may be anything.
     pub is_unsure: bool,
+    /// It ends within minutes if it goes on: a guess from seconds.
+    pub is_brief: bool,
+    /// It rises steadily and unexplained, too slowly or too short for a forecast.
+    pub is_rising: bool,
+    /// Bytes by which it rose in one step, or that have ended: no growth.
+    pub step: u64,
     /// Growth of the known bindings times the learned cost of one.
     pub registrations: f64,
     /// That cost is known.
@@ -86,6 +92,9 @@ impl Default for Evidence {
             growth: 0.0,
             is_foreseen: false,
             is_unsure: false,
+            is_brief: false,
+            is_rising: false,
+            step: 0,
             registrations: 0.0,
             cost_known: false,
             drift: 0.0,
@@ -118,12 +127,23 @@ const MOST: f64 = 0.6;
 /// Growth below this share of the pool per day is none.
 const LEAST_PER_DAY: f64 = 0.01;
 
-/// Why the pool grows.
+/// Why the pool grows. What is concluded from seconds is a guess, however well it fits.
 pub fn judge(e: &Evidence) -> Judgement {
+    let said = by_parts(e);
+    match e.is_brief && e.is_foreseen {
+        true => Judgement {
+            confidence: said.confidence.min(Confidence::Low),
+            ..said
+        },
+        false => said,
+    }
+}
+
+fn by_parts(e: &Evidence) -> Judgement {
     use Confidence::{High, Low, Medium};
     let say = |cause, confidence| Judgement { cause, confidence };
     let part = |of: f64| if e.growth > 0.0 { of / e.growth } else { 0.0 };
-    let grows = e.growth * 86_400.0 > LEAST_PER_DAY * e.size as f64;
+    let grows = e.is_foreseen || e.is_rising || e.growth * 86_400.0 > LEAST_PER_DAY * e.size as f64;
     if e.is_os && e.leak != Leak::None {
         // However little of the machine that is yet: what leaks in one process is known before its end is.
         let is_sure = e.leak == Leak::Confirmed || (e.is_foreseen && part(e.private) >= MOST);
@@ -171,6 +191,9 @@ pub fn judge(e: &Evidence) -> Judgement {
         let sure = (0.8..1.25).contains(&part(e.registrations));
         return say(Cause::Registrations, if sure { High } else { Medium });
     }
+    if e.is_brief {
+        return say(Cause::Unknown, Low); // a burst of calls looks like a leak for a minute
+    }
     match e.site {
         Some(site) if part(site) >= MOST => say(Cause::Leak, High),
         _ if part(e.registrations.max(0.0) + e.drift.max(0.0)) < 1.0 - MOST => {
@@ -180,11 +203,18 @@ pub fn judge(e: &Evidence) -> Judgement {
     }
 }
 
+/// A step of fewer bytes is not spoken of.
+const LEAST_STEP: u64 = 256 << 10;
+
 /// One sentence for status and log.
 pub fn sentence(judgement: &Judgement, e: &Evidence) -> String {
     let rate = format!("{} per hour", Bytes((e.growth.max(0.0) * 3_600.0) as u64));
     let share = |of: f64| (100.0 * of / e.growth.max(f64::MIN_POSITIVE)).clamp(0.0, 100.0) as u32;
     match judgement.cause {
+        Cause::None if e.step > LEAST_STEP => format!(
+            "memory rose by {} at once and has not grown since: a step, no growth",
+            Bytes(e.step)
+        ),
         Cause::None => "memory does not run out as far as can be seen".into(),
         Cause::Registrations => format!(
             "registrations: {} % of the growth of {rate} is what new bindings cost",
@@ -317,6 +347,7 @@ mod tests {
             (
                 Evidence {
                     growth: 0.0,
+                    is_foreseen: false,
                     ..growing()
                 },
                 Cause::None,
@@ -325,6 +356,7 @@ mod tests {
             (
                 Evidence {
                     growth: 0.0,
+                    is_foreseen: false,
                     largest_free: Some(4096),
                     pieces: Pieces::Small,
                     ..growing()
@@ -362,6 +394,52 @@ mod tests {
             );
             assert!(!sentence(&said, &evidence).is_empty());
         }
+    }
+
+    #[test]
+    fn a_step_is_told_as_a_step_and_what_rises_is_never_none() {
+        let step = Evidence {
+            growth: 0.0,
+            is_foreseen: false,
+            is_unsure: true,
+            step: 10 << 20,
+            ..growing()
+        };
+        let said = judge(&step);
+        assert_eq!(
+            (said.cause, said.confidence),
+            (Cause::None, Confidence::Low)
+        );
+        assert!(
+            sentence(&said, &step).contains("rose by 10.0 MiB at once"),
+            "{}",
+            sentence(&said, &step)
+        );
+        let broken = judge(&Evidence {
+            pieces: Pieces::Fallen,
+            ..step
+        });
+        assert_eq!(broken.cause, Cause::Fragmentation, "a step hides nothing");
+        let slow = judge(&Evidence {
+            growth: 1.0,
+            is_foreseen: false,
+            is_unsure: true,
+            is_rising: true,
+            ..growing()
+        });
+        assert_eq!(
+            (slow.cause, slow.confidence),
+            (Cause::Unknown, Confidence::Low)
+        );
+        let brief = judge(&Evidence {
+            is_brief: true,
+            site: Some(9_900.0),
+            ..growing()
+        });
+        assert_eq!(
+            (brief.cause, brief.confidence),
+            (Cause::Unknown, Confidence::Low)
+        );
     }
 
     #[test]

@@ -19,6 +19,15 @@ const LEAST_BINDINGS: f64 = 30.0;
 /// Intervals that must have taught something before an answer is given.
 const LEAST_TAUGHT: usize = 3;
 
+/// Quiet and busy intervals that must have been seen before what comes with time is told from what comes with bindings:
+/// one idle minute in which the server was still starting would make every binding too cheap.
+const LEAST_EACH: usize = 3;
+/// Bindings come or go at less than this share of the fastest rate: a quiet interval.
+const QUIET: f64 = 0.7;
+/// A cost is shown when its standard error is below this share of it, and two looks in a row agree so well.
+const LEAST_SURE: f64 = 0.075;
+const AGREE: f64 = 0.12;
+
 /// Learns bytes per binding from totals. Plain data.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -32,6 +41,8 @@ pub struct CostLearner {
     connections: f64,
     used: f64,
     cost: f64,
+    /// What the last look found, shown or not.
+    candidate: f64,
     /// What a binding and a connection cost, once they are told apart.
     parts: Option<(f64, f64)>,
 }
@@ -47,6 +58,7 @@ impl Default for CostLearner {
             connections: 0.0,
             used: 0.0,
             cost: 0.0,
+            candidate: 0.0,
             parts: None,
         }
     }
@@ -105,11 +117,15 @@ impl CostLearner {
         let (bb, bn, nn) = (sum(1, 1), sum(1, 2), sum(2, 2));
         let has_connections = nn >= LEAST_BINDINGS * LEAST_BINDINGS;
         let are_apart = has_connections && bb * nn - bn * bn > APART * bb * nn;
+        let rate = |k: &[f64; 4]| k[1].abs() / k[0].max(1.0);
+        let most = kept.iter().map(rate).fold(0.0, f64::max);
+        let quiet = kept.iter().filter(|k| rate(k) < QUIET * most).count();
+        let has_time = quiet >= LEAST_EACH && kept.len() - quiet >= LEAST_EACH;
         let mut weights = [1.0; KEPT];
         let mut scratch = [0.0; KEPT];
         let (mut costs, mut ratio) = ([0.0; 3], 0.0);
         for _ in 0..6 {
-            costs = fitted(kept, &weights, are_apart);
+            costs = fitted(kept, &weights, are_apart, has_time);
             for (slot, [t, b, n, u]) in scratch.iter_mut().zip(kept) {
                 *slot = (u - costs[0] * b - costs[1] * n - costs[2] * t).abs();
             }
@@ -119,13 +135,15 @@ impl CostLearner {
                 *weight = (1.5 * scatter / rest.max(1.0)).min(1.0);
             }
             let moved = (costs[0] * costs[0] * bb + costs[1] * costs[1] * nn).sqrt();
-            ratio = scatter * (kept.len() as f64).sqrt() / moved.max(1.0);
+            ratio = scatter / moved.max(1.0);
         }
         let cost = costs[0] + costs[1] * self.connections_per_binding();
-        // Less than a small string or more than 256 KiB (TLS: up to 130 KiB) is no registration; nor is what scatters
-        // as much as itself.
+        // Less than a small string or more than 256 KiB (TLS: up to 130 KiB) is no registration; nor is what is not
+        // sure, or was not found twice.
         let is_plausible = (64.0..262_144.0).contains(&cost) && costs[0] >= 0.0 && costs[1] >= 0.0;
-        if is_plausible && ratio < 1.0 {
+        let is_found_twice = (cost - self.candidate).abs() <= AGREE * cost;
+        self.candidate = if is_plausible { cost } else { 0.0 };
+        if is_plausible && ratio < LEAST_SURE && is_found_twice {
             self.cost = cost;
             if are_apart {
                 self.parts = Some((costs[0], costs[1]));
@@ -161,7 +179,7 @@ const APART: f64 = 0.02;
 const LATELY: usize = 3;
 
 /// Bytes per binding, per connection (0 when they are not told apart) and per second.
-fn fitted(kept: &[[f64; 4]], weights: &[f64; KEPT], are_apart: bool) -> [f64; 3] {
+fn fitted(kept: &[[f64; 4]], weights: &[f64; KEPT], are_apart: bool, has_time: bool) -> [f64; 3] {
     let sum = |i: usize, j: usize| {
         let weighed = weights.iter().zip(kept).map(|(w, k)| w * k[i] * k[j]);
         weighed.sum::<f64>()
@@ -177,7 +195,7 @@ fn fitted(kept: &[[f64; 4]], weights: &[f64; KEPT], are_apart: bool) -> [f64; 3]
         };
         let whole = det3([[bb, bn, bt], [bn, nn, nt], [bt, nt, tt]]);
         // What comes as steadily as time passes cannot be told from a leak: then all of it is theirs.
-        if whole > APART * APART * bb * nn * tt {
+        if has_time && whole > APART * APART * bb * nn * tt {
             return [
                 det3([[bu, bn, bt], [nu, nn, nt], [tu, nt, tt]]) / whole,
                 det3([[bb, bu, bt], [bn, nu, nt], [bt, tu, tt]]) / whole,
@@ -192,7 +210,7 @@ fn fitted(kept: &[[f64; 4]], weights: &[f64; KEPT], are_apart: bool) -> [f64; 3]
         ];
     }
     let apart = bb * tt - bt * bt;
-    match apart > APART * bb * tt {
+    match has_time && apart > APART * bb * tt {
         true => [
             (bu * tt - tu * bt) / apart,
             0.0,
@@ -307,6 +325,42 @@ mod tests {
             binding.abs_diff(1_180) < 120 && connection.abs_diff(17_600) < 400,
             "{binding} {connection}"
         );
+    }
+
+    #[test]
+    fn a_cost_is_absent_until_it_is_right_on_a_steady_stream() {
+        // idle seconds before the stream, what the server still takes meanwhile, phones per second, bytes of noise
+        for (idle, starting, rate, noise) in [
+            (0, 0, 60, 0),
+            (60, 1_000_000, 60, 0),
+            (75, 1_500_000, 98, 60_000),
+            (200, 1_000_000, 40, 20_000),
+            (600, 2_000_000, 10, 5_000),
+        ] {
+            let mut learner = CostLearner::default();
+            let mut shown = Vec::new();
+            for s in 0..1_500u64 {
+                let came = s.saturating_sub(idle) * rate;
+                // the table is counted in two parts: the older half is a tick behind
+                let known = came - (s.saturating_sub(idle).min(1)) * rate / 2;
+                let scatter = s.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+                let used =
+                    5_000_000 + 928 * came + starting * s.min(40) / 40 + scatter % (noise + 1);
+                let cost = learner.push(1_000_000 + s * 1000, known, 0, used);
+                if cost > 0 {
+                    shown.push((s, cost));
+                }
+            }
+            let case = (idle, starting, rate, noise);
+            let (first, _) = shown.first().unwrap_or_else(|| panic!("never: {case:?}"));
+            assert!(*first < idle + 150, "{case:?}: {first}");
+            for (s, cost) in &shown {
+                assert!(
+                    cost.abs_diff(928) * 100 <= 15 * 928,
+                    "{case:?}: {cost} at {s}"
+                );
+            }
+        }
     }
 
     #[test]

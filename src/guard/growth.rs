@@ -84,6 +84,44 @@ impl<const N: usize> Minima<N> {
     }
 }
 
+/// Of the increments between minima, so many neighbours can hold one step: it may lie across a window's end.
+const STEP_WINDOWS: usize = 2;
+/// They are a step when they hold this share of the rise.
+const STEP_SHARE: f64 = 0.75;
+/// Windows in a row without a rise that say: it has ended.
+const STILL: usize = 3;
+/// Less than this share of the mean rise is no rise.
+const STILL_SHARE: f64 = 0.05;
+
+impl<const N: usize> Minima<N> {
+    /// Growth per unit of `at` that goes on, and what came before it in one step or has ended since. `None` before the
+    /// second window.
+    pub fn settled(&self) -> Option<(f64, i64)> {
+        let all = self.complete_ones();
+        let rise = all.last()? - all.first()?;
+        let whole = self.slope()?;
+        let windows = all.len() - 1;
+        if rise <= 0 || windows <= STILL {
+            return Some((whole, 0));
+        }
+        let recent = all.get(windows - STILL..)?;
+        let late = recent.last()? - recent.first()?;
+        if (late as f64) < STILL_SHARE * (rise * STILL as i64) as f64 / windows as f64 {
+            return Some((slope(recent, self.span)?, rise - late));
+        }
+        let step = all
+            .windows(STEP_WINDOWS + 1)
+            .map(|w| w[STEP_WINDOWS] - w[0]);
+        let step = step.max().unwrap_or(0);
+        let others = windows - STEP_WINDOWS;
+        if others < STILL || (step as f64) < STEP_SHARE * rise as f64 {
+            return Some((whole, 0));
+        }
+        let per_unit = 1.0 / (others as u64 * self.span) as f64;
+        Some((finite((rise - step) as f64 * per_unit), step))
+    }
+}
+
 fn slope(minima: &[i64], span: u64) -> Option<f64> {
     let (first, last) = (minima.first()?, minima.last()?);
     let steps = u64::try_from(minima.len())
@@ -198,6 +236,18 @@ impl Trail {
             m10,
             m60: per_second(self.coarse.slope()),
         }
+    }
+}
+
+impl Trail {
+    /// As [`Growth::now`], without what came in one step or has ended; and how many bytes that was.
+    pub fn settled(&self) -> (f64, u64) {
+        let found = match self.middle.complete_ones().len() >= 4 {
+            true => self.middle.settled(),
+            false => self.fine.settled(),
+        };
+        let (slope, step) = found.unwrap_or_default();
+        (slope * MS as f64, u64::try_from(step).unwrap_or(0))
     }
 }
 
@@ -403,6 +453,40 @@ mod tests {
     fn a_leak_on_a_sawtooth_is_seen_at_its_own_rate() {
         let growth = trail(10, |s| 50 * s as i64 + if s % 3 == 0 { 0 } else { 80_000 });
         assert!((growth.steady - 50.0).abs() < 3.0, "{growth:?}");
+    }
+
+    #[test]
+    fn a_step_is_a_step_and_not_growth_from_the_moment_it_is_seen() {
+        let said = |until: u64, live: &dyn Fn(u64) -> i64| {
+            let mut trail = Trail::default();
+            (0..=until).for_each(|s| trail.feed(1_000_000 + 1000 * s, live(s)));
+            trail.settled()
+        };
+        let step = |at: u64| move |s: u64| if s < at { 5 << 20 } else { 20 << 20 };
+        for (until, at) in [(50, 30), (60, 33), (90, 75), (400, 200), (900, 650)] {
+            let (growth, bytes) = said(until, &step(at));
+            assert_eq!(
+                (growth, bytes),
+                (0.0, 15 << 20),
+                "step at {at}, seen at {until}"
+            );
+        }
+        // a table that takes ten seconds to load, fifteen and more seconds later
+        let load = |s: u64| (s.clamp(20, 30) as i64) << 20;
+        assert_eq!(said(52, &load), (0.0, 10 << 20));
+        // what goes on is growth, with a step in it too
+        let (growth, bytes) = said(60, &|s| 1_000 * s as i64 + if s < 30 { 0 } else { 1 << 20 });
+        assert!(
+            (growth - 1_000.0).abs() < 150.0 && bytes > 1 << 20,
+            "{growth} {bytes}"
+        );
+        for until in [40, 70, 250, 800] {
+            let (growth, bytes) = said(until, &|s| 1_000 * s as i64);
+            assert!(
+                (growth - 1_000.0).abs() < 1.0 && bytes == 0,
+                "{growth} {bytes}"
+            );
+        }
     }
 
     fn watched(samples: u64, live: impl Fn(u64) -> i64) -> Vec<Leak> {

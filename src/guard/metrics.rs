@@ -110,6 +110,7 @@ families! {
         Gauge os_used_bytes "use against os_limit_bytes";
         Gauge headroom_bytes "bytes left before the tightest pool or limit is full";
         Gauge exhaustion_seconds "time until the first pool or limit is full at its present growth; 2592000: none foreseen";
+        Gauge full_at_this_rate_seconds "time until the first pool or limit is full at the pace of the last ten seconds; 2592000: none grows";
         Gauge forecast_valid "1 while exhaustion_seconds rests on enough samples";
         Gauge registration_cost_bytes "shared memory that one more registration takes, as learned; 0: not known yet";
         Gauge registrations_left "registrations that fit in before every new one is refused; 0 while registration_cost_bytes is 0";

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod nagios;
 pub mod osmem;
 pub mod outside;
+pub mod pace;
 pub mod page;
 pub mod params;
 pub mod paths;

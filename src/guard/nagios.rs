@@ -2,6 +2,7 @@
 //! Forbidden here: printing, and looking at the server.
 
 use super::cause::Cause;
+use super::pace::{AtThisRate, SOON_S};
 use super::text::{Bytes, NONE_FORESEEN_S, Until};
 use super::words::{Level, Pool};
 
@@ -18,6 +19,8 @@ pub struct Standing {
     pub exhaustion_s: u64,
     /// That is known.
     pub is_known: bool,
+    /// Time until it is full at the pace of the last seconds.
+    pub full_in_s: u64,
 }
 
 /// Seconds for when none are given: a day, and an hour.
@@ -100,14 +103,21 @@ pub fn check(server: &Server<'_>, pct: Option<(u32, u32)>, seconds: Option<(u32,
         Some(_) => grade(false, level >= Level::Emergency),
     });
     let word = ["OK", "WARNING", "CRITICAL"][usize::from(code.min(2))];
+    // No forecast: it raises nothing, and is said once it is a matter of minutes.
+    let first = server.pools.iter().min_by_key(|pool| pool.full_in_s);
+    let pace = first
+        .filter(|pool| pool.full_in_s <= SOON_S)
+        .map_or(String::new(), |pool| {
+            format!("; {} {}", pool.pool, AtThisRate(pool.full_in_s))
+        });
     let text = match code {
         0 => format!(
-            "{word} - level {}, {} left",
+            "{word} - level {}, {} left{pace}",
             server.level,
             Bytes(server.headroom)
         ),
         _ => format!(
-            "{word} - {}{}level {}, cause {}",
+            "{word} - {}{}level {}, cause {}{pace}",
             said.join(", "),
             if said.is_empty() { "" } else { "; " },
             server.level,
@@ -140,6 +150,7 @@ mod tests {
             thresholds: (70, 80),
             exhaustion_s,
             is_known,
+            full_in_s: NONE_FORESEEN_S,
         };
         let server = Server {
             level: Level::Normal,
@@ -178,6 +189,7 @@ mod tests {
             thresholds: (70, 80),
             exhaustion_s: NONE_FORESEEN_S,
             is_known: true,
+            full_in_s: 34,
         };
         let mut server = Server {
             level: Level::Shedding,
@@ -190,7 +202,10 @@ mod tests {
         let answer = check(&server, None, None);
         assert_eq!(
             (answer.code, answer.text.as_str()),
-            (2, "CRITICAL - level shedding, cause none")
+            (
+                2,
+                "CRITICAL - level shedding, cause none; shm at this rate full in 34 s"
+            )
         );
         assert_eq!(check(&server, Some((70, 80)), None).code, 0);
         server.level = Level::Warning;

@@ -45,6 +45,17 @@ pub fn soonest(region: &Region) -> (Pool, Forecast) {
         if let Some(found) = others.into_iter().find(stands_alone) {
             return found;
         }
+        // What grows is told, and not the tightest that does not. What else runs on the machine comes and goes.
+        let grows = |(pool, f): &(Pool, Forecast)| {
+            let is_told = *pool != Pool::Os && f.cause != Cause::None && f.evidence.size > 0;
+            f.evidence.is_rising || is_told
+        };
+        let mut each = pools
+            .into_iter()
+            .map(|pool| (pool, region.forecasts.read(pool)));
+        if let Some(found) = each.find(grows) {
+            return found;
+        }
     }
     (pool, region.forecasts.read(pool))
 }
@@ -61,6 +72,10 @@ pub fn status_fields(region: &Region) -> Fields {
         ("exhaustion_seconds", Node::Count(outlook.exhaustion_s)),
         ("exhaustion", word(exhaustion(&forecast))),
         ("exhaustion_pool", word(pool)),
+        (
+            "full_at_this_rate_seconds",
+            Node::Count(reports::first_full_at_this_rate(&region.figures()).1),
+        ),
         ("cause", word(forecast.cause)),
         ("confidence", word(forecast.confidence)),
         (
@@ -236,6 +251,7 @@ pub fn check(words: &[&str]) -> Result<Answer, Fault> {
                 thresholds: (thresholds.warning, thresholds.shed),
                 exhaustion_s: outlook.exhaustion_s,
                 is_known: outlook.valid,
+                full_in_s: reports::full_at_this_rate(&figures, pool),
             }
         })
         .collect();

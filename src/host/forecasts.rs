@@ -5,7 +5,7 @@ use super::{hooks, memory, owners, sys};
 use crate::guard::cause::{self, Cause, Confidence, Evidence};
 use crate::guard::cost::CostLearner;
 use crate::guard::forecast::place::Place;
-use crate::guard::forecast::{Forecaster, Outlook};
+use crate::guard::forecast::{Forecaster, Method, Outlook};
 use crate::guard::fragments::Fragments;
 use crate::guard::growth::{Leak, Trail};
 use crate::guard::outside::{LeakIn, Part};
@@ -210,10 +210,14 @@ impl Forecasts {
             false => (whole, &self.os_trail),
         };
         let most = fastest(region);
+        let (growth, step) = trail.settled();
         let evidence = Evidence {
-            growth: trail.growth().now,
+            growth,
+            step,
             is_foreseen: is_foreseen(&outlook),
             is_unsure: !outlook.valid,
+            is_brief: is_brief(&outlook),
+            is_rising: is_rising(&outlook),
             size,
             free: size.saturating_sub(used),
             private: most.map_or(0.0, |most| most.growth),
@@ -296,12 +300,26 @@ fn is_foreseen(outlook: &Outlook) -> bool {
     outlook.valid && outlook.exhaustion_s < NONE_FORESEEN_S
 }
 
+/// Whether that is a guess from seconds.
+fn is_brief(outlook: &Outlook) -> bool {
+    outlook.method == Method::Moments
+}
+
+/// Whether it rises for certain, without a forecast.
+fn is_rising(outlook: &Outlook) -> bool {
+    !outlook.valid && outlook.high_s < NONE_FORESEEN_S
+}
+
 impl Parts {
     fn evidence(&self, outlook: &Outlook, size: u64, used: u64) -> Evidence {
+        let (growth, step) = self.used.settled();
         Evidence {
-            growth: self.used.growth().now,
+            growth,
+            step,
             is_foreseen: is_foreseen(outlook),
             is_unsure: !outlook.valid,
+            is_brief: is_brief(outlook),
+            is_rising: is_rising(outlook),
             drift: self.drift.growth().now,
             size,
             free: size.saturating_sub(used),

@@ -49,6 +49,7 @@ pub fn server(region: &Region) -> Measures {
             true => outlook.exhaustion_s.min(NONE_FORESEEN_S),
             false => NONE_FORESEEN_S,
         },
+        full_at_this_rate_seconds: reports::first_full_at_this_rate(&figures).1,
         forecast_valid: u64::from(outlook.valid),
         workers_leaking: reports::leaking(region),
         registration_cost_bytes: cost,

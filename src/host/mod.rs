@@ -29,6 +29,7 @@ pub mod os;
 pub mod outside;
 pub mod overview;
 pub mod owners;
+pub mod paces;
 pub mod past;
 pub mod path_reports;
 pub mod pressure;

@@ -2,7 +2,7 @@
 //! Forbidden here: markup (guard::page), locks, Kamailio's pools. Process: the sampling process.
 
 use super::{blackbox, forecast_reports, hooks, measures, reports, sampler, site_reports, state};
-use crate::guard::cause::{self, Judgement};
+use crate::guard::cause::{self, Cause, Judgement};
 use crate::guard::growth::Leak;
 use crate::guard::level::{Thresholds, permyriad};
 use crate::guard::osmem::Source;
@@ -94,6 +94,8 @@ fn outlook(region: &Region, workers: &[WorkerRow]) -> Outlook {
         },
     );
     let is_foreseen = when.valid && when.exhaustion_s < NONE_FORESEEN_S;
+    let may_end = !when.valid && when.low_s < NONE_FORESEEN_S;
+    let at_this_rate = reports::first_full_at_this_rate(&region.figures());
     let is_known = is_foreseen || forecast.evidence.leak != Leak::None;
     let worker = forecast.worker.or(forecast.evidence.worker);
     let leaking = workers.iter().find(|w| w.leak != "none");
@@ -108,6 +110,9 @@ fn outlook(region: &Region, workers: &[WorkerRow]) -> Outlook {
         },
         between_s: is_foreseen.then_some((when.low_s, when.high_s)),
         is_valid: when.valid,
+        may_end_s: may_end.then_some((when.low_s, when.high_s)),
+        at_this_rate: Some(at_this_rate).filter(|(_, s)| *s < NONE_FORESEEN_S),
+        grows: forecast.cause != Cause::None && forecast.evidence.size > 0,
         pool: Some(pool),
         cause: cause::sentence(&judgement, &forecast.evidence),
         confidence: forecast.confidence.word().to_owned(),

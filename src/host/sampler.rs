@@ -14,6 +14,7 @@ use super::growth::Growths;
 use super::log::{Severity, log};
 use super::os::{self, OsReader};
 use super::outside::Questions;
+use super::paces::Paces;
 use super::past::Past;
 use super::path_reports::PathGrowths;
 
@@ -22,9 +23,11 @@ use super::textfile::TextFile;
 use super::{answer, blackbox, ending, hooks, measures, memory, state, supervise, sys};
 use crate::guard::level::{self, LevelTracker, Standing, Thresholds, permyriad};
 use crate::guard::osmem::{self, Missing};
+use crate::guard::pace::AtThisRate;
 use crate::guard::params::{Int, Text};
 use crate::guard::queue;
 use crate::guard::rates::{Baseline, RateMeter, Rates};
+use crate::guard::text::NONE_FORESEEN_S;
 use crate::guard::warnings::Warning;
 use crate::guard::words::{Class, Level, Pool};
 use crate::shared::events::{Event, KEPT, Reason};
@@ -131,6 +134,7 @@ struct Sampler {
     path_growths: PathGrowths,
     questions: Questions,
     forecasts: Forecasts,
+    paces: Paces,
     figures: Figures,
     last_ms: u64,
     past: Past,
@@ -184,6 +188,7 @@ impl Sampler {
             forecasts: Forecasts::new(),
             past: Past::after(figures.time_ms / 1000),
             figures,
+            paces: Paces::default(),
             last_ms: now,
             recorder: Recorder::new(region),
             saver: Saver::default(),
@@ -327,16 +332,21 @@ impl Sampler {
             reason,
             ..
         } = event;
+        let full_in = self.paces.full_in(pool, event.worker.map(usize::from));
+        let pace = match full_in {
+            NONE_FORESEEN_S.. => String::new(),
+            seconds => format!(", {}", AtThisRate(seconds)),
+        };
         match event.worker {
             Some(index) => {
                 log!(
                     severity,
-                    "level {from} -> {to}: {pool} of worker {index} at {percent} %, cause {reason}"
+                    "level {from} -> {to}: {pool} of worker {index} at {percent} %, cause {reason}{pace}"
                 );
             }
             None => log!(
                 severity,
-                "level {from} -> {to}: {pool} at {percent} %, cause {reason}"
+                "level {from} -> {to}: {pool} at {percent} %, cause {reason}{pace}"
             ),
         }
     }
@@ -357,6 +367,8 @@ impl Sampler {
         };
         control.shm_peak.raise(used);
         self.figures.shm_peak = control.shm_peak.get();
+        self.paces.push(Pool::Shm, None, now, used, size);
+        self.figures.shm_full_in = self.paces.full_in(Pool::Shm, None);
         let level = self.track(Pool::Shm, None, permyriad(used, size), now);
         self.figures.shm_level = level.index() as u64;
         Some(self.standing(Pool::Shm, size, used))
@@ -396,6 +408,7 @@ impl Sampler {
                 impossible = true;
                 used = hooks::pkg_sum(index, row).live().min(size);
             }
+            self.paces.push(Pool::Pkg, Some(index), now, used, size);
             let level = self.track(Pool::Pkg, Some(index), permyriad(used, size), now);
             row.set_level(level);
             if process.rank > 0 || row.sip.carries() {
@@ -426,6 +439,7 @@ impl Sampler {
         self.region
             .warn(Warning::TooManyProcesses, count > MAX_PROCESSES);
         self.figures.workers = count as u64;
+        self.figures.pkg_full_in = self.paces.full_in(Pool::Pkg, None);
         self.figures.pkg_level = worst.index() as u64;
         self.figures.fullest_worker = fullest as u64;
         self.figures.fullest_real_used = fullest_used;
@@ -470,6 +484,9 @@ impl Sampler {
         self.figures.os_limit = memory.limit_bytes;
         self.figures.os_used = memory.used_bytes;
         self.figures.os_source = memory.source as u64;
+        self.paces
+            .push(Pool::Os, None, now, memory.used_bytes, memory.limit_bytes);
+        self.figures.os_full_in = self.paces.full_in(Pool::Os, None);
         let level = self.track(Pool::Os, None, used, now);
         self.figures.os_level = level.index() as u64;
         Some(self.standing(Pool::Os, memory.limit_bytes, memory.used_bytes))

@@ -67,6 +67,12 @@ figures! {
     os_limit,
     /// Use against it.
     os_used,
+    /// Seconds until shm is full at the pace of the last seconds; 2592000: it does not grow.
+    shm_full_in,
+    /// The same of the process whose private pool is full first.
+    pkg_full_in,
+    /// The same of the machine's memory.
+    os_full_in,
     /// Where the limit comes from (number of `osmem::Source`).
     os_source,
     /// Bindings known and alive.

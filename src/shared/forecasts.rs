@@ -62,6 +62,8 @@ impl Forecast {
             e.is_os,
             e.site.is_some(),
             e.largest_free.is_some(),
+            e.is_brief,
+            e.is_rising,
         ];
         let flags = flags
             .iter()
@@ -91,7 +93,7 @@ impl Forecast {
             e.part.index() as u64,
             e.leak as u64,
             e.pieces.index() as u64,
-            0,
+            e.step,
         ]
     }
 
@@ -118,6 +120,9 @@ impl Forecast {
                 growth: real(11),
                 is_foreseen: flag(2),
                 is_unsure: flag(3),
+                is_brief: flag(9),
+                is_rising: flag(10),
+                step: w[23],
                 registrations: real(12),
                 cost_known: flag(4),
                 drift: real(13),
@@ -174,6 +179,9 @@ mod tests {
             cause: Cause::Leak,
             confidence: Confidence::High,
             evidence: Evidence {
+                is_brief: true,
+                is_rising: true,
+                step: 77,
                 site: Some(3.0),
                 largest_free: None,
                 is_os: true,

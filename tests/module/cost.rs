@@ -108,3 +108,42 @@ fn cost_of_a_registration_is_what_its_transport_takes_and_as_many_fit_as_was_sai
         }
     });
 }
+
+/// How far from the truth a cost may be when it is shown.
+const RIGHT: f64 = 0.15;
+
+#[test]
+fn cost_is_absent_until_it_is_right_on_a_steady_stream_of_new_phones() {
+    for_each_pair_at_once(|pair| {
+        let server = Server::registrar(pair)
+            .param("mode", "observe") // so that all are let in
+            .start();
+        let mut phones = ByUdp;
+        let begin = Instant::now();
+        let every = Duration::from_secs(1) / 60;
+        let used = || number(&server.pool("shm"), "real_used") as f64;
+        let (first, mut shown, mut n) = (used(), Vec::new(), 0);
+        while begin.elapsed() < Duration::from_secs(100) {
+            let due = begin + every * u32::try_from(n).expect("a test ends before that");
+            std::thread::sleep(due.saturating_duration_since(Instant::now())); // the rate is what is tested
+            assert!(phones.register(&server, n), "phone {n} is let in");
+            n += 1;
+            if n % 60 == 0 {
+                let cost = server.status()["registration_cost"].as_f64();
+                shown.extend(cost.map(|cost| (begin.elapsed().as_secs(), cost)));
+            }
+        }
+        let truth = (used() - first) / n as f64;
+        println!(
+            "{} {}: {truth:.0} in truth, shown {shown:?}",
+            pair.kamailio.version, pair.manager
+        );
+        assert!(!shown.is_empty(), "it is learned within 100 s");
+        for (second, cost) in &shown {
+            assert!(
+                (cost - truth).abs() <= RIGHT * truth,
+                "{cost} at {second} s, in truth {truth}: {shown:?}"
+            );
+        }
+    });
+}

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::guard::{Guarded, SOON, number, rows, word};
+use super::harness::builder::free_port;
 use super::harness::sip::Request;
-use super::harness::{Pair, Server, for_each_pair, for_each_pair_at_once, until};
+use super::harness::{Pair, Server, for_each_pair, for_each_pair_at_once, http, until};
 
 /// Requests make their worker leak or shrink as much shared memory as they say.
 const SCRIPT: &str = "if ($hdr(X-Leak) != $null) { mgtest_leak_shm(\"$(hdr(X-Leak){s.int})\"); }
@@ -103,6 +104,193 @@ fn forecast_a_leak_is_announced_and_its_time_comes_true() {
             (told - truth).abs() < 0.25 * truth,
             "said {told} s, was {truth} s: {foretold}"
         );
+    });
+}
+
+/// What was said at one look while memory fills.
+#[derive(Clone, Debug)]
+struct Look {
+    /// Seconds since the traffic began.
+    at: f64,
+    at_this_rate: i64,
+    is_told: bool,
+    exhaustion: [i64; 3],
+    confidence: String,
+    headline: String,
+    check: String,
+    metrics: String,
+}
+
+/// Fills a pool from the moment when it was quiet for a while; answers the looks and when it was full.
+fn filled(
+    server: &Server,
+    address: std::net::SocketAddr,
+    request: impl Fn(u64) -> Request,
+) -> (Vec<Look>, f64) {
+    until(Duration::from_secs(40), "half a minute was seen", || {
+        number(&status(server), "uptime") >= 30
+    });
+    let (begin, mut looks) = (Instant::now(), Vec::new());
+    traffic(server, 60, request, || {
+        let (said, row) = (status(server), shm(server));
+        let get = |path: &str| http::get(address, path, SOON).map_or_else(String::new, |r| r.body);
+        let page = get("/");
+        let headline = page.split("<p>").nth(1).unwrap_or_default();
+        looks.push(Look {
+            at: begin.elapsed().as_secs_f64(),
+            at_this_rate: number(&said, "full_at_this_rate_seconds"),
+            is_told: number(&row, "valid") == 1 && number(&row, "exhaustion_seconds") < 2_592_000,
+            exhaustion: ["low_seconds", "exhaustion_seconds", "high_seconds"]
+                .map(|f| number(&row, f)),
+            confidence: word(&row, "confidence").to_owned(),
+            headline: headline.split("</p>").next().unwrap_or_default().to_owned(),
+            check: word(&server.rpc("memguard.check", json!([])), "text").to_owned(),
+            metrics: get("/metrics")
+                .lines()
+                .find_map(|l| {
+                    Some(
+                        l.strip_prefix("kamailio_memguard_full_at_this_rate_seconds ")?
+                            .to_owned(),
+                    )
+                })
+                .unwrap_or_default(),
+        });
+        (used_pct(server) > 98.5).then_some(())
+    });
+    (looks, begin.elapsed().as_secs_f64())
+}
+
+/// What holds for every end within minutes: told at this rate, foretold before half of the time is gone, and right.
+#[track_caller]
+fn assert_told_in_time(looks: &[Look], whole: f64) {
+    let share = |look: &Look| look.at / whole;
+    let left = |look: &Look| (whole - look.at).max(1.0);
+    let told = looks
+        .iter()
+        .find(|l| l.is_told)
+        .unwrap_or_else(|| panic!("never told: {looks:#?}"));
+    assert!(
+        share(told) < 0.5,
+        "told at {} of {whole}: {looks:#?}",
+        told.at
+    );
+    let late: Vec<&Look> = looks
+        .iter()
+        .filter(|l| (0.5..0.93).contains(&share(l)))
+        .collect();
+    let right = |said: i64, look: &Look| (said as f64 - left(look)).abs() < 0.25 * left(look) + 1.5;
+    let most = |what: &str, of: &dyn Fn(&Look) -> bool| {
+        let good = late.iter().filter(|l| of(l)).count();
+        assert!(
+            4 * good >= 3 * late.len(),
+            "{what} in {good} of {}, full after {whole}: {looks:#?}",
+            late.len()
+        );
+    };
+    most("right at this rate", &|l| right(l.at_this_rate, l));
+    most("a forecast", &|l| l.is_told);
+    most("right", &|l| right(l.exhaustion[1], l));
+    // seconds are whole, and a request or two lie between the answer and its time
+    most("within its interval", &|l| {
+        l.exhaustion[0] as f64 - 2.0 <= left(l) && left(l) <= l.exhaustion[2] as f64 + 2.0
+    });
+    most("told by the page", &|l| {
+        l.headline.contains("at this rate full in") || l.headline.contains("will be full in")
+    });
+    most("told by the check", &|l| {
+        l.check.contains("at this rate full in")
+    });
+    most("told by the metrics", &|l| {
+        l.metrics.parse::<i64>().is_ok_and(|s| s < 600)
+    });
+    let begun = looks.iter().filter(|l| share(l) > 0.35);
+    for look in begun {
+        assert!(
+            !look.headline.contains("Nothing is running out"),
+            "{look:?}"
+        );
+    }
+}
+
+#[test]
+fn forecast_a_storm_that_fills_ten_megabytes_in_half_a_minute_is_told() {
+    for_each_pair(|pair| {
+        let address = free_port();
+        let server = Server::registrar(pair)
+            .with_mgtest()
+            .param("listen", address)
+            .param("mode", "observe")
+            .config(|c| c.before = SCRIPT.into())
+            .start();
+        let phone = |n: u64| Request::register(&format!("phone{n}")).header("X-Leak: 4200");
+        let (looks, whole) = filled(&server, address, phone);
+        println!(
+            "{} {}: full after {whole:.0} s, told {:?}",
+            pair.kamailio.version,
+            pair.manager,
+            looks.iter().find(|l| l.is_told)
+        );
+        assert_told_in_time(&looks, whole);
+        let first = looks.iter().find(|l| l.is_told).expect("told");
+        assert_eq!(first.confidence, "low", "{first:?}");
+        let log = server.log();
+        let line = log
+            .lines()
+            .find(|l| l.contains("level normal -> warning: shm"));
+        assert!(
+            line.is_some_and(|l| l.contains("at this rate full in")),
+            "{line:?}"
+        );
+    });
+}
+
+#[test]
+fn forecast_a_leak_that_fills_the_pool_in_seventy_seconds_is_told() {
+    for_each_pair(|pair| {
+        let address = free_port();
+        let server = Server::registrar(pair)
+            .with_mgtest()
+            .param("listen", address)
+            .config(|c| c.before = SCRIPT.into())
+            .start();
+        let leaking = |_| Request::options().header("X-Leak: 2300");
+        let (looks, whole) = filled(&server, address, leaking);
+        println!(
+            "{} {}: full after {whole:.0} s, told {:?}",
+            pair.kamailio.version,
+            pair.manager,
+            looks.iter().find(|l| l.is_told)
+        );
+        assert_told_in_time(&looks, whole);
+    });
+}
+
+#[test]
+fn forecast_a_table_that_is_loaded_in_one_step_is_told_as_a_step() {
+    for_each_pair_at_once(|pair| {
+        let server = server(pair);
+        until(Duration::from_secs(40), "half a minute was seen", || {
+            number(&status(&server), "uptime") >= 30
+        });
+        server.fill_shm(65);
+        let begin = Instant::now();
+        let mut told = 0;
+        while begin.elapsed() < Duration::from_secs(50) {
+            let (said, row) = (status(&server), shm(&server));
+            assert_eq!(word(&row, "cause"), "none", "{row}");
+            assert_eq!(number(&row, "exhaustion_seconds"), 2_592_000, "{row}");
+            let pools = server.rpc("memguard.pools", json!([]));
+            let pools = rows(&pools);
+            assert_eq!(
+                number(&pools[0], "full_at_this_rate_seconds"),
+                2_592_000,
+                "{pools:?}"
+            );
+            told +=
+                usize::from(word(&said, "explanation").contains("at once and has not grown since"));
+            std::thread::sleep(Duration::from_secs(1)); // what is said for a minute is looked at
+        }
+        assert!(told > 20, "{told} looks said so: {}", status(&server));
     });
 }
 

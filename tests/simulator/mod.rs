@@ -1,6 +1,8 @@
 //! A server's memory with known truth: daily load, storms, reloads, restarts, and a leak of any rate. Seeded.
 //! Forbidden here: real clocks and real servers; knowing how the forecast works.
 
+pub mod minutes;
+
 use memguard::guard::forecast::place::{self, Place};
 use memguard::guard::forecast::{Forecaster, Outlook};
 use memguard::guard::growth::Trail;
@@ -76,6 +78,8 @@ pub struct World {
     pub leak: f64,
     /// The leak follows the load instead of the clock.
     pub leaks_per_message: bool,
+    /// It is no leak but new phones: the known bindings rise with it.
+    pub floods: bool,
     /// When it starts, seconds.
     pub leak_from: f64,
     /// Places in the code are counted: registrations', calls', and the one that leaks.
@@ -104,6 +108,7 @@ impl World {
             begins_at: 0.0,
             leak: 0.0,
             leaks_per_message: false,
+            floods: false,
             leak_from: 0.0,
             places: true,
             place_calls: 0.2,
@@ -278,19 +283,32 @@ impl Run {
         if self.used >= w.size {
             return false;
         }
-        let arriving = load * (1.0 + 0.05 * self.random.normal()) + if storms { 2.0 } else { 0.0 };
+        let is_flooded = w.floods && self.leaked > 0.0;
+        let arriving = load * (1.0 + 0.05 * self.random.normal())
+            + if storms || is_flooded { 2.0 } else { 0.0 };
         self.messages += (arriving - self.messages) * (step / 60.0).min(1.0);
-        let signals = [(known * 100_000.0) as f32, (self.messages * 500.0) as f32];
+        let new = match is_flooded {
+            true => self.leaked / (self.world.registrations * self.world.size),
+            false => 0.0,
+        };
+        let signals = [
+            ((known + new) * 100_000.0) as f32,
+            (self.messages * 500.0) as f32,
+        ];
         let now_ms = ((BEGIN_S + self.time) * 1000.0) as u64;
         self.forecaster
             .push(now_ms, self.used as u64, self.world.size as u64, signals);
         if self.world.places {
             let w = &self.world;
             let calls = w.calls * load * w.size;
+            let (flooded, leaked) = match w.floods {
+                true => (self.leaked, 0.0),
+                false => (0.0, self.leaked),
+            };
             let live = [
-                w.registrations * known * w.size,
+                w.registrations * known * w.size + flooded,
                 (1.0 - w.place_calls) * calls + transactions * w.size,
-                w.place_calls * calls + self.leaked,
+                w.place_calls * calls + leaked,
             ];
             self.count_places(now_ms, live, signals[1]);
         }

@@ -1,6 +1,7 @@
 //! When a pool will be full: earliest, likely and latest, or that nobody can know yet. Fixed memory, one push a sample.
 //! Forbidden here: clocks, allocation, and why it grows (see `cause`).
 //!
+//! Ends within minutes are seen by second (`fast`), as a guess.
 //! Five rings of low-water marks (1 s to 1 h) see leaks of minutes and of weeks. Below a day a trend counts only when
 //! the load does not explain it, when it is straight, when no rise like it was ever given back, and when it does not
 //! reach further than twelve times its own length. From three days on the low-water marks of whole days are compared,
@@ -8,14 +9,20 @@
 
 mod days;
 mod end;
+mod fast;
 mod leaking;
 pub mod place;
+mod rising;
 mod shapes;
 mod short;
 mod steps;
 mod verdict;
 
+use end::LEAST_EARLY;
+use fast::Fast;
 use place::Place;
+use rising::Rising;
+pub use shapes::is_even;
 use verdict::Verdict;
 
 use super::text::{NONE_FORESEEN_S, seconds};
@@ -39,6 +46,8 @@ words! {
         Days = "days",
         /// What the leaking place itself holds, up to four hours by minute.
         Place = "place",
+        /// Ten seconds to a minute by second: an end within ten minutes, a guess.
+        Moments = "moments",
     }
 }
 
@@ -55,6 +64,10 @@ const LEAST_STEP: f64 = 0.015;
 /// 90 % of a normal distribution lie within this many standard errors.
 const INTERVAL: f64 = 1.64;
 
+/// What grew in the last seconds counts before a longer trend when it is this many times as fast.
+const FASTER: f64 = 1.2;
+/// What rises but may not be carried on may do so a little slower than it can be seen to.
+const LATEST: f64 = 1.25;
 /// A trend whose error is this many times another's is vague beside it.
 const VAGUE: f64 = 3.0;
 /// An error below this share of the slope is as good as none.
@@ -71,9 +84,11 @@ pub struct Outlook {
     pub growth: f64,
     /// Likely time until the pool is full, seconds; [`NONE_FORESEEN_S`] for none.
     pub exhaustion_s: u64,
-    /// Earliest (one in twenty is earlier).
+    /// Earliest (one in twenty is earlier). Where it is not known (not `valid`): when it would be full at the earliest
+    /// if what rises, or may be rising, went on; [`NONE_FORESEEN_S`] before that was looked at.
     pub low_s: u64,
-    /// Latest (one in twenty is later).
+    /// Latest (one in twenty is later). Where it is not known: when it would be full at the latest if what rises went
+    /// on; [`NONE_FORESEEN_S`] where it may not be rising at all.
     pub high_s: u64,
     /// Low-water marks that it stands on.
     pub samples: u32,
@@ -111,6 +126,8 @@ pub struct Forecaster {
     ten_minutes: Ring<144>,
     hours: Ring<720>,
     verdicts: [Verdict; SCALES],
+    fast: Fast,
+    rising: Rising,
     /// Bytes of steps (reloads) that were taken out of the two coarse rings.
     offset: f64,
     used: f64,
@@ -133,6 +150,8 @@ impl Forecaster {
             ten_minutes: Ring::new(600_000),
             hours: Ring::new(3_600_000),
             verdicts: [Verdict::SILENT; SCALES],
+            fast: Fast::SILENT,
+            rising: Rising::UNSEEN,
             offset: 0.0,
             used: 0.0,
             looks: 0,
@@ -145,6 +164,8 @@ impl Forecaster {
         self.used = used;
         if self.seconds.push(time_ms, used, load) {
             self.looks = self.looks.wrapping_add(1);
+            let moment = self.moments(size);
+            self.fast.take(moment, (size - used).max(0.0));
             if self.looks % 5 == 0 {
                 let found = self.short(&self.seconds, &[120, 84, 60], size);
                 self.verdicts[0].take(found, STREAK);
@@ -158,6 +179,7 @@ impl Forecaster {
             self.watch_steps(size);
             let found = self.short(&self.minutes, &[120, 84, 60, 42, 30, 20, 15], size);
             self.verdicts[2].take(found, STREAK);
+            self.rising = self.look_for_rise(size);
         }
         let level = used - self.offset;
         if self.ten_minutes.push(time_ms, level, load) {
@@ -184,7 +206,7 @@ impl Forecaster {
     pub fn outlook_of(&self, size: u64, place: Option<&Place>) -> Outlook {
         let size = size as f64;
         // What the load explains over many hours says nothing while use grows much faster than that.
-        let is_outrun = |v: &Verdict| v.is_load && self.recent_growth() > 1.5 * v.trend.slope;
+        let is_outrun = |v: &Verdict| v.is_load && self.recent_growth(size) > 1.5 * v.trend.slope;
         let chosen = (0..SCALES)
             .rev()
             .filter(|scale| self.verdicts[*scale].is_on && !is_outrun(&self.verdicts[*scale]))
@@ -199,13 +221,13 @@ impl Forecaster {
                     long
                 }
             });
+        // What ends within minutes is told before anything else but a trend that is as fast.
+        let known = chosen.map_or(0.0, |scale| self.verdicts[scale].trend.slope);
+        if self.fast.is_on && self.fast.slope() > FASTER * known {
+            return self.fast.outlook();
+        }
         let Some((scale, verdict)) = chosen.map(|scale| (scale, &self.verdicts[scale])) else {
-            return Outlook {
-                growth: self.recent_growth(),
-                valid: self.minutes.len() >= 10
-                    && !self.verdicts.iter().any(|v| v.is_unsure || v.is_on),
-                ..Outlook::default()
-            };
+            return self.without_trend(size);
         };
         let Trend {
             slope,
@@ -232,11 +254,43 @@ impl Forecaster {
         }
     }
 
+    /// What is known while no trend may be carried on: that nothing ends, or between which times it would if what
+    /// rises (or may be rising) now went on. What rises steadily is never called nothing.
+    fn without_trend(&self, size: f64) -> Outlook {
+        let is_looked_at = self.minutes.len() >= 10;
+        let is_unsure = self.verdicts.iter().any(|v| v.is_unsure || v.is_on);
+        let Rising {
+            slow,
+            fast,
+            is_certain,
+            is_possible,
+        } = self.rising;
+        let valid = is_looked_at && !is_unsure && !is_possible;
+        let end = |pace: f64| self.until_full(size, pace, 3_600.0);
+        let (low_s, high_s) = match is_looked_at && !valid && fast > 0.0 {
+            true => (
+                seconds(LEAST_EARLY * end(fast)),
+                match is_certain {
+                    true => seconds(LATEST * end(slow)),
+                    false => NONE_FORESEEN_S,
+                },
+            ),
+            false => (NONE_FORESEEN_S, NONE_FORESEEN_S),
+        };
+        Outlook {
+            growth: self.recent_growth(size),
+            low_s,
+            high_s,
+            valid,
+            ..Outlook::default()
+        }
+    }
+
     /// Growth of the low-water mark over the last hour, or what there is of it, bytes per second.
-    fn recent_growth(&self) -> f64 {
+    fn recent_growth(&self, size: f64) -> f64 {
         let window = match self.minutes.len() {
-            0..8 => Window::of(&self.seconds, 60, f64::MAX),
-            _ => Window::of(&self.minutes, 60, f64::MAX),
+            0..8 => Window::of(&self.seconds, 60, LEAST_STEP * size),
+            _ => Window::of(&self.minutes, 60, LEAST_STEP * size),
         };
         if window.len < 8 {
             return 0.0;

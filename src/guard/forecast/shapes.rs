@@ -61,3 +61,17 @@ pub(super) fn deviation(values: &mut [f64]) -> (f64, f64) {
     }
     (middle, 1.48 * median(values))
 }
+
+/// No two of its steps make more than the share `most` of its rise: that would be a step, and no growth.
+pub fn is_even(lows: &[f64], rise: f64, most: f64) -> bool {
+    let (mut largest, mut second) = (0.0f64, 0.0f64);
+    for pair in lows.windows(2) {
+        let step = pair[1] - pair[0];
+        if step > largest {
+            (largest, second) = (step, largest);
+        } else {
+            second = second.max(step);
+        }
+    }
+    largest + second < most * rise.max(f64::MIN_POSITIVE)
+}

@@ -92,7 +92,7 @@ impl Forecaster {
 
     /// The most that the load can have added to the window: what all use would grow by, were all of it the load's; and
     /// once a whole day has been seen, no more than what the day's range of load brought, with a margin.
-    fn load_at_most(&self, window: &Window, from: usize) -> f64 {
+    pub(super) fn load_at_most(&self, window: &Window, from: usize) -> f64 {
         const MARGIN: f64 = 2.0;
         let used = window.low[from].max(0.0);
         let day = (self.hours.len() >= 24).then(|| Window::of(&self.ten_minutes, 144, f64::MAX));
@@ -112,7 +112,7 @@ impl Forecaster {
     }
 
     /// The largest rise within `span_s` that was given back later, with a margin: such a rise is no news.
-    fn usual_rise(&self, span_s: f64, cost: [f64; SIGNALS], size: f64) -> f64 {
+    pub(super) fn usual_rise(&self, span_s: f64, cost: [f64; SIGNALS], size: f64) -> f64 {
         let within_day = recovered(&self.ten_minutes, 144, span_s, cost, 1.5);
         let within_week = recovered(&self.hours, 192, span_s, cost, 2.0);
         let largest = within_day.max(within_week);

@@ -12,6 +12,13 @@ pub struct Outlook {
     pub exhaustion_s: u64,
     /// Earliest and latest likely time, seconds; `None` where only one time is known.
     pub between_s: Option<(u64, u64)>,
+    /// Where no end is known: between which times it would come if what rises went on, seconds; the later is
+    /// [`NONE_FORESEEN_S`](crate::guard::text::NONE_FORESEEN_S) where it may not be rising.
+    pub may_end_s: Option<(u64, u64)>,
+    /// The pool that is full first at the pace of the last seconds, and in how many.
+    pub at_this_rate: Option<(Pool, u64)>,
+    /// Something grows, whatever comes of it.
+    pub grows: bool,
     /// Whether there were samples enough to say so.
     pub is_valid: bool,
     /// Which pool it is.

@@ -9,6 +9,7 @@ mod tables;
 
 use std::fmt::{Result, Write};
 
+use crate::guard::pace::{AtThisRate, SOON_S};
 use crate::guard::text::{Bytes, NONE_FORESEEN_S, Span};
 use crate::guard::words::{Level, Mode, Pool};
 pub use content::{EventRow, Outlook, Page, PoolRow, Registrations, SiteRow, WorkerRow};
@@ -88,12 +89,21 @@ impl Page<'_> {
     /// The state in one sentence.
     pub fn headline(&self) -> String {
         let ends = self.outlook.exhaustion_s < NONE_FORESEEN_S;
+        let pace = self.outlook.at_this_rate;
+        let soon = pace.filter(|(_, s)| *s <= SOON_S && *s <= self.outlook.exhaustion_s);
         let end = match self.outlook.pool {
+            _ if soon.is_some() => {
+                let (pool, seconds) = soon.unwrap_or((self.tightest, 0));
+                format!("{pool}: {}.", AtThisRate(seconds))
+            }
             Some(pool) if ends => {
                 format!(
                     "{pool} will be full in {}.",
                     Span(self.outlook.exhaustion_s)
                 )
+            }
+            Some(pool) if self.level == Level::Normal && self.outlook.grows => {
+                format!("{pool} grows; whether it runs out is not known yet.")
             }
             _ if self.level == Level::Normal => "Nothing is running out.".into(),
             _ => format!("{} is running out.", self.tightest),
@@ -130,6 +140,8 @@ impl Page<'_> {
             exhaustion_s,
             between_s,
             is_valid,
+            may_end_s,
+            at_this_rate,
             ..
         } = self.outlook;
         out.push_str("<dt>When</dt> <dd>");
@@ -151,7 +163,23 @@ impl Page<'_> {
         } else if is_valid {
             out.push_str("no end foreseen");
         } else {
-            out.push_str("not known yet <small>too little was seen for a forecast</small>");
+            out.push_str("not known yet <small>");
+            match may_end_s {
+                Some((low, NONE_FORESEEN_S..)) => {
+                    write!(out, "not before {} have passed", Span(low))?;
+                }
+                Some((low, high)) => write!(
+                    out,
+                    "if it goes on as it does, in {} to {}",
+                    Span(low),
+                    Span(high)
+                )?,
+                None => out.push_str("too little was seen for a forecast"),
+            }
+            out.push_str("</small>");
+        }
+        if let Some((pool, seconds)) = at_this_rate.filter(|(_, s)| *s < NONE_FORESEEN_S) {
+            write!(out, " <small>{pool}: {}</small>", AtThisRate(seconds))?;
         }
         let Outlook {
             cause,

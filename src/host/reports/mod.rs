@@ -21,6 +21,8 @@ use super::{
     answer, forecast_reports, growth, hooks, measures, memory, owners, pressure, sampler, state,
     visit,
 };
+use serde_json::Value;
+
 use crate::guard::admission::{self, Curves, Pressure};
 use crate::guard::filters;
 use crate::guard::growth::Leak;
@@ -28,11 +30,10 @@ use crate::guard::level::{self, Standing, Thresholds, permyriad};
 use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
 use crate::guard::priority::List;
 use crate::guard::queue;
-use serde_json::Value;
-
 use crate::guard::report::{
     self, Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word,
 };
+use crate::guard::text::NONE_FORESEEN_S;
 use crate::guard::warnings::{self, Warning};
 use crate::guard::words::{Class, Level, Mode, Pool};
 use crate::shared::figures::Figures;

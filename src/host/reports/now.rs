@@ -51,6 +51,29 @@ pub fn tightest_now(region: &Region) -> Option<Standing> {
     level::tightest([shm, pkg, os].into_iter().flatten())
 }
 
+/// Seconds until a pool is full at the pace of the last seconds; [`NONE_FORESEEN_S`] when it does not grow, or before
+/// the first sample.
+pub fn full_at_this_rate(figures: &Figures, pool: Pool) -> u64 {
+    let seconds = match pool {
+        Pool::Shm => figures.shm_full_in,
+        Pool::Pkg => figures.pkg_full_in,
+        Pool::Os if figures.os_limit > 0 => figures.os_full_in,
+        Pool::Os => NONE_FORESEEN_S,
+    };
+    match figures.samples {
+        0 => NONE_FORESEEN_S,
+        _ => seconds,
+    }
+}
+
+/// The pool that is full first at the pace of the last seconds, and in how many; of those that do not grow, shm.
+pub fn first_full_at_this_rate(figures: &Figures) -> (Pool, u64) {
+    let each =
+        [Pool::Shm, Pool::Pkg, Pool::Os].map(|pool| (pool, full_at_this_rate(figures, pool)));
+    let first = each.into_iter().min_by_key(|(_, seconds)| *seconds);
+    first.unwrap_or((Pool::Shm, NONE_FORESEEN_S))
+}
+
 /// Share of class `new` that is refused at this moment where it is largest: shm live; by the last sample the pkg of the
 /// fullest process that receives SIP, and the machine's memory where that sample is not stale.
 pub(super) fn share_now(region: &Region, figures: &Figures) -> u32 {

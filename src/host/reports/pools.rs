@@ -115,6 +115,10 @@ fn finished(region: &Region, pool: Pool, mut row: Fields, level: u64) -> Fields 
     let outlook = region.forecasts.read(pool).outlook;
     row.push(("exhaustion_seconds", Node::Count(outlook.exhaustion_s)));
     row.push((
+        "full_at_this_rate_seconds",
+        Node::Count(full_at_this_rate(&region.figures(), pool)),
+    ));
+    row.push((
         "level",
         word(Level::from_index(level).unwrap_or(Level::Normal)),
     ));
