@@ -184,7 +184,7 @@ fn the_class_follows_the_contracts_order() {
              Call-ID: 1\r\nCSeq: 1 REGISTER\r\n{contact}{expires}\r\n"
         );
         match scan(message.as_bytes()) {
-            Scanned::Register(r) => classify(&r, || known, followup, || priority),
+            Scanned::Register(r) => classify(&r, || known, followup, true, || priority),
             other => panic!("{other:?}"),
         }
     };
