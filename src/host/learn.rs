@@ -11,7 +11,7 @@ use super::entry::{GoOn, guarded};
 use super::granted::{self, Asked, Voucher};
 use super::state::{self, Tables};
 use super::visit::IN_FLIGHT_AGE;
-use super::{hooks, outside, pressure, sys};
+use super::{hooks, outside, sys};
 use crate::guard::aor::{self, Aor};
 use crate::guard::params::Int;
 use crate::guard::sip::{Contact, Register, Reply, Scanned, scan};
@@ -27,8 +27,6 @@ struct InHand {
     message: u64,
     /// The end of its AoR on arrival; 0 when unknown, [`NOT_COMPARABLE`].
     aor_end: u64,
-    /// It stands in the table of registrations in flight already.
-    is_noted: bool,
     /// Where the contacts of its bindings lie in the message, to know them again in usrloc's callback.
     contacts: [Uri; MAX_BINDINGS],
     /// Bit per binding of `pending` that the local usrloc has stored since.
@@ -131,11 +129,11 @@ pub fn begin(
     for (uri, contact) in uris.iter_mut().zip(contacts) {
         *uri = Uri::of(contact.uri);
     }
-    if !is_again && is_needed_at_once() {
-        note(&pending);
+    // At once: the reply, or a retransmission, may come to another process before the script ends here.
+    if let (false, Some(tables)) = (is_again, state::tables()) {
+        tables.in_flight.note(&pending);
     }
     LOCAL_IN_HAND.0.set(Some(InHand {
-        is_noted: is_again || is_needed_at_once(),
         contacts: uris,
         pending,
         class,
@@ -146,37 +144,16 @@ pub fn begin(
     }));
 }
 
-/// Whether a REGISTER must be remembered before the script has run: without a local usrloc it is passed on, and the reply
-/// may come to another process before the script ends here; and under pressure its retransmission may come to another
-/// process while the script still runs.
-fn is_needed_at_once() -> bool {
-    state::region().is_some_and(|region| {
-        region.control.usrloc_in_memory.get() == 0 || pressure::is_felt(region, state::coarse_ms())
-    })
-}
-
-/// Remembers a REGISTER that is in flight.
-pub fn note(pending: &Pending) {
-    if let Some(tables) = state::tables() {
-        tables.in_flight.note(pending);
-    }
-}
-
 /// Class of the REGISTER in hand.
 pub fn class_in_hand() -> Option<Class> {
     LOCAL_IN_HAND.0.get().map(|hand| hand.class)
 }
 
 /// The script is through with the message in hand, or another one has come. A REGISTER that got no final reply here was
-/// passed on, or waits: it is remembered until its reply passes.
+/// passed on, or waits: it stays among those in flight.
 pub fn end() {
     LOCAL_IN_REPLY.0.set(false);
-    let Some(hand) = LOCAL_IN_HAND.0.take() else {
-        return;
-    };
-    if !hand.is_noted {
-        note(&hand.pending);
-    }
+    LOCAL_IN_HAND.0.set(None);
 }
 
 /// Whether what usrloc stores at this moment belongs to a REGISTER that came through here: to the one in hand, to a
@@ -235,9 +212,7 @@ fn answered_here(hand: &InHand, status: c_int) -> bool {
         }
         _ => row.sip.failed.add(1),
     }
-    if hand.is_noted || hand.class == Class::Followup {
-        tables.in_flight.forget(pending.key, pending.cseq); // with it, the challenge is used up
-    }
+    tables.in_flight.forget(pending.key, pending.cseq);
     true
 }
 
@@ -313,17 +288,12 @@ pub unsafe extern "C" fn on_transaction(message: u64) {
 
 /// As [`on_transaction`].
 pub fn has_transaction(message: u64) {
-    let Some(mut hand) = LOCAL_IN_HAND.0.get().filter(|h| h.message == message) else {
-        return;
-    };
-    hand.pending.is_by_tm = true;
-    LOCAL_IN_HAND.0.set(Some(hand));
-    if hand.is_noted {
-        if let Some(tables) = state::tables() {
-            tables
-                .in_flight
-                .mark_by_tm(hand.pending.key, hand.pending.transaction);
-        }
+    let hand = LOCAL_IN_HAND.0.get().filter(|h| h.message == message);
+    if let (Some(hand), Some(tables)) = (hand, state::tables()) {
+        let pending = &hand.pending;
+        tables
+            .in_flight
+            .mark_by_tm(pending.key, pending.transaction);
     }
 }
 

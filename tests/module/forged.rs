@@ -180,6 +180,7 @@ fn forged_replies_leave_every_counter_and_every_class_as_it_was() {
                 .collect();
             send_all(&server, &many);
             server.rpc("memguard.shed", json!([60]));
+            let client = server.udp(); // Kamailio relayed forged replies to the other one
             for phone in &phones {
                 assert_eq!(
                     client.request(&phone.next()).code,
@@ -242,6 +243,7 @@ fn forged_replies_before_the_real_one_open_no_second_leg_and_grant_nothing() {
             send_all(&server, &forged);
             assert_eq!(picture(&server), before, "{relay}");
             server.rpc("memguard.shed", json!([60]));
+            let client = server.udp(); // Kamailio relayed forged replies to the other one
             let second = first.next().header(super::classes::CREDENTIALS);
             assert_eq!(
                 client.request(&second).code,
@@ -318,7 +320,7 @@ fn forged_reply_in_the_transaction_but_from_elsewhere_takes_nothing_away() {
             assert_eq!(client.request(&phone.next()).code, 200, "{relay}");
             assert_eq!(
                 server.by_class("received").get("refresh"),
-                Some(&1),
+                Some(&2), // the last attack names the binding, too
                 "{relay}"
             );
         }
@@ -338,10 +340,11 @@ fn forged_or_real_an_expires_of_136_years_makes_no_doubt_that_lasts() {
         let server = Server::proxy(pair, registrar.address())
             .param("bindings", 1024)
             .param("bindings_file", file.display())
+            .shm_mb(128)
             .start();
-        // Twice as many as the table has room for: most are pushed out, alive for ever.
-        let phones = (0..5000).map(|i| Request::register(&format!("p{i}")));
-        assert_eq!(server.udp().flood(phones, 8, |_, _, _| ()).of(200), 5000);
+        // More than the table has room for: many are pushed out, alive for ever.
+        let phones = (0..4000).map(|i| Request::register(&format!("p{i}")));
+        assert_eq!(server.udp().flood(phones, 8, |_, _, _| ()).of(200), 4000);
         assert!(server.stop().success());
         let bytes = std::fs::read(&file).expect("it was written at the end");
         let buckets = [1024 * 2 / 8; 2];
