@@ -299,7 +299,11 @@ fn classes_priority_sos_0_makes_an_emergency_registration_like_any_other() {
             let contact = format!("<sip:{user}@192.0.2.1;sos>");
             Request::register(user).contact(&contact)
         };
-        let server = Server::registrar(pair).start();
+        let server = Server::registrar(pair)
+            .config(|c| {
+                c.module("cfg_rpc");
+            })
+            .start();
         server.rpc("memguard.shed", json!([60]));
         let (client, mut tcp) = (server.udp(), server.tcp());
         assert_eq!(client.request(&sos("a")).code, 200);
