@@ -25,6 +25,8 @@ struct InHand {
     class: Class,
     /// Which message it is ([`sys::mg_message_t`]).
     message: u64,
+    /// It is a retransmission of what is in flight.
+    is_again: bool,
     /// The end of its AoR on arrival; 0 when unknown, [`NOT_COMPARABLE`].
     aor_end: u64,
     /// Where the contacts of its bindings lie in the message, to know them again in usrloc's callback.
@@ -138,6 +140,7 @@ pub fn begin(
         pending,
         class,
         message,
+        is_again,
         aor_end,
         stored: 0,
         latest: 0,
@@ -147,6 +150,12 @@ pub fn begin(
 /// Class of the REGISTER in hand.
 pub fn class_in_hand() -> Option<Class> {
     LOCAL_IN_HAND.0.get().map(|hand| hand.class)
+}
+
+/// Whether the message in hand is a retransmission; `None` when this one is not in hand.
+pub fn is_again_in_hand(message: u64) -> Option<bool> {
+    let hand = LOCAL_IN_HAND.0.get().filter(|h| h.message == message);
+    hand.map(|hand| hand.is_again)
 }
 
 /// The script is through with the message in hand, or another one has come. A REGISTER that got no final reply here was

@@ -46,6 +46,7 @@ pub struct Visit<'a> {
     earlier: OnceCell<Option<Pending>>,
     /// This REGISTER as a registration in flight.
     pending: OnceCell<Pending>,
+    again: OnceCell<bool>,
 }
 
 impl<'a> Visit<'a> {
@@ -75,6 +76,7 @@ impl<'a> Visit<'a> {
             aor_end: OnceCell::new(),
             earlier: OnceCell::new(),
             pending: OnceCell::new(),
+            again: OnceCell::new(),
         })
     }
 
@@ -237,7 +239,14 @@ impl<'a> Visit<'a> {
             earlier.is_again(self.aor_fp, this.transaction, this.contents)
                 && self.register.contacts.are_all_kept()
         };
-        self.earlier().filter(is_same).is_some()
+        *self
+            .again
+            .get_or_init(|| self.earlier().filter(is_same).is_some())
+    }
+
+    /// What was found of this message before it was noted itself: asked again, it is no retransmission of its own.
+    pub fn set_again(&self, is_again: bool) {
+        let _ = self.again.set(is_again); // nobody has asked yet
     }
 
     /// This REGISTER as a registration in flight.
