@@ -173,26 +173,34 @@ int mg_usrloc_contacts(const char *domain, const char *aor, int aor_length, mg_c
 	return r != NULL;
 }
 
-static mg_reply_f reply_watcher;
+static mg_answer_f answer_watcher;
+
+/* the request's buffer and name, and a reply to it */
+static void tell_answer(struct sip_msg *req, str *reply, int status, enum mg_voucher voucher)
+{
+	mg_answer_t answer = {reply->s, reply->len, req->buf, req->len, status, voucher, name_of(req)};
+
+	answer_watcher(&answer);
+}
 
 /* sl's parameter struct belongs to its header */
 static void on_reply(sl_cbp_t *p)
 {
 	if(p->reply != NULL && p->req != NULL && p->req->REQ_METHOD == METHOD_REGISTER)
-		reply_watcher(p->reply->s, p->reply->len, p->code, name_of(p->req));
+		tell_answer(p->req, p->reply, p->code, MG_OWN);
 }
 
 static sl_api_t sl;
 
 /* the binding function and the list element are sl's */
-int mg_sl_watch(mg_reply_f callback)
+int mg_sl_watch(mg_answer_f callback)
 {
 	static sl_cbelem_t element;
 	bind_sl_f bind = (bind_sl_f)find_export("bind_sl", 0, 0);
 
 	if(bind == NULL || bind(&sl) < 0)
 		return 0;
-	reply_watcher = callback;
+	answer_watcher = callback;
 	element.type = SLCB_REPLY_READY;
 	element.cbf = on_reply;
 	return sl.register_cb(&element) >= 0;
@@ -209,33 +217,87 @@ int mg_script_reply(struct sip_msg *msg, int code, const char *reason, const cha
 }
 
 static tm_api_t tm;
+static mg_transaction_f transaction_watcher;
 
-/* FAKED_REPLY is a macro: a reply that this server made; relayed ones are seen on their way in */
-static void on_tm_reply(struct cell *t, int type, struct tmcb_params *p)
+/* whether a relayed reply came from where the branch that it answers was sent to; su2ip_addr() and the address structs
+ * are the core's. Over a connection only the address tells: who opened it chose the port */
+static int is_from_target(struct cell *t, struct sip_msg *rpl)
 {
-	(void)t;
-	(void)type;
-	if(p->rpl == FAKED_REPLY && p->send_buf.s != NULL && p->req != NULL)
-		reply_watcher(p->send_buf.s, p->send_buf.len, p->code, name_of(p->req));
+	struct dest_info *sent;
+	struct ip_addr target;
+
+	if(t->relayed_reply_branch < 0 || t->relayed_reply_branch >= t->nr_of_outgoings)
+		return 0;
+	sent = &t->uac[t->relayed_reply_branch].request.dst;
+	su2ip_addr(&target, &sent->to);
+	return sent->proto == rpl->rcv.proto && ip_addr_cmp(&target, &rpl->rcv.src_ip)
+		   && (sent->proto != PROTO_UDP || su_getport(&sent->to) == rpl->rcv.src_port);
 }
 
-/* tm's callbacks are kept per transaction; only those of REGISTERs get one */
+/* FAKED_REPLY is a macro: a reply that this server made */
+static void on_tm_reply(struct cell *t, int type, struct tmcb_params *p)
+{
+	enum mg_voucher voucher = MG_OWN;
+
+	(void)type;
+	if(p->send_buf.s == NULL || p->req == NULL || p->rpl == NULL || p->code < 200)
+		return;
+	if(p->rpl != FAKED_REPLY)
+		voucher = is_from_target(t, p->rpl) ? MG_REGISTRAR : MG_ELSEWHERE;
+	tell_answer(p->req, &p->send_buf, p->code, voucher);
+}
+
+/* tm's callbacks are kept per transaction; only those of REGISTERs that were received get one. RESPONSE_READY comes
+ * before the reply is sent, so that the client's next request finds what it taught */
 static void on_tm_request(struct cell *t, int type, struct tmcb_params *p)
 {
 	(void)type;
-	if(p->req != NULL && p->req->REQ_METHOD == METHOD_REGISTER)
-		tm.register_tmcb(p->req, t, TMCB_RESPONSE_OUT, on_tm_reply, NULL, NULL);
+	if(p->req == NULL || p->req->REQ_METHOD != METHOD_REGISTER)
+		return;
+	transaction_watcher(name_of(p->req));
+	tm.register_tmcb(p->req, t, TMCB_RESPONSE_READY, on_tm_reply, NULL, NULL);
 }
 
 /* tm_api_t stays in C; 0 without tm, -1 when it refuses */
-int mg_tm_watch(mg_reply_f callback)
+int mg_tm_watch(mg_answer_f answer, mg_transaction_f transaction)
 {
 	load_tm_f load = (load_tm_f)find_export("load_tm", NO_SCRIPT, 0);
 
 	if(load == NULL || load(&tm) < 0)
 		return 0;
-	reply_watcher = callback;
+	answer_watcher = answer;
+	transaction_watcher = transaction;
 	return tm.register_tmcb(NULL, NULL, TMCB_REQUEST_IN, on_tm_request, NULL, NULL) > 0 ? 1 : -1;
+}
+
+/* T_UNDEFINED is a macro; tm sets it when a message begins and when it ends */
+static struct cell *transaction(void)
+{
+	struct cell *t = tm.t_gett != NULL ? tm.t_gett() : NULL;
+
+	return t == T_UNDEFINED ? NULL : t;
+}
+
+/* as above */
+int mg_tm_has(struct sip_msg *msg)
+{
+	struct cell *t = transaction();
+
+	return t != NULL && t->uas.request != NULL && name_of(t->uas.request) == name_of(msg);
+}
+
+/* REQ_METHOD is a macro */
+int mg_tm_in_register(void)
+{
+	struct cell *t = transaction();
+
+	return t != NULL && t->uas.request != NULL && t->uas.request->REQ_METHOD == METHOD_REGISTER;
+}
+
+/* my_pid() is a macro or an inline by version: a suspended message goes on in another process than received it */
+int mg_is_received_here(struct sip_msg *msg)
+{
+	return msg->pid == my_pid();
 }
 
 /* the configuration framework's context and value types are its own */

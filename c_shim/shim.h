@@ -52,8 +52,29 @@ typedef struct mg_message
 /* one contact of a local usrloc record; returns 0 to stop */
 typedef int (*mg_contact_f)(void *closure, const char *uri, int uri_length, const char *instance,
 		int instance_length, long expires);
-/* a stateless reply with this status is about to be sent to a REGISTER (message: mg_message_t's) */
-typedef void (*mg_reply_f)(const char *reply, int length, int status, unsigned long long message);
+/* who vouches that a reply is the answer to a REGISTER */
+enum mg_voucher
+{
+	MG_OWN = 0,       /* this server made it */
+	MG_REGISTRAR = 1, /* of its transaction, from where it was sent */
+	MG_ELSEWHERE = 2, /* of its transaction, from elsewhere */
+};
+
+/* a reply to a REGISTER that is about to be sent (message: mg_message_t's) */
+typedef struct mg_answer
+{
+	const char *reply;
+	int reply_length;
+	const char *request;
+	int request_length;
+	int status;
+	unsigned int voucher; /* enum mg_voucher */
+	unsigned long long message;
+} mg_answer_t;
+
+typedef void (*mg_answer_f)(const mg_answer_t *answer);
+/* a REGISTER has become a transaction of tm's */
+typedef void (*mg_transaction_f)(unsigned long long message);
 /* a contact was inserted, updated, deleted or expired in the local usrloc */
 typedef void (*mg_binding_f)(int event, const char *aor, int aor_length, const char *contact,
 		int contact_length, const char *instance, int instance_length, long expires);
@@ -80,8 +101,11 @@ int mg_usrloc_db_mode(void);
 int mg_usrloc_use_domain(void);
 int mg_usrloc_watch(mg_binding_f callback);
 int mg_usrloc_contacts(const char *domain, const char *aor, int aor_length, mg_contact_f each, void *closure);
-int mg_sl_watch(mg_reply_f callback);
-int mg_tm_watch(mg_reply_f callback);
+int mg_sl_watch(mg_answer_f callback);
+int mg_tm_watch(mg_answer_f answer, mg_transaction_f transaction);
+int mg_tm_has(struct sip_msg *msg);
+int mg_tm_in_register(void);
+int mg_is_received_here(struct sip_msg *msg);
 int mg_script_reply(struct sip_msg *msg, int code, const char *reason, const char *header, int length);
 long mg_cfg_int(const char *group, const char *name, long fallback);
 int mg_cfg_text(const char *group, const char *name, char *out, int size);

@@ -63,6 +63,7 @@ fn decided(register: &Register<'_>) {
                 unsure,
             },
             followup,
+            true,
             || listed,
         )
     };

@@ -177,6 +177,19 @@ fn points_are_uniform_and_move_with_the_salt() {
 }
 
 #[test]
+fn sos_is_an_emergency_only_while_it_counts() {
+    let message = b"REGISTER sip:h SIP/2.0\r\nVia: SIP/2.0/UDP h\r\nFrom: <sip:a@h>;tag=1\r\nTo: <sip:a@h>\r\n\
+        Call-ID: 1\r\nCSeq: 1 REGISTER\r\nContact: <sip:a@h;sos>\r\n\r\n";
+    let Scanned::Register(register) = scan(message) else {
+        panic!("a REGISTER");
+    };
+    let class = |counts, listed| classify(&register, Known::default, false, counts, || listed);
+    assert_eq!(class(true, false), Class::Priority);
+    assert_eq!(class(false, false), Class::New);
+    assert_eq!(class(false, true), Class::Priority);
+}
+
+#[test]
 fn the_class_follows_the_contracts_order() {
     let class = |contact: &str, expires: &str, known: Known, followup, priority| {
         let message = format!(
@@ -184,7 +197,7 @@ fn the_class_follows_the_contracts_order() {
              Call-ID: 1\r\nCSeq: 1 REGISTER\r\n{contact}{expires}\r\n"
         );
         match scan(message.as_bytes()) {
-            Scanned::Register(r) => classify(&r, || known, followup, || priority),
+            Scanned::Register(r) => classify(&r, || known, followup, true, || priority),
             other => panic!("{other:?}"),
         }
     };

@@ -321,3 +321,26 @@ fn credentials_of_either_kind_are_seen() {
         assert!(register(&message).has_credentials);
     }
 }
+
+#[test]
+fn a_reply_has_the_via_of_the_request_below_the_top_one() {
+    let of = |vias: &str| {
+        format!(
+            "SIP/2.0 200 OK\r\n{vias}From: <sip:a@h>;tag=1\r\nTo: <sip:a@h>;tag=2\r\nCall-ID: 1\r\n\
+             CSeq: 1 REGISTER\r\n\r\n"
+        )
+    };
+    let second = |vias: &str| match scan(of(vias).as_bytes()) {
+        Scanned::Reply(reply) => String::from_utf8_lossy(reply.second_via).into_owned(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(second("Via: SIP/2.0/UDP a\r\n"), "");
+    assert_eq!(
+        second("Via: SIP/2.0/UDP a\r\nv: SIP/2.0/TCP b;branch=c\r\nVia: SIP/2.0/UDP d\r\n"),
+        "SIP/2.0/TCP b;branch=c"
+    );
+    assert_eq!(
+        second("Via: SIP/2.0/UDP a , SIP/2.0/UDP b;x,SIP/2.0/UDP c\r\n"),
+        "SIP/2.0/UDP b;x"
+    );
+}

@@ -71,7 +71,7 @@ fn touch_everything(message: &[u8]) {
             binding_fingerprint(&KEY, aor, contact);
         }
         assert!(r.contacts.adding(r.expires) <= r.contacts.total);
-        classify(&r, Known::default, false, || false);
+        classify(&r, Known::default, false, true, || false);
     }
 }
 
@@ -162,7 +162,7 @@ proptest! {
         let r = register(&message);
         let class = |bits: [bool; 5]| {
             let [all_bindings, aor, unsure, followup, priority] = bits;
-            classify(&r, || Known { all_bindings, aor, unsure }, followup, || priority)
+            classify(&r, || Known { all_bindings, aor, unsure }, followup, true, || priority)
         };
         let more: [bool; 5] = std::array::from_fn(|at| less[at] || more[at]);
         prop_assert!(class(more) <= class(less));

@@ -89,7 +89,7 @@ impl World {
                 unsure: false,
             }
         };
-        let class = class::classify(register, known, is_followup, || false);
+        let class = class::classify(register, known, is_followup, true, || false);
         if admission::is_never_refused(class) {
             return Some((class, admission::Decision::Admit));
         }

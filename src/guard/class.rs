@@ -44,9 +44,11 @@ pub fn request(register: &Register<'_>) -> Request {
 
 /// The class of a REGISTER (contract §4).
 ///
-/// * `followup`: it carries credentials for a challenge that its admitted first leg got here moments ago.
-/// * `known` and `priority` (its AoR, domain or source is on the priority list) are asked only when they matter. One contact with `sos` that asks for a binding does
-///   the same for the whole message: an emergency is not held back by what is registered along with it.
+/// * `followup`: it carries credentials for a challenge that its admitted first leg got here moments ago, and asks for
+///   nothing that the first leg did not ask for.
+/// * `known` and `priority` (its AoR, domain or source is on the priority list) are asked only when they matter. While
+///   `sos_counts` (parameter `priority_sos`), one contact with `sos` that asks for a binding does the same for the whole
+///   message: an emergency is not held back by what is registered along with it.
 ///
 /// Of several contacts the costliest counts: one unknown contact among known ones makes it returning. Contacts beyond
 /// those kept cannot be looked up and count as unknown.
@@ -54,6 +56,7 @@ pub fn classify(
     register: &Register<'_>,
     known: impl FnOnce() -> Known,
     followup: bool,
+    sos_counts: bool,
     priority: impl FnOnce() -> bool,
 ) -> Class {
     match request(register) {
@@ -68,7 +71,7 @@ pub fn classify(
     let mut adding = register.contacts.kept_adding(register.expires);
     if known.all_bindings && register.contacts.are_all_kept() {
         Class::Refresh
-    } else if adding.any(|contact| contact.sos) || priority() {
+    } else if sos_counts && adding.any(|contact| contact.sos) || priority() {
         Class::Priority
     } else if known.aor || known.unsure {
         Class::Returning

@@ -127,6 +127,7 @@ ints! {
     RetryAfterMax "retry_after_max" 1800 [1 ..= 86400] "s" run "largest Retry-After of a refusal";
     RetryRate "retry_rate" 50 [1 ..= 100000] "per second" run "registrations per second that refused clients are spread to";
     AorMemory "aor_memory" 3600 [0 ..= 2592000] "s" run "how long an AoR counts as known after its last binding ended";
+    PrioritySos "priority_sos" 1 [0 ..= 1] "" run "1: a Contact with the URI parameter sos is an emergency registration, admitted like priority_aor; 0: it is like any other";
     Bindings "bindings" 262144 [1024 ..= 16777216] "bindings" start "bindings that the table of known bindings is sized for";
     Ballast "ballast" 65536 [0 ..= 16777216] "bytes" start "pkg memory each SIP worker keeps to release when it cannot hold one more message; 0: none";
     Attribution "attribution" 1 [0 ..= 1] "" start "1: count memory by the place that allocated it; 0: totals only";

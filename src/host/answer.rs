@@ -122,7 +122,7 @@ pub fn send(visit: &Visit<'_>, arrived: &Arrived<'_>, told: &Told) -> bool {
         reason: visit.tables.texts.get(Text::ReplyReason),
         retry_after: told.retry_after,
         // The same for a retransmission.
-        tag: mixed(visit.call_id_fp ^ u64::from(visit.register.cseq_number).rotate_left(32)),
+        tag: mixed(visit.leg ^ u64::from(visit.register.cseq_number).rotate_left(32)),
         source: address_text(arrived.source, &mut source),
         source_port: arrived.source_port,
     };

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::log::{Severity, log};
 use super::state::{self, Tables};
-use super::{blackbox, ending, file_limit, settings};
+use super::{blackbox, ending, file_limit, granted, settings};
 use crate::guard::aor::Key;
 use crate::guard::blackbox::reading::Fate;
 use crate::guard::params::{Int, Text};
@@ -159,7 +159,7 @@ fn take_over(
     start_s: u64,
 ) -> Key {
     let (head, age_s) = (&found.head, found.age_s);
-    region.control.longest_expires.raise(head.longest_expires_s);
+    granted::raise_longest_expires(region, head.longest_expires_s);
     for table in tables {
         table.inherit_doubt(head.forgotten_until_s, start_s);
     }

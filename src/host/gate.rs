@@ -49,7 +49,10 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
     }
     let class = visit.class(arrived.source);
     let decision = match arrived.may_reply && !is_silent(tables, arrived) {
-        true if stage == Stage::Datagram && !can_parse(region) => Decision::Refuse,
+        // Of one that is in flight the answer is on its way: even where it cannot be parsed it gets no other one.
+        true if stage == Stage::Datagram && !can_parse(region) && !visit.is_again() => {
+            Decision::Refuse
+        }
         true if pressure::is_far(region, visit.now_ms) => Decision::Admit,
         true => visit.decide(class),
         false => Decision::Admit,

@@ -1,4 +1,5 @@
-//! Learning bindings: from the replies to REGISTERs that pass, and from the local usrloc's own changes.
+//! Learning bindings, from what this server itself did: usrloc's changes, the replies that sl and tm send, and those that tm
+//! relays. A message that merely looks like a reply teaches nothing.
 //! Forbidden here: deciding; locks (usrloc's callbacks run under its slot lock: write the table and return).
 
 use std::cell::Cell;
@@ -7,19 +8,15 @@ use std::ptr;
 
 use super::arrived::bytes;
 use super::entry::{GoOn, guarded};
+use super::granted::{self, Asked, Voucher};
 use super::state::{self, Tables};
+use super::visit::IN_FLIGHT_AGE;
 use super::{hooks, outside, sys};
 use crate::guard::aor::{self, Aor};
 use crate::guard::params::Int;
-use crate::guard::sip::{Contact, Expires, Reply, Scanned, scan};
+use crate::guard::sip::{Contact, Register, Reply, Scanned, scan};
 use crate::guard::words::Class;
 use crate::shared::pending::{Kind, MAX_BINDINGS, Pending, State};
-use crate::shared::region::Region;
-
-/// A registration whose final reply takes longer than this (seconds) is forgotten (RFC 3261 Timer F is 32 s).
-const IN_FLIGHT_AGE: u64 = 64;
-/// Expires of a reply that names none (RFC 3261 10.3 step 7 lets the registrar choose; Kamailio's default is 3600).
-const USUAL_EXPIRES: u32 = 3600;
 
 /// A REGISTER in hand.
 #[derive(Clone, Copy)]
@@ -28,10 +25,10 @@ struct InHand {
     class: Class,
     /// Which message it is ([`sys::mg_message_t`]).
     message: u64,
+    /// It is a retransmission of what is in flight.
+    is_again: bool,
     /// The end of its AoR on arrival; 0 when unknown, [`NOT_COMPARABLE`].
     aor_end: u64,
-    /// It stands in the table of registrations in flight already.
-    is_noted: bool,
     /// Where the contacts of its bindings lie in the message, to know them again in usrloc's callback.
     contacts: [Uri; MAX_BINDINGS],
     /// Bit per binding of `pending` that the local usrloc has stored since.
@@ -113,24 +110,37 @@ struct Hand(Cell<Option<InHand>>);
 unsafe impl Sync for Hand {}
 static LOCAL_IN_HAND: Hand = Hand(Cell::new(None));
 
+/// A reply is in hand: what usrloc stores meanwhile is stored by the script that handles it.
+struct InReply(Cell<bool>);
+// SAFETY: used by the main thread of each process only, as above.
+unsafe impl Sync for InReply {}
+static LOCAL_IN_REPLY: InReply = InReply(Cell::new(false));
+
 /// A REGISTER was admitted and goes to the script; `aor_end` is the end of its AoR until now, 0 when it is unknown and
-/// [`NOT_COMPARABLE`] when `pending` does not name all its bindings.
-pub fn begin(pending: Pending, class: Class, message: u64, aor_end: u64, contacts: &[Contact<'_>]) {
+/// [`NOT_COMPARABLE`] when `pending` does not name all its bindings. `is_again`: the first one of its transaction is
+/// remembered already.
+pub fn begin(
+    pending: Pending,
+    class: Class,
+    message: u64,
+    aor_end: u64,
+    is_again: bool,
+    contacts: &[Contact<'_>],
+) {
     let mut uris = [Uri::NONE; MAX_BINDINGS];
     for (uri, contact) in uris.iter_mut().zip(contacts) {
         *uri = Uri::of(contact.uri);
     }
-    // Without a local usrloc it is passed on, and the reply may come to another process before the script ends here.
-    let is_noted = state::region().is_some_and(|r| r.control.usrloc_in_memory.get() == 0);
-    if let (true, Some(tables)) = (is_noted, state::tables()) {
+    // At once: the reply, or a retransmission, may come to another process before the script ends here.
+    if let (false, Some(tables)) = (is_again, state::tables()) {
         tables.in_flight.note(&pending);
     }
     LOCAL_IN_HAND.0.set(Some(InHand {
-        is_noted,
         contacts: uris,
         pending,
         class,
         message,
+        is_again,
         aor_end,
         stored: 0,
         latest: 0,
@@ -142,15 +152,25 @@ pub fn class_in_hand() -> Option<Class> {
     LOCAL_IN_HAND.0.get().map(|hand| hand.class)
 }
 
+/// Whether the message in hand is a retransmission; `None` when this one is not in hand.
+pub fn is_again_in_hand(message: u64) -> Option<bool> {
+    let hand = LOCAL_IN_HAND.0.get().filter(|h| h.message == message);
+    hand.map(|hand| hand.is_again)
+}
+
 /// The script is through with the message in hand, or another one has come. A REGISTER that got no final reply here was
-/// passed on, or waits: it is remembered until its reply passes.
+/// passed on, or waits: it stays among those in flight.
 pub fn end() {
-    let Some(hand) = LOCAL_IN_HAND.0.take() else {
-        return;
-    };
-    if let (false, Some(tables)) = (hand.is_noted, state::tables()) {
-        tables.in_flight.note(&hand.pending);
-    }
+    LOCAL_IN_REPLY.0.set(false);
+    LOCAL_IN_HAND.0.set(None);
+}
+
+/// Whether what usrloc stores at this moment belongs to a REGISTER that came through here: to the one in hand, to a
+/// reply in hand, or to a transaction (a suspended one that goes on in another process, a reply or failure route of tm's).
+fn is_from_here() -> bool {
+    // SAFETY: looks at tm's transaction of this process.
+    let is_transaction = || unsafe { sys::mg_tm_in_register() != 0 };
+    LOCAL_IN_HAND.0.get().is_some() || LOCAL_IN_REPLY.0.get() || is_transaction()
 }
 
 /// Post-script callback for requests. Process: SIP workers.
@@ -168,91 +188,6 @@ pub unsafe extern "C" fn on_script_end(
     .0
 }
 
-/// Seconds that an Expires grants.
-fn granted(contact: Expires, header: Expires) -> u32 {
-    contact
-        .seconds()
-        .or(header.seconds())
-        .unwrap_or(USUAL_EXPIRES)
-}
-
-/// One message that may be a reply to a REGISTER; `in_hand`: to this one.
-fn reply_seen(text: &[u8], in_hand: Option<Pending>) {
-    let (Some(region), Some(tables), Some(row)) =
-        (state::region(), state::tables(), hooks::own_row())
-    else {
-        return;
-    };
-    let Scanned::Reply(reply) = scan(text) else {
-        return;
-    };
-    let call_id_fp = aor::call_id_fingerprint(&tables.key, reply.call_id);
-    match reply.status {
-        ..200 => (),
-        200..300 => {
-            row.sip.accepted.add(1);
-            accepted(region, tables, &reply, call_id_fp, in_hand);
-        }
-        401 | 407 => {
-            row.sip.challenged.add(1);
-            tables
-                .in_flight
-                .mark_challenged(call_id_fp, reply.cseq_number);
-        }
-        _ => row.sip.failed.add(1),
-    }
-}
-
-/// A 2xx: what it grants is known from now on, what its request removed is not.
-fn accepted(
-    region: &Region,
-    tables: &Tables,
-    reply: &Reply<'_>,
-    call_id_fp: u64,
-    in_hand: Option<Pending>,
-) {
-    let now = state::coarse_ms() / 1000;
-    let pending = in_hand
-        .or_else(|| tables.in_flight.find(call_id_fp, now, IN_FLIGHT_AGE))
-        .filter(|p| p.cseq == reply.cseq_number);
-    let aor_fp = match pending
-        .map(|p| p.aor_fp)
-        .or_else(|| aor::aor_fingerprint(&tables.key, reply.to_uri))
-    {
-        Some(fp) => fp,
-        None => return,
-    };
-    let mut latest = 0;
-    for contact in reply.contacts.kept() {
-        let seconds = granted(contact.expires, reply.expires);
-        if seconds == 0 {
-            continue;
-        }
-        region.control.longest_expires.raise(u64::from(seconds));
-        let until = now.saturating_add(u64::from(seconds));
-        latest = latest.max(until);
-        let fp = aor::binding_fingerprint(&tables.key, aor_fp, contact);
-        tables.bindings.put(fp.primary, until, now, 0);
-    }
-    if let Some(pending) = pending {
-        for binding in pending.bindings() {
-            if binding.is_removed || pending.kind != Kind::Add {
-                tables.bindings.remove(binding.fp);
-            } else if latest > now && tables.bindings.get(binding.fp, now, 0).is_none() {
-                // A proxy on the way rewrote the contact (NAT): ours is granted all the same.
-                tables.bindings.put(binding.fp, latest, now, 0);
-            }
-        }
-        tables.in_flight.forget(call_id_fp);
-    }
-    let is_removal = pending.is_some_and(|p| p.kind != Kind::Add);
-    // All bindings of the AoR stand in the reply (RFC 3261 10.3 step 8); none: the AoR has ended now.
-    if latest > 0 || is_removal {
-        let memory = u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
-        tables.aors.put(aor_fp, latest.max(now), now, memory);
-    }
-}
-
 /// A reply of this server's to the REGISTER in hand: what stands in it is known without reading it. False when it
 /// must be read all the same.
 fn answered_here(hand: &InHand, status: c_int) -> bool {
@@ -263,20 +198,18 @@ fn answered_here(hand: &InHand, status: c_int) -> bool {
     };
     let pending = &hand.pending;
     match status {
-        ..200 => (),
+        ..200 => return true,
         200..300 => {
             // A usrloc that keeps nothing in memory may know bindings of the AoR that only the reply tells. A longer
             // Expires than any before is read from the reply, too: here it could be a second off.
-            let control = &region.control;
-            let usual = (state::coarse_ms() / 1000).saturating_add(control.longest_expires.get());
-            let is_usual = hand.latest <= usual.saturating_add(1);
-            if control.usrloc_in_memory.get() == 0 || !is_usual || !hand.is_told_by_usrloc() {
+            let now = state::coarse_ms() / 1000;
+            let granted = hand.latest.saturating_sub(now).saturating_sub(1);
+            let is_usual = granted::is_usual_expires(region, granted);
+            let is_in_memory = region.control.usrloc_in_memory.get() != 0;
+            if !is_in_memory || !is_usual || !hand.is_told_by_usrloc() {
                 return false;
             }
             row.sip.accepted.add(1);
-            if hand.class == Class::Followup {
-                tables.in_flight.forget(pending.call_id_fp); // the challenge is used up
-            }
         }
         401 | 407 => {
             row.sip.challenged.add(1);
@@ -284,32 +217,98 @@ fn answered_here(hand: &InHand, status: c_int) -> bool {
                 state: State::Challenged,
                 ..*pending
             });
+            return true;
         }
         _ => row.sip.failed.add(1),
     }
+    tables.in_flight.forget(pending.key, pending.cseq);
     true
 }
 
-/// sl is about to send a reply of this server's to a REGISTER. Process: SIP workers.
-pub unsafe extern "C" fn on_local_reply(
-    text: *const c_char,
-    length: c_int,
-    status: c_int,
-    message: u64,
-) {
-    guarded("a local reply", || {
-        let hand = LOCAL_IN_HAND.0.get().filter(|h| h.message == message);
-        if hand.is_none_or(|hand| !answered_here(&hand, status)) {
-            // SAFETY: sl's or tm's reply buffer, alive during the callback (sl_funcs.c, t_reply.c).
-            reply_seen(unsafe { bytes(text, length) }, hand.map(|h| h.pending));
+/// An answer that sl or tm has about a REGISTER, as the shim shows it.
+struct Answer<'a> {
+    reply: &'a [u8],
+    request: &'a [u8],
+    voucher: Voucher,
+}
+
+impl Answer<'_> {
+    /// Reads both and learns from them. A reply of another CSeq or Call-ID than its request is none of its, whatever its
+    /// branch says.
+    fn learn(&self) {
+        let (Some(region), Some(tables), Some(row)) =
+            (state::region(), state::tables(), hooks::own_row())
+        else {
+            return;
+        };
+        let (Scanned::Register(register), Scanned::Reply(reply)) =
+            (scan(self.request), scan(self.reply))
+        else {
+            return;
+        };
+        if !is_answer(&register, &reply) {
+            return;
         }
-        if hand.is_some() && status >= 200 {
+        if let Some(asked) = Asked::of_register(tables, &register) {
+            granted::settle(region, tables, row, &asked, &reply, self.voucher);
+        }
+    }
+}
+
+fn is_answer(register: &Register<'_>, reply: &Reply<'_>) -> bool {
+    (register.call_id, register.cseq_number) == (reply.call_id, reply.cseq_number)
+}
+
+/// sl or tm is about to send a reply to a REGISTER: one of this server's, or one that came for its transaction. Process:
+/// SIP workers, async workers, tm's timer.
+pub unsafe extern "C" fn on_answer(answer: *const sys::mg_answer_t) {
+    guarded("the reply to a REGISTER", || {
+        // SAFETY: the shim's struct; its texts are sl's and tm's buffers and the request's, alive during the callback.
+        let (view, answer) = unsafe {
+            let view = &*answer;
+            let answer = Answer {
+                reply: bytes(view.reply, view.reply_length),
+                request: bytes(view.request, view.request_length),
+                voucher: match view.voucher {
+                    sys::mg_voucher_MG_OWN => Voucher::Own,
+                    sys::mg_voucher_MG_REGISTRAR => Voucher::Registrar,
+                    _ => Voucher::Claimed,
+                },
+            };
+            (view, answer)
+        };
+        let hand = LOCAL_IN_HAND
+            .0
+            .get()
+            .filter(|hand| hand.message == view.message && answer.voucher == Voucher::Own);
+        if hand.is_none_or(|hand| !answered_here(&hand, view.status)) {
+            answer.learn();
+        }
+        if hand.is_some() && view.status >= 200 {
             LOCAL_IN_HAND.0.set(None); // it is answered: nothing to remember
         }
     });
 }
 
-/// Pre-script callback for replies: those that a registrar behind this server sends. Process: SIP workers.
+/// tm has made a transaction of a REGISTER: its replies are tm's to tell. Process: SIP workers.
+pub unsafe extern "C" fn on_transaction(message: u64) {
+    guarded("the transaction of a REGISTER", || has_transaction(message));
+}
+
+/// As [`on_transaction`].
+pub fn has_transaction(message: u64) {
+    let hand = LOCAL_IN_HAND.0.get().filter(|h| h.message == message);
+    if let (Some(hand), Some(tables)) = (hand, state::tables()) {
+        let pending = &hand.pending;
+        tables
+            .in_flight
+            .mark_by_tm(pending.key, pending.transaction);
+    }
+}
+
+/// Pre-script callback for replies. Whatever parses as a reply comes here, before anybody has looked whose it is: it counts
+/// for a REGISTER only that was admitted, was relayed without a transaction, and was sent by the client whose Via stands
+/// below this server's own (RFC 3261 16.11); everything else is tm's to tell. Process: SIP workers.
 pub unsafe extern "C" fn on_reply(
     msg: *mut sys::sip_msg,
     _flags: c_uint,
@@ -317,19 +316,61 @@ pub unsafe extern "C" fn on_reply(
 ) -> c_int {
     guarded("a relayed reply", || {
         end();
+        LOCAL_IN_REPLY.0.set(true);
         if let Some(row) = hooks::own_row() {
             row.sip.messages.add(1);
         }
         // SAFETY: plain data, filled by the shim.
         let mut view: sys::mg_message_t = unsafe { std::mem::zeroed() };
         // SAFETY: a live message for the duration of the call.
-        unsafe {
+        let text = unsafe {
             sys::mg_message_view(msg, &mut view);
-            reply_seen(bytes(view.text, view.length), None);
-        }
+            bytes(view.text, view.length)
+        };
+        relayed_without_transaction(text);
         GoOn(1)
     })
     .0
+}
+
+/// Post-script callback for replies. Process: SIP workers.
+pub unsafe extern "C" fn on_reply_end(
+    _msg: *mut sys::sip_msg,
+    _flags: c_uint,
+    _param: *mut c_void,
+) -> c_int {
+    LOCAL_IN_REPLY.0.set(false);
+    1
+}
+
+fn relayed_without_transaction(text: &[u8]) {
+    let (Some(region), Some(tables), Some(row)) =
+        (state::region(), state::tables(), hooks::own_row())
+    else {
+        return;
+    };
+    let Scanned::Reply(reply) = scan(text) else {
+        return;
+    };
+    let Some(aor_fp) = aor::aor_fingerprint(&tables.key, reply.to_uri) else {
+        return;
+    };
+    let key = &tables.key;
+    let leg = aor::leg_key(key, reply.call_id, aor_fp);
+    let transaction = aor::transaction_fingerprint(key, reply.cseq_number, reply.second_via);
+    let now = state::coarse_ms() / 1000;
+    let is_its = |pending: &Pending| {
+        pending.state == State::Admitted
+            && !pending.is_by_tm
+            && !reply.second_via.is_empty()
+            && (pending.aor_fp, pending.cseq, pending.transaction)
+                == (aor_fp, reply.cseq_number, transaction)
+    };
+    let found = tables.in_flight.find(leg, now, IN_FLIGHT_AGE);
+    if let Some(pending) = found.filter(is_its) {
+        let asked = Asked::of_pending(&pending);
+        granted::settle(region, tables, row, &asked, &reply, Voucher::Claimed);
+    }
 }
 
 /// usrloc's events (ul_callback.h).
@@ -362,7 +403,7 @@ pub unsafe extern "C" fn on_binding(
             return;
         };
         let in_hand = LOCAL_IN_HAND.0.get();
-        if in_hand.is_none() && event == INSERTED {
+        if event == INSERTED && !is_from_here() {
             if let Some(row) = hooks::own_row() {
                 row.sip.replicated.add(1);
             }

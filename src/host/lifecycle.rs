@@ -230,11 +230,8 @@ fn bind_all() -> Result<(), String> {
     region.warn(Warning::ProfileDir, !profile::is_writable());
     // SAFETY: function pointers that live as long as the module (linked with nodelete); before any fork.
     unsafe {
-        region.warn(
-            Warning::NoSl,
-            sys::mg_sl_watch(Some(learn::on_local_reply)) == 0,
-        );
-        if sys::mg_tm_watch(Some(learn::on_local_reply)) < 0 {
+        region.warn(Warning::NoSl, sys::mg_sl_watch(Some(learn::on_answer)) == 0);
+        if sys::mg_tm_watch(Some(learn::on_answer), Some(learn::on_transaction)) < 0 {
             return Err("tm refused the callback for its replies".into());
         }
         if region.settings.get(Int::Auto) == 1 {
@@ -253,6 +250,7 @@ fn bind_all() -> Result<(), String> {
     watch_script(Some(gate::on_going_on), PRE_SCRIPT, FAILURES)?;
     watch_script(Some(learn::on_script_end), POST_SCRIPT, REQUESTS)?;
     watch_script(Some(learn::on_reply), PRE_SCRIPT, REPLIES)?;
+    watch_script(Some(learn::on_reply_end), POST_SCRIPT, REPLIES)?;
     say_warnings(region);
     Ok(())
 }

@@ -18,6 +18,7 @@ pub mod forecast_reports;
 pub mod forecasts;
 pub mod frames;
 pub mod gate;
+pub mod granted;
 pub mod growth;
 pub mod hooks;
 pub mod learn;

@@ -10,7 +10,7 @@ use super::arrived::Arrived;
 use super::entry::{GoOn, guarded};
 use super::log::{Severity, log};
 use super::visit::Visit;
-use super::{hooks, settings, state, sys};
+use super::{hooks, learn, settings, state, sys};
 use crate::guard::admission::Decision;
 use crate::guard::params::{Int, Text};
 use crate::guard::sip::{Scanned, scan};
@@ -77,6 +77,12 @@ unsafe fn admit(msg: *mut sys::sip_msg, class: Option<Class>) -> c_int {
             if is_auto && class.is_none() {
                 return YES;
             }
+            // What the gate let in stands among those in flight, and is no retransmission by that.
+            match learn::is_again_in_hand(arrived.message) {
+                Some(is_again) => visit.set_again(is_again),
+                None if sys::mg_is_received_here(msg) == 0 => visit.set_again(false),
+                None => (),
+            }
             let class = class.unwrap_or_else(|| visit.class(arrived.source));
             let decision = if arrived.may_reply {
                 visit.decide(class)
@@ -97,6 +103,12 @@ unsafe fn admit(msg: *mut sys::sip_msg, class: Option<Class>) -> c_int {
             }
             if !is_auto {
                 visit.note_admitted(class, arrived.message);
+                if sys::mg_tm_has(msg) != 0 {
+                    learn::has_transaction(arrived.message);
+                }
+                if sys::mg_is_received_here(msg) == 0 {
+                    learn::end(); // an async worker's: no script's end comes for it
+                }
             }
             YES
         })

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::arrived::bytes;
 use super::state::{self, Tables};
-use super::{learn, pressure, sys};
+use super::{granted, learn, pressure, sys};
 use crate::guard::admission::{self, Curves, Decision};
 use crate::guard::aor::{self, Aor, RegistrarRules};
 use crate::guard::class::{self, Known};
@@ -16,12 +16,14 @@ use crate::guard::priority;
 use crate::guard::sip::{Contact, Contacts, Register};
 use crate::guard::words::Class;
 use crate::shared::fingerprints::Fingerprints;
-use crate::shared::pending::{Binding, Kind, MAX_BINDINGS, Pending, State};
+use crate::shared::pending::{Binding, MAX_BINDINGS, Pending, State};
 use crate::shared::region::Region;
 use crate::shared::rows::Row;
 
 /// A challenge is answered within this time (seconds), or the client starts anew (RFC 3261 17.1.2: 32 s timers).
 const CHALLENGE_AGE: u64 = 32;
+/// A registration whose final reply takes longer than this (seconds) is forgotten (RFC 3261 Timer F is 32 s).
+pub const IN_FLIGHT_AGE: u64 = 64;
 /// How long after its begin a slot of the queue still lets its AoR in, seconds: a client's retransmissions and the
 /// second it rounds to.
 pub const SLOT_WINDOW: u32 = 60;
@@ -34,12 +36,18 @@ pub struct Visit<'a> {
     pub register: &'a Register<'a>,
     pub aor: Aor<'a>,
     pub aor_fp: u64,
-    pub call_id_fp: u64,
+    /// Of Call-ID and AoR: under which registrations in flight are found.
+    pub leg: u64,
     pub now_ms: u64,
     /// Numbers of the first contacts, made when the first is asked for.
     primaries: OnceCell<[u64; MAX_BINDINGS]>,
     /// The end of the AoR as the table knew it on arrival.
     aor_end: OnceCell<Option<u64>>,
+    /// What is in flight of this Call-ID and AoR.
+    earlier: OnceCell<Option<Pending>>,
+    /// This REGISTER as a registration in flight.
+    pending: OnceCell<Pending>,
+    again: OnceCell<bool>,
 }
 
 impl<'a> Visit<'a> {
@@ -54,19 +62,22 @@ impl<'a> Visit<'a> {
         // The tables are larger than the caches: what will be looked at is fetched while the rest is computed.
         let aor_fp = aor.fingerprint(&tables.key);
         tables.aors.prefetch(aor_fp);
-        let call_id_fp = aor::call_id_fingerprint(&tables.key, register.call_id);
-        tables.in_flight.prefetch(call_id_fp);
+        let leg = aor::leg_key(&tables.key, register.call_id, aor_fp);
+        tables.in_flight.prefetch(leg);
         Some(Visit {
             region,
             tables,
             row,
             aor_fp,
-            call_id_fp,
+            leg,
             aor,
             register,
             now_ms: state::coarse_ms(),
             primaries: OnceCell::new(),
             aor_end: OnceCell::new(),
+            earlier: OnceCell::new(),
+            pending: OnceCell::new(),
+            again: OnceCell::new(),
         })
     }
 
@@ -76,6 +87,7 @@ impl<'a> Visit<'a> {
             self.register,
             || self.known(),
             self.is_followup(),
+            self.region.settings.get(Int::PrioritySos) != 0,
             || self.is_priority(source),
         )
     }
@@ -198,13 +210,85 @@ impl<'a> Visit<'a> {
         aor::binding_by_uri(&self.tables.key, self.aor_fp, contact)
     }
 
+    /// What is in flight of its Call-ID and AoR.
+    fn earlier(&self) -> Option<&Pending> {
+        let find = || {
+            let in_flight = &self.tables.in_flight;
+            in_flight.find(self.leg, self.now_s(), IN_FLIGHT_AGE)
+        };
+        self.earlier.get_or_init(find).as_ref()
+    }
+
+    /// The second leg of a registration whose first leg was admitted and challenged here: it asks for what that one
+    /// asked, or for less. Credentials alone change nothing.
     fn is_followup(&self) -> bool {
-        self.register.has_credentials
-            && self
-                .tables
-                .in_flight
-                .find(self.call_id_fp, self.now_s(), CHALLENGE_AGE)
-                .is_some_and(|p| p.state == State::Challenged && p.aor_fp == self.aor_fp)
+        let is_asked = |first: &&Pending| {
+            let this = self.pending();
+            first.state == State::Challenged
+                && first.aor_fp == self.aor_fp
+                && self.now_s().saturating_sub(first.time_s) <= CHALLENGE_AGE
+                && first.covers(this.kind, this.contents, this.bindings(), !this.has_more)
+                && self.register.contacts.are_all_kept()
+        };
+        self.register.has_credentials && self.earlier().filter(is_asked).is_some()
+    }
+
+    /// A retransmission of a REGISTER that was admitted and is in flight: the client is to get that one's answer.
+    pub fn is_again(&self) -> bool {
+        let is_same = |earlier: &&Pending| {
+            let this = self.pending();
+            earlier.is_again(self.aor_fp, this.transaction, this.contents)
+                && self.register.contacts.are_all_kept()
+        };
+        *self
+            .again
+            .get_or_init(|| self.earlier().filter(is_same).is_some())
+    }
+
+    /// What was found of this message before it was noted itself: asked again, it is no retransmission of its own.
+    pub fn set_again(&self, is_again: bool) {
+        let _ = self.again.set(is_again); // nobody has asked yet
+    }
+
+    /// This REGISTER as a registration in flight.
+    fn pending(&self) -> &Pending {
+        self.pending.get_or_init(|| {
+            let register = self.register;
+            let key = &self.tables.key;
+            let is_removed = |contact| Contacts::expires_of(contact, register.expires).is_zero();
+            let contacts = register.contacts.kept();
+            let numbers = contacts.iter().enumerate().map(|(place, contact)| {
+                let known = self.primaries().get(place).copied();
+                (
+                    known.unwrap_or_else(|| self.primary(contact)),
+                    is_removed(contact),
+                )
+            });
+            let mut pending = Pending {
+                key: self.leg,
+                cseq: register.cseq_number,
+                time_s: self.now_s(),
+                state: State::Admitted,
+                kind: granted::kind_of(register),
+                aor_fp: self.aor_fp,
+                transaction: aor::transaction_fingerprint(
+                    key,
+                    register.cseq_number,
+                    register.top_via,
+                ),
+                contents: aor::contents_fingerprint(numbers.clone()),
+                is_by_tm: false,
+                has_more: register.contacts.total > MAX_BINDINGS as u32,
+                asked_s: granted::longest_asked(register),
+                count: 0,
+                bindings: [Binding::default(); MAX_BINDINGS],
+            };
+            for (slot, (fp, is_removed)) in pending.bindings.iter_mut().zip(numbers) {
+                *slot = Binding { fp, is_removed };
+                pending.count += 1;
+            }
+            pending
+        })
     }
 
     fn is_priority(&self, source: IpAddr) -> bool {
@@ -217,7 +301,7 @@ impl<'a> Visit<'a> {
 
     /// What becomes of it at this moment. Who holds a slot of the queue that has come is let in while memory allows.
     pub fn decide(&self, class: Class) -> Decision {
-        if admission::is_never_refused(class) {
+        if admission::is_never_refused(class) || self.is_again() {
             return Decision::Admit;
         }
         let region = self.region;
@@ -261,39 +345,21 @@ impl<'a> Visit<'a> {
         self.aor_fp ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
-    /// Remembers an admitted registration until its final reply passes.
+    /// Remembers an admitted registration until its final reply passes. Of a retransmission the first one's memory
+    /// stays: it does not become younger, and a challenge does not become undone.
     pub fn note_admitted(&self, class: Class, message: u64) {
-        let register = self.register;
-        let mut pending = Pending {
-            call_id_fp: self.call_id_fp,
-            cseq: register.cseq_number,
-            time_s: self.now_s(),
-            state: State::Admitted,
-            kind: match class::request(register) {
-                class::Request::Bind => Kind::Add,
-                class::Request::Remove if register.contacts.star => Kind::RemoveAll,
-                _ => Kind::Remove,
-            },
-            aor_fp: self.aor_fp,
-            count: 0,
-            bindings: [Binding::default(); MAX_BINDINGS],
-        };
-        let contacts = register.contacts.kept();
-        let places = pending.bindings.iter_mut().zip(self.primaries());
-        for ((slot, fp), contact) in places.zip(contacts) {
-            let is_removed = Contacts::expires_of(contact, register.expires).is_zero();
-            *slot = Binding {
-                fp: *fp,
-                is_removed,
-            };
-            pending.count += 1;
+        let mut pending = *self.pending();
+        let is_again = self.is_again();
+        if let (true, Some(earlier)) = (is_again, self.earlier()) {
+            pending.time_s = earlier.time_s;
         }
-        let names_all = register.contacts.total == u32::from(pending.count);
+        let names_all = self.register.contacts.total == u32::from(pending.count);
         let aor_end = match names_all {
             true => self.aor_end().unwrap_or(0),
             false => learn::NOT_COMPARABLE,
         };
-        learn::begin(pending, class, message, aor_end, contacts);
+        let contacts = self.register.contacts.kept();
+        learn::begin(pending, class, message, aor_end, is_again, contacts);
     }
 }
 

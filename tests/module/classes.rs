@@ -293,6 +293,36 @@ fn classes_priority_is_let_in_by_aor_domain_source_and_sos() {
 }
 
 #[test]
+fn classes_priority_sos_0_makes_an_emergency_registration_like_any_other() {
+    for_each_pair(|pair| {
+        let sos = |user: &str| {
+            let contact = format!("<sip:{user}@192.0.2.1;sos>");
+            Request::register(user).contact(&contact)
+        };
+        let server = Server::registrar(pair)
+            .config(|c| {
+                c.module("cfg_rpc");
+            })
+            .start();
+        server.rpc("memguard.shed", json!([60]));
+        let (client, mut tcp) = (server.udp(), server.tcp());
+        assert_eq!(client.request(&sos("a")).code, 200);
+        server.set("priority_sos", 0);
+        assert_eq!(client.request(&sos("b")).code, 503);
+        assert_eq!(tcp.request(&sos("c")).code, 503);
+        assert_eq!(client.request(&sos("a").next()).code, 200, "a refresh");
+        server.set("priority_sos", 1);
+        assert_eq!(client.request(&sos("d")).code, 200);
+        until(SOON, "all are counted", || {
+            server.by_class("received") == counts(&[("priority", 2), ("new", 2), ("refresh", 1)])
+        });
+        let off = Server::registrar(pair).param("priority_sos", 0).start();
+        off.rpc("memguard.shed", json!([60]));
+        assert_eq!(off.udp().request(&sos("e")).code, 503);
+    });
+}
+
+#[test]
 fn classes_every_register_is_counted_once_with_retransmissions_and_eight_senders() {
     const SENDERS: usize = 8;
     const EACH: usize = 250;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::guard::{Guarded, SOON, counts, number, rows};
 use super::harness::sip::{Reply, Request};
-use super::harness::{Pair, Server, for_each_pair, until};
+use super::harness::{Pair, Received, Server, Upstream, for_each_pair, until};
 
 /// A registrar without memguard, and a proxy with it.
 fn chain(pair: &Pair, script: &str) -> (Server, Server) {
@@ -188,5 +188,134 @@ fn proxy_warns_when_tm_would_eat_the_retry_after_of_a_relayed_503() {
             );
         }
         assert_eq!(warnings(&registrar), 0, "a registrar relays no REGISTER");
+    });
+}
+
+/// The Contact lines of a registrar's 200.
+type Listing = fn(&Received) -> Vec<String>;
+
+/// A contact without the parameters of its header.
+fn bare(contact: &str) -> &str {
+    contact.find('>').map_or(contact, |end| &contact[..=end])
+}
+
+/// The contacts that stay, as a registrar that keeps one binding of each AoR lists them.
+fn staying(request: &Received) -> Vec<&str> {
+    let all = request.all("Contact");
+    all.into_iter()
+        .filter(|c| !c.contains("expires=0"))
+        .collect()
+}
+
+const LISTINGS: [(&str, Listing); 5] = [
+    ("what it was given", |request| {
+        let lines = staying(request);
+        lines
+            .iter()
+            .map(|c| format!("Contact: {c};expires=600"))
+            .collect()
+    }),
+    ("without the instance", |request| {
+        let lines = staying(request);
+        lines
+            .iter()
+            .map(|c| format!("Contact: {};expires=600", bare(c)))
+            .collect()
+    }),
+    ("another address", |request| {
+        let line = |contact: &&str| {
+            format!(
+                "Contact: {};expires=600",
+                bare(contact).replace("192.0.2.", "198.51.100.")
+            )
+        };
+        staying(request).iter().map(line).collect()
+    }),
+    ("others as well", |request| {
+        let lines = staying(request);
+        let own = lines.iter().map(|c| format!("Contact: {c};expires=600"));
+        own.chain(["Contact: <sip:other@192.0.2.200>;expires=30".into()])
+            .collect()
+    }),
+    ("no Contact at all", |_| Vec::new()),
+];
+
+#[test]
+fn proxy_knows_what_a_registrar_granted_however_it_lists_it() {
+    const INSTANCE: &str = ";+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-000A95A0E128>\"";
+    for_each_pair(|pair| {
+        for relay in ["t_relay();", "forward();"] {
+            for (what, listing) in LISTINGS {
+                let registrar =
+                    Upstream::start(move |request| vec![request.reply(200, &listing(request))]);
+                let script = format!("$du = \"sip:{}\"; {relay}", registrar.address());
+                let proxy = Server::proxy(pair, registrar.address())
+                    .config(|c| c.register = script)
+                    .start();
+                let client = proxy.udp();
+                let plain = Request::register("plain");
+                let many = Request {
+                    contacts: (0..7)
+                        .map(|i| format!("<sip:many@192.0.2.1:{}>", 6000 + i))
+                        .collect(),
+                    ..Request::register("many")
+                };
+                let instance = |port: u16| format!("<sip:inst@192.0.2.1:{port}>{INSTANCE}");
+                let device = Request::register("inst").contact(&instance(5060));
+                for request in [&plain, &many, &device] {
+                    assert_eq!(client.request(request).code, 200, "{what}");
+                }
+                // A phone that has moved: the new contact and the end of the old one, both of one instance.
+                let moved = Request {
+                    contacts: vec![instance(5070), format!("{};expires=0", instance(5060))],
+                    ..device.next()
+                };
+                assert_eq!(client.request(&moved).code, 200, "{what}");
+                proxy.rpc("memguard.shed", json!([60]));
+                let after = device.next().next().contact(&instance(5070));
+                let known = match relay {
+                    "t_relay();" => vec![plain.next(), many.next(), after],
+                    // Without a transaction only what fits into memguard's own note of the request is granted.
+                    _ => vec![plain.next(), after],
+                };
+                for request in &known {
+                    let reply = client.request(request);
+                    assert_eq!(reply.code, 200, "{relay} {what}: {request:?}");
+                }
+                let stranger = client.request(&Request::register("stranger"));
+                assert_refused(&stranger, 503);
+                let elsewhere = plain.clone().contact("<sip:plain@192.0.2.99:5060>");
+                let elsewhere = Request {
+                    call_id: Request::register("x").call_id,
+                    ..elsewhere
+                };
+                assert_refused(&client.request(&elsewhere), 503);
+            }
+        }
+    });
+}
+
+#[test]
+fn proxy_keeps_the_shorter_expires_of_a_phone_that_asked_for_less() {
+    for_each_pair(|pair| {
+        let registrar = Upstream::start(|request| {
+            let expires = request.header("Expires");
+            vec![request.reply(
+                200,
+                &[format!(
+                    "Contact: {};expires={expires}",
+                    request.header("Contact")
+                )],
+            )]
+        });
+        let proxy = Server::proxy(pair, registrar.address()).start();
+        let client = proxy.udp();
+        let phone = Request::register("short");
+        assert_eq!(client.request(&phone).code, 200);
+        assert_eq!(client.request(&phone.next().expires(1)).code, 200);
+        proxy.rpc("memguard.shed", json!([60]));
+        until(SOON, "its binding has ended", || {
+            client.request(&Request::register("short").expires(1)).code == 503
+        });
     });
 }

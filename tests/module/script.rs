@@ -149,3 +149,22 @@ fn script_the_event_route_tells_each_change_and_one_that_blocks_does_not_stop_th
         });
     });
 }
+
+#[test]
+fn script_a_class_that_the_script_names_counts_though_the_gate_has_let_the_request_in() {
+    for_each_pair(|pair| {
+        let script =
+            "if (!memguard_admit(\"new\")) { memguard_reject(); exit; } save(\"location\");";
+        for auto in [0, 1] {
+            let server = Server::registrar(pair)
+                .param("auto", auto)
+                .config(|c| c.register = script.into())
+                .start();
+            let client = server.udp();
+            let phone = Request::register("phone");
+            assert_eq!(client.request(&phone).code, 200);
+            server.rpc("memguard.shed", json!([60]));
+            assert_eq!(client.request(&phone.next()).code, 503, "auto {auto}");
+        }
+    });
+}

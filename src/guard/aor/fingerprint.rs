@@ -71,6 +71,7 @@ pub(super) enum Kind {
     Instance = b'i',
     CallId = b'c',
     Point = b'p',
+    Transaction = b't',
 }
 
 /// The numbers that stand for one binding: it is known when either is.

@@ -2,11 +2,13 @@
 //! Forbidden here: allocation, panics.
 
 mod fingerprint;
+mod leg;
 
 pub use fingerprint::{
     BindingFingerprints, Key, POINTS, aor_point, binding_by_instance, binding_by_uri,
     binding_fingerprint, call_id_fingerprint,
 };
+pub use leg::{contents_fingerprint, leg_key, transaction_fingerprint};
 
 use fingerprint::{Hashed, Kind};
 use memchr::memchr;

@@ -133,6 +133,8 @@ pub struct Reply<'a> {
     pub call_id: &'a [u8],
     /// The number in CSeq.
     pub cseq_number: u32,
+    /// The second Via value, empty when there is none: the top one of the request that this server relayed.
+    pub second_via: &'a [u8],
     /// The URI of To: the address of record.
     pub to_uri: &'a [u8],
     /// The Expires header.
@@ -222,6 +224,7 @@ fn reply(status: u16, lines: &[u8]) -> Result<Scanned<'_>, Why> {
     Ok(Scanned::Reply(Reply {
         status,
         via_count: fields.via_count,
+        second_via: fields.second_via,
         call_id: fields.call_id.ok_or(Why::Missing)?,
         cseq_number: fields.cseq.ok_or(Why::Missing)?.number,
         to_uri: address(fields.to.ok_or(Why::Missing)?)
@@ -244,6 +247,7 @@ struct Fields<'a> {
     via_headers: u32,
     first_via_line: &'a [u8],
     top_via: Option<&'a [u8]>,
+    second_via: &'a [u8],
     from: Option<&'a [u8]>,
     to: Option<&'a [u8]>,
     call_id: Option<&'a [u8]>,
@@ -266,6 +270,7 @@ impl<'a> Fields<'a> {
             via_headers: 0,
             first_via_line: &[],
             top_via: None,
+            second_via: &[],
             from: None,
             to: None,
             call_id: None,
@@ -326,6 +331,8 @@ impl<'a> Fields<'a> {
                 // sent-protocol begins with "SIP" (RFC 3261 25.1); a reply to anything else would go nowhere.
                 via.get(..3).filter(|p| p.eq_ignore_ascii_case(b"SIP"))?;
                 self.top_via = Some(via);
+            } else if self.via_count == 1 {
+                self.second_via = via;
             }
             self.via_count += 1;
         }

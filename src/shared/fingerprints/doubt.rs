@@ -24,6 +24,10 @@ const _: () = assert!(size_of::<Doubt>() == 64);
 // SAFETY: atomics only.
 unsafe impl SharedZeroable for Doubt {}
 
+/// How long one forgotten entry makes unknown ones doubtful at most, seconds: a day, however late its end was. Otherwise
+/// one binding for ever would be a doubt for ever.
+pub const LONGEST_DOUBT: u64 = 86_400;
+
 impl Doubt {
     /// No doubt, outside of any mapping.
     pub fn new() -> Self {
@@ -42,8 +46,10 @@ impl Doubt {
         self.evictions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records, before it happens, that a live entry with this end is forgotten.
+    /// Records, before it happens, that a live entry with this end is forgotten; an end more than [`LONGEST_DOUBT`] away
+    /// counts as that.
     pub(super) fn forget(&self, until: u64, now: u64) {
+        let until = until.min(now.saturating_add(LONGEST_DOUBT));
         // ORDERING: Relaxed throughout; each figure stands for itself and only grows (or is set once).
         self.forgotten_until.fetch_max(until, Ordering::Relaxed);
         self.last.fetch_max(now, Ordering::Relaxed);

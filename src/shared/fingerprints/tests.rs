@@ -213,3 +213,13 @@ fn reaping_leaves_what_was_never_written_untouched() {
     let pages = resident.iter().filter(|page| **page & 1 == 1).count();
     assert!(pages < 4096, "{pages} of {} pages", resident.len());
 }
+
+#[test]
+fn an_entry_for_ever_that_was_pushed_out_is_a_doubt_of_a_day_at_most() {
+    let known = Fingerprints::map(4, BASE).unwrap();
+    for fp in 0..1000u64 {
+        known.put(fp << 32 | 1, NEVER, BASE + 10, 0);
+    }
+    assert!(known.evictions() > 0);
+    assert_eq!(known.forgotten_until(), BASE + 10 + 86_400);
+}

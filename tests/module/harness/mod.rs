@@ -14,8 +14,10 @@ pub mod sip;
 pub mod sipp;
 pub mod standin;
 pub mod tls;
+pub mod upstream;
 pub mod wait;
 
 pub use pairs::{Pair, for_each_pair, for_each_pair_at_once};
 pub use server::Server;
+pub use upstream::{Received, Upstream};
 pub use wait::until;
