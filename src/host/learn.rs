@@ -2,14 +2,14 @@
 //! Forbidden here: deciding; locks (usrloc's callbacks run under its slot lock: write the table and return).
 
 use std::cell::Cell;
-use std::ffi::{c_char, c_int, c_long, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr;
 
 use super::arrived::bytes;
 use super::entry::{GoOn, guarded};
 use super::state::{self, Tables};
 use super::{hooks, outside, sys};
-use crate::guard::aor::{self, Aor};
+use crate::guard::aor;
 use crate::guard::params::Int;
 use crate::guard::sip::{Contact, Expires, Reply, Scanned, scan};
 use crate::guard::words::Class;
@@ -23,8 +23,8 @@ const USUAL_EXPIRES: u32 = 3600;
 
 /// A REGISTER in hand.
 #[derive(Clone, Copy)]
-struct InHand {
-    pending: Pending,
+pub struct InHand {
+    pub pending: Pending,
     class: Class,
     /// Which message it is ([`sys::mg_message_t`]).
     message: u64,
@@ -75,7 +75,7 @@ pub const NOT_COMPARABLE: u64 = u64::MAX;
 
 impl InHand {
     /// The number of a binding whose contact the request names with the same bytes.
-    fn number_of(&self, uri: &[u8]) -> Option<u64> {
+    pub fn number_of(&self, uri: &[u8]) -> Option<u64> {
         // SAFETY: while it is in hand its message is being worked on (core/receive.c), so its buffer is alive.
         let place = self
             .contacts
@@ -85,7 +85,7 @@ impl InHand {
     }
 
     /// The local usrloc has stored a binding while this REGISTER was in hand.
-    fn note_stored(&mut self, fp: u64, until: u64) {
+    pub fn note_stored(&mut self, fp: u64, until: u64) {
         for (place, binding) in self.pending.bindings().iter().enumerate() {
             if binding.fp == fp {
                 self.stored |= 1 << place;
@@ -135,6 +135,16 @@ pub fn begin(pending: Pending, class: Class, message: u64, aor_end: u64, contact
         stored: 0,
         latest: 0,
     }));
+}
+
+/// The REGISTER in hand, for usrloc's callback.
+pub fn in_hand() -> Option<InHand> {
+    LOCAL_IN_HAND.0.get()
+}
+
+/// What usrloc's callback noted of the REGISTER in hand.
+pub fn keep_in_hand(hand: InHand) {
+    LOCAL_IN_HAND.0.set(Some(hand));
 }
 
 /// Class of the REGISTER in hand.
@@ -330,90 +340,4 @@ pub unsafe extern "C" fn on_reply(
         GoOn(1)
     })
     .0
-}
-
-/// usrloc's events (ul_callback.h).
-const INSERTED: c_int = 1;
-const UPDATED: c_int = 2;
-const DELETED: c_int = 4;
-
-/// usrloc changed a contact. Process: whoever runs save(), an RPC, DMQ or a timer; under the slot's lock.
-#[allow(clippy::too_many_arguments)]
-pub unsafe extern "C" fn on_binding(
-    event: c_int,
-    aor_text: *const c_char,
-    aor_length: c_int,
-    contact: *const c_char,
-    contact_length: c_int,
-    instance: *const c_char,
-    instance_length: c_int,
-    expires: c_long,
-) {
-    guarded("a usrloc change", || {
-        // SAFETY: strings of the record, alive under its lock.
-        let (text, uri, instance) = unsafe {
-            (
-                bytes(aor_text, aor_length),
-                bytes(contact, contact_length),
-                bytes(instance, instance_length),
-            )
-        };
-        let (Some(region), Some(tables)) = (state::region(), state::tables()) else {
-            return;
-        };
-        let in_hand = LOCAL_IN_HAND.0.get();
-        if in_hand.is_none() && event == INSERTED {
-            if let Some(row) = hooks::own_row() {
-                row.sip.replicated.add(1);
-            }
-        }
-        let Some(aor_fp) = in_hand
-            .map(|hand| hand.pending.aor_fp)
-            .or_else(|| fingerprint_of(tables, text))
-        else {
-            return;
-        };
-        let fp = in_hand
-            .and_then(|hand| hand.number_of(uri))
-            .unwrap_or_else(|| {
-                let stored = Contact {
-                    instance: (!instance.is_empty()).then_some(instance),
-                    ..Contact::of_uri(uri)
-                };
-                aor::binding_by_instance(&tables.key, aor_fp, &stored)
-                    .unwrap_or_else(|| aor::binding_by_uri(&tables.key, aor_fp, &stored))
-            });
-        let now = state::coarse_ms() / 1000;
-        match event {
-            INSERTED | UPDATED => {
-                let until = if expires == 0 {
-                    u64::MAX
-                } else {
-                    expires as u64
-                };
-                let memory =
-                    u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
-                tables.bindings.put(fp, until, now, 0);
-                tables.aors.raise(aor_fp, until, now, memory);
-                if let Some(mut hand) = in_hand {
-                    hand.note_stored(fp, until);
-                    LOCAL_IN_HAND.0.set(Some(hand));
-                }
-            }
-            DELETED => {
-                tables.bindings.remove(fp);
-            }
-            _ => (), // expired: the table's own clock has ended it
-        }
-    });
-}
-
-/// Fingerprint of an AoR as usrloc spells it; without a domain it cannot be told, and usrloc is asked instead.
-fn fingerprint_of(tables: &Tables, text: &[u8]) -> Option<u64> {
-    let mut uri = [0u8; 512];
-    let length = 4 + text.len();
-    uri.get_mut(..4)?.copy_from_slice(b"sip:");
-    uri.get_mut(4..length)?.copy_from_slice(text);
-    let aor = Aor::parse(uri.get(..length)?)?;
-    text.contains(&b'@').then(|| aor.fingerprint(&tables.key))
 }

@@ -9,7 +9,7 @@ use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
     ballast, binaries, bindings_file, blackbox, ending, gate, learn, outside, profile, pv, routes,
-    rpc, sampler, script, serve, settings, state, stats, sys,
+    rpc, sampler, script, serve, settings, state, stats, sys, usrloc,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -293,7 +293,7 @@ fn bind_usrloc(region: &Region) -> Result<(), String> {
     }
     // SAFETY: as above; the names are constants.
     unsafe {
-        if sys::mg_usrloc_watch(Some(learn::on_binding)) == 0 {
+        if sys::mg_usrloc_watch(Some(usrloc::on_binding)) == 0 {
             return Err("usrloc refused the callback for its contacts".into());
         }
         let mut prefix = [0u8; 256];

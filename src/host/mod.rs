@@ -44,4 +44,5 @@ pub mod state;
 pub mod stats;
 pub mod sys;
 pub mod textfile;
+pub mod usrloc;
 pub mod visit;

@@ -2,14 +2,12 @@
 //! Forbidden here: answering; locks (but usrloc's own, asked for unknown bindings only), allocation, logs.
 
 use std::cell::OnceCell;
-use std::ffi::{c_int, c_long, c_void};
 use std::net::IpAddr;
 
-use super::arrived::bytes;
 use super::state::{self, Tables};
-use super::{learn, pressure, sys};
+use super::{learn, pressure, usrloc};
 use crate::guard::admission::{self, Curves, Decision};
-use crate::guard::aor::{self, Aor, RegistrarRules};
+use crate::guard::aor::{self, Aor};
 use crate::guard::class::{self, Known};
 use crate::guard::params::Int;
 use crate::guard::priority;
@@ -100,7 +98,7 @@ impl<'a> Visit<'a> {
             return known;
         }
         if self.region.control.usrloc_in_memory.get() != 0 {
-            let local = self.ask_usrloc();
+            let local = usrloc::ask(self);
             known.all_bindings |= local.all_bindings;
             known.aor |= local.aor;
         } else {
@@ -148,52 +146,8 @@ impl<'a> Visit<'a> {
         })
     }
 
-    /// Looks the AoR up in the local usrloc, contact by contact.
-    fn ask_usrloc(&self) -> Known {
-        let Some(registrar) = state::registrar() else {
-            return Known::default();
-        };
-        let rules = RegistrarRules {
-            use_domain: registrar.use_domain,
-            case_sensitive: registrar.case_sensitive,
-            realm_prefix: &registrar.realm_prefix,
-        };
-        let mut buffer = [0u8; 512];
-        let mut question = Question {
-            visit: self,
-            now: self.now_s(),
-            matched: 0,
-            has_live: false,
-        };
-        if let Some(text) = self.aor.registrar_text(&rules, &mut buffer) {
-            for table in &registrar.tables {
-                // SAFETY: both texts and the closure live for the call; usrloc calls back before it returns.
-                unsafe {
-                    sys::mg_usrloc_contacts(
-                        table.as_ptr(),
-                        text.as_ptr().cast(),
-                        text.len() as c_int,
-                        Some(on_contact),
-                        (&raw mut question).cast(),
-                    );
-                }
-            }
-        }
-        let wanted = self
-            .register
-            .contacts
-            .kept_adding(self.register.expires)
-            .count();
-        let all = wanted < 64 && question.matched.count_ones() as usize == wanted;
-        Known {
-            all_bindings: all && question.has_live,
-            aor: question.has_live,
-            unsure: false,
-        }
-    }
-
     /// The number of a binding by its contact URI alone.
-    fn by_uri(&self, contact: &Contact<'_>) -> u64 {
+    pub fn by_uri(&self, contact: &Contact<'_>) -> u64 {
         aor::binding_by_uri(&self.tables.key, self.aor_fp, contact)
     }
 
@@ -301,59 +255,4 @@ pub fn is_unsure(region: &Region, tables: &Tables, now_s: u64) -> bool {
             .saturating_add(control.longest_expires.get())
         || tables.bindings.forgotten_until() > now_s
         || tables.aors.forgotten_until() > now_s
-}
-
-/// A question to usrloc on its way through the callback.
-struct Question<'a> {
-    visit: &'a Visit<'a>,
-    now: u64,
-    /// Bit per adding contact of the REGISTER that has a live binding.
-    matched: u64,
-    has_live: bool,
-}
-
-/// One contact of the record that was asked for; runs under usrloc's lock: compares and returns.
-unsafe extern "C" fn on_contact(
-    closure: *mut c_void,
-    uri: *const std::ffi::c_char,
-    uri_length: c_int,
-    instance: *const std::ffi::c_char,
-    instance_length: c_int,
-    expires: c_long,
-) -> c_int {
-    // SAFETY: the Question of ask_usrloc, alive during the call.
-    let question = unsafe { &mut *closure.cast::<Question<'_>>() };
-    // usrloc: 0 is permanent (ucontact.h VALID_CONTACT)
-    if expires != 0 && expires as u64 <= question.now {
-        return 1;
-    }
-    question.has_live = true;
-    // SAFETY: strings of the record, under its lock.
-    let (uri, instance) = unsafe { (bytes(uri, uri_length), bytes(instance, instance_length)) };
-    let register = question.visit.register;
-    for (index, contact) in register.contacts.kept_adding(register.expires).enumerate() {
-        let same_instance = contact
-            .instance
-            .is_some_and(|i| !i.is_empty() && same_instance(i, instance));
-        let same_uri =
-            || question.visit.by_uri(contact) == question.visit.by_uri(&Contact::of_uri(uri));
-        if index < 64 && (same_instance || same_uri()) {
-            question.matched |= 1 << index;
-        }
-    }
-    1
-}
-
-/// usrloc keeps the instance with or without quotes by version; compare what is inside.
-fn same_instance(ours: &[u8], theirs: &[u8]) -> bool {
-    let inner = |text: &[u8]| -> (usize, usize) {
-        let quoted = text.len() >= 2 && text.starts_with(b"\"") && text.ends_with(b"\"");
-        if quoted {
-            (1, text.len() - 1)
-        } else {
-            (0, text.len())
-        }
-    };
-    let ((a, b), (c, d)) = (inner(ours), inner(theirs));
-    !theirs.is_empty() && ours.get(a..b) == theirs.get(c..d)
 }
