@@ -2,13 +2,14 @@
 //! pressure, before parsing. Forbidden here: locks (but usrloc's own, asked for unknown bindings only), allocation, logs.
 
 use std::ffi::{c_int, c_uint, c_void};
+use std::ptr;
 
 use super::arrived::Arrived;
 use super::entry::{GoOn, Leave, guarded};
+use super::reading::{self, Reading};
 use super::visit::Visit;
 use super::{answer, ballast, hooks, learn, pressure, state, sys};
 use crate::guard::admission::Decision;
-use crate::guard::sip::{Scanned, scan};
 use crate::guard::words::{Class, Mode};
 use crate::shared::refusals::Stage;
 use crate::shared::region::Region;
@@ -23,7 +24,10 @@ pub enum Verdict {
 }
 
 /// Classifies, decides, counts and, if it must be, answers.
-fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
+///
+/// # Safety
+/// `msg`: as for [`reading::read`].
+unsafe fn consider(arrived: &Arrived<'_>, msg: *mut sys::sip_msg, stage: Stage) -> Verdict {
     let (Some(region), Some(tables), Some(row)) =
         (state::region(), state::tables(), hooks::own_row())
     else {
@@ -35,24 +39,24 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         ));
         Verdict::Pass
     };
-    let register = match scan(arrived.text) {
-        Scanned::Register(register) => register,
-        Scanned::NotUnderstood(_) => return not_understood(),
-        _ => return Verdict::Pass,
+    // SAFETY: the caller's promise.
+    let (register, aor) = match unsafe { reading::read(arrived.text, msg) } {
+        Reading::Register(register, aor) => (register, aor),
+        Reading::NotUnderstood => return not_understood(),
+        Reading::Other => return Verdict::Pass,
     };
-    let Some(visit) = Visit::of(region, tables, row, &register) else {
-        return not_understood();
-    };
+    let source = (arrived.source, arrived.source_port);
+    let visit = Visit::of(region, tables, row, &register, aor, source);
     if stage == Stage::Datagram {
         tables.slots.prefetch(visit.aor_fp); // under pressure it is looked up soon
     }
-    let class = visit.class(arrived.source);
+    let class = visit.class();
     let decision = match arrived.may_reply {
         true if stage == Stage::Datagram && !can_parse(region) => Decision::Refuse,
         true => visit.decide(class),
         false => Decision::Admit,
     };
-    if decision == Decision::Refuse && refuse(&visit, arrived, class, stage) {
+    if decision == Decision::Refuse && refuse(&visit, arrived, msg, class, stage) {
         visit.count_received(class);
         visit.row.sip.rejected.count(class);
         return Verdict::Answered;
@@ -81,9 +85,18 @@ fn is_register(text: &[u8]) -> bool {
     text.trim_ascii_start().starts_with(b"REGISTER ")
 }
 
-fn refuse(visit: &Visit<'_>, arrived: &Arrived<'_>, class: Class, stage: Stage) -> bool {
+fn refuse(
+    visit: &Visit<'_>,
+    arrived: &Arrived<'_>,
+    msg: *mut sys::sip_msg,
+    class: Class,
+    stage: Stage,
+) -> bool {
     let told = answer::tell(visit, class);
-    let sent = answer::send(visit, arrived, &told);
+    // What is too long for our own buffer is Kamailio's to answer.
+    // SAFETY: null or the live message in hand.
+    let sent = answer::send(visit, arrived, &told)
+        || !msg.is_null() && unsafe { answer::send_by_kamailio(visit, msg, &told) } > 0;
     if sent {
         answer::note(visit, arrived, &told, class, stage);
     }
@@ -109,7 +122,8 @@ pub unsafe extern "C" fn on_request(
             sys::mg_message_view(msg, &mut view);
             Arrived::of(&view)
         };
-        match consider(&arrived, Stage::Request) {
+        // SAFETY: as above.
+        match unsafe { consider(&arrived, msg, Stage::Request) } {
             Verdict::Pass => GoOn(1),
             Verdict::Answered => GoOn(0),
         }
@@ -140,7 +154,8 @@ pub unsafe extern "C" fn on_datagram(event: *mut sys::sr_event_param_t) -> c_int
             sys::mg_datagram_view((*event).data, &mut view);
             Arrived::of(&view)
         };
-        match consider(&arrived, Stage::Datagram) {
+        // SAFETY: nothing is parsed yet.
+        match unsafe { consider(&arrived, ptr::null_mut(), Stage::Datagram) } {
             Verdict::Pass => Leave(0),
             Verdict::Answered => Leave(-1),
         }

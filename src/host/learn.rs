@@ -11,9 +11,9 @@ use super::state::{self, Tables};
 use super::{hooks, outside, sys};
 use crate::guard::aor;
 use crate::guard::params::Int;
-use crate::guard::sip::{Contact, Expires, Reply, Scanned, scan};
+use crate::guard::sip::{Contact, Expires, MAX_CONTACTS, Reply, Scanned, scan};
 use crate::guard::words::Class;
-use crate::shared::pending::{Kind, MAX_BINDINGS, Pending, State};
+use crate::shared::pending::{Kind, Pending, State};
 use crate::shared::region::Region;
 
 /// A registration whose final reply takes longer than this (seconds) is forgotten (RFC 3261 Timer F is 32 s).
@@ -28,16 +28,14 @@ pub struct InHand {
     class: Class,
     /// Which message it is ([`sys::mg_message_t`]).
     message: u64,
-    /// The end of its AoR on arrival; 0 when unknown, [`NOT_COMPARABLE`].
-    aor_end: u64,
     /// It stands in the table of registrations in flight already.
     is_noted: bool,
-    /// Where the contacts of its bindings lie in the message, to know them again in usrloc's callback.
-    contacts: [Uri; MAX_BINDINGS],
-    /// Bit per binding of `pending` that the local usrloc has stored since.
-    stored: u8,
-    /// The latest end of those.
-    latest: u64,
+    /// The number of its record in a local usrloc that keeps bindings in memory; 0: there is none.
+    pub record: u64,
+    /// Where its contacts lie in the message, to know them again in usrloc's callback.
+    contacts: [Uri; MAX_CONTACTS],
+    /// A local usrloc that keeps bindings in memory has changed one since.
+    pub is_changed: bool,
 }
 
 /// A contact's URI within the message in hand: compared, never kept beyond it.
@@ -70,9 +68,6 @@ impl Uri {
     }
 }
 
-/// Stands for an AoR's end that is later than all others: its reply must be read.
-pub const NOT_COMPARABLE: u64 = u64::MAX;
-
 impl InHand {
     /// The number of a binding whose contact the request names with the same bytes.
     pub fn number_of(&self, uri: &[u8]) -> Option<u64> {
@@ -84,26 +79,27 @@ impl InHand {
         self.pending.bindings().get(place).map(|binding| binding.fp)
     }
 
-    /// The local usrloc has stored a binding while this REGISTER was in hand.
-    pub fn note_stored(&mut self, fp: u64, until: u64) {
-        for (place, binding) in self.pending.bindings().iter().enumerate() {
-            if binding.fp == fp {
-                self.stored |= 1 << place;
-            }
-        }
-        self.latest = self.latest.max(until);
+    /// Whether it names a contact with these bytes, or names more than are kept.
+    pub fn names(&self, uri: &[u8]) -> bool {
+        // SAFETY: as above.
+        let is_named = self
+            .contacts
+            .iter()
+            .any(|contact| unsafe { contact.is(uri) });
+        is_named || self.contacts.last().is_some_and(|last| last.length > 0)
     }
 
-    /// usrloc has told everything that a 2xx would: every binding of the request is stored, and none of the AoR's
-    /// others ends later.
+    /// The contacts that it names.
+    pub fn names_said(&self) -> impl Iterator<Item = &[u8]> {
+        let given = self.contacts.iter().filter(|contact| contact.length > 0);
+        // SAFETY: as above.
+        given.map(|contact| unsafe { std::slice::from_raw_parts(contact.start, contact.length) })
+    }
+
+    /// A local usrloc has told everything that this server's own 2xx would: what it changed, or that it had to change
+    /// nothing. What it did not store for a REGISTER that asks for a binding may be stored elsewhere.
     fn is_told_by_usrloc(&self) -> bool {
-        let bindings = self.pending.bindings();
-        let all = (1u8 << bindings.len()).wrapping_sub(1);
-        self.pending.kind == Kind::Add
-            && !bindings.is_empty()
-            && !bindings.iter().any(|binding| binding.is_removed)
-            && self.stored == all
-            && (self.aor_end..NOT_COMPARABLE).contains(&self.latest)
+        self.is_changed || self.pending.kind != Kind::Add || self.class == Class::Refresh
     }
 }
 
@@ -113,10 +109,9 @@ struct Hand(Cell<Option<InHand>>);
 unsafe impl Sync for Hand {}
 static LOCAL_IN_HAND: Hand = Hand(Cell::new(None));
 
-/// A REGISTER was admitted and goes to the script; `aor_end` is the end of its AoR until now, 0 when it is unknown and
-/// [`NOT_COMPARABLE`] when `pending` does not name all its bindings.
-pub fn begin(pending: Pending, class: Class, message: u64, aor_end: u64, contacts: &[Contact<'_>]) {
-    let mut uris = [Uri::NONE; MAX_BINDINGS];
+/// A REGISTER was admitted and goes to the script; `record`: [`InHand::record`].
+pub fn begin(pending: Pending, class: Class, message: u64, record: u64, contacts: &[Contact<'_>]) {
+    let mut uris = [Uri::NONE; MAX_CONTACTS];
     for (uri, contact) in uris.iter_mut().zip(contacts) {
         *uri = Uri::of(contact.uri);
     }
@@ -131,9 +126,8 @@ pub fn begin(pending: Pending, class: Class, message: u64, aor_end: u64, contact
         pending,
         class,
         message,
-        aor_end,
-        stored: 0,
-        latest: 0,
+        record,
+        is_changed: false,
     }));
 }
 
@@ -241,8 +235,17 @@ fn accepted(
         region.control.longest_expires.raise(u64::from(seconds));
         let until = now.saturating_add(u64::from(seconds));
         latest = latest.max(until);
-        let fp = aor::binding_fingerprint(&tables.key, aor_fp, contact);
-        tables.bindings.put(fp.primary, until, now, 0);
+        let by_uri = aor::uri_fingerprints(&tables.key, aor_fp, contact.uri);
+        let by_instance = aor::binding_by_instance(&tables.key, aor_fp, contact);
+        tables
+            .bindings
+            .put(by_instance.unwrap_or(by_uri.whole), until, now, 0);
+        // What a contact in other words is compared with (`Visit::is_alike`).
+        let whole = by_instance.map(|_| by_uri.whole);
+        let hints = [whole, Some(by_uri.base), by_uri.names];
+        for number in hints.into_iter().flatten() {
+            tables.hints.raise(number, until, now, 0);
+        }
     }
     if let Some(pending) = pending {
         for binding in pending.bindings() {
@@ -275,12 +278,7 @@ fn answered_here(hand: &InHand, status: c_int) -> bool {
     match status {
         ..200 => (),
         200..300 => {
-            // A usrloc that keeps nothing in memory may know bindings of the AoR that only the reply tells. A longer
-            // Expires than any before is read from the reply, too: here it could be a second off.
-            let control = &region.control;
-            let usual = (state::coarse_ms() / 1000).saturating_add(control.longest_expires.get());
-            let is_usual = hand.latest <= usual.saturating_add(1);
-            if control.usrloc_in_memory.get() == 0 || !is_usual || !hand.is_told_by_usrloc() {
+            if region.control.usrloc_in_memory.get() == 0 || !hand.is_told_by_usrloc() {
                 return false;
             }
             row.sip.accepted.add(1);

@@ -31,6 +31,7 @@ pub mod pressure;
 pub mod profile;
 pub mod pv;
 pub mod python;
+pub mod reading;
 pub mod reports;
 pub mod routes;
 pub mod rpc;

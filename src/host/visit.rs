@@ -33,6 +33,12 @@ pub struct Visit<'a> {
     pub aor_fp: u64,
     pub call_id_fp: u64,
     pub now_ms: u64,
+    /// Where it came from.
+    pub source: IpAddr,
+    /// As above.
+    pub source_port: u16,
+    /// The number of its record in the local usrloc.
+    record: OnceCell<Option<u64>>,
     /// Numbers of the first contacts, made when the first is asked for.
     primaries: OnceCell<[u64; MAX_BINDINGS]>,
     /// The end of the AoR as the table knew it on arrival.
@@ -40,20 +46,21 @@ pub struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    /// Opens the visit of a REGISTER; `None` when its AoR cannot be read.
+    /// Opens the visit of a REGISTER of this AoR from this address and port.
     pub fn of(
         region: &'a Region,
         tables: &'static Tables,
         row: &'a Row,
         register: &'a Register<'a>,
-    ) -> Option<Visit<'a>> {
-        let aor = Aor::parse(register.to_uri)?;
+        aor: Aor<'a>,
+        source: (IpAddr, u16),
+    ) -> Visit<'a> {
         // The tables are larger than the caches: what will be looked at is fetched while the rest is computed.
         let aor_fp = aor.fingerprint(&tables.key);
         tables.aors.prefetch(aor_fp);
         let call_id_fp = aor::call_id_fingerprint(&tables.key, register.call_id);
         tables.in_flight.prefetch(call_id_fp);
-        Some(Visit {
+        Visit {
             region,
             tables,
             row,
@@ -64,16 +71,19 @@ impl<'a> Visit<'a> {
             now_ms: state::coarse_ms(),
             primaries: OnceCell::new(),
             aor_end: OnceCell::new(),
-        })
+            source: source.0,
+            source_port: source.1,
+            record: OnceCell::new(),
+        }
     }
 
     /// Its class.
-    pub fn class(&self, source: IpAddr) -> Class {
+    pub fn class(&self) -> Class {
         class::classify(
             self.register,
             || self.known(),
             self.is_followup(),
-            || self.is_priority(source),
+            || self.is_priority(self.source),
         )
     }
 
@@ -82,29 +92,37 @@ impl<'a> Visit<'a> {
         self.now_ms / 1000
     }
 
-    /// What the table knows, and the local usrloc where the table does not.
+    /// What the local usrloc knows, or the table where there is none.
     fn known(&self) -> Known {
+        match state::registrar() {
+            Some(registrar) if self.region.control.usrloc_in_memory.get() != 0 => {
+                usrloc::known(self, registrar)
+            }
+            _ => self.known_by_rfc(),
+        }
+    }
+
+    /// What the table learned from what passed.
+    fn known_by_rfc(&self) -> Known {
         let now = self.now_s();
         self.primaries();
         let ended = self.aor_end();
         let has_live = ended.is_some_and(|end| end > now);
-        let mut known = Known {
-            all_bindings: has_live
-                && self.all_adding(|key| self.tables.bindings.get(key, now, 0).is_some()),
+        let all_bindings = has_live && self.all_adding();
+        Known {
+            all_bindings,
             aor: ended.is_some(),
-            unsure: false,
-        };
-        if known.all_bindings {
-            return known;
+            unsure: !all_bindings && is_unsure(self.region, self.tables, now),
         }
-        if self.region.control.usrloc_in_memory.get() != 0 {
-            let local = usrloc::ask(self);
-            known.all_bindings |= local.all_bindings;
-            known.aor |= local.aor;
-        } else {
-            known.unsure = is_unsure(self.region, self.tables, now);
-        }
-        known
+    }
+
+    /// The number of its record in a local usrloc that keeps its bindings in memory.
+    pub fn record(&self) -> Option<u64> {
+        *self.record.get_or_init(|| {
+            let registrar = state::registrar()?;
+            (self.region.control.usrloc_in_memory.get() != 0)
+                .then(|| usrloc::record_of(self.tables, registrar, &self.aor))?
+        })
     }
 
     fn aor_end(&self) -> Option<u64> {
@@ -129,26 +147,47 @@ impl<'a> Visit<'a> {
 
     fn primary(&self, contact: &Contact<'_>) -> u64 {
         aor::binding_by_instance(&self.tables.key, self.aor_fp, contact)
-            .unwrap_or_else(|| self.by_uri(contact))
+            .unwrap_or_else(|| aor::binding_by_uri(&self.tables.key, self.aor_fp, contact))
     }
 
-    /// Whether every contact that asks for a binding has a fingerprint that passes.
-    fn all_adding(&self, is_known: impl Fn(u64) -> bool) -> bool {
+    /// Whether every contact that asks for a binding has one.
+    fn all_adding(&self) -> bool {
         let register = self.register;
-        let mut contacts = register.contacts.kept().iter().enumerate();
-        contacts.all(|(place, contact)| {
-            if Contacts::expires_of(contact, register.expires).is_zero() {
-                return true;
+        let mut known = 0;
+        for (place, contact) in register.every_contact().enumerate() {
+            if Contacts::expires_of(&contact, register.expires).is_zero() {
+                continue;
             }
             let primary = self.primaries().get(place).copied();
-            is_known(primary.unwrap_or_else(|| self.primary(contact)))
-                || contact.instance.is_some() && is_known(self.by_uri(contact))
-        })
+            let primary = primary.unwrap_or_else(|| self.primary(&contact));
+            if !self.is_bound(primary) && !self.is_alike(&contact) {
+                return false;
+            }
+            known += 1;
+        }
+        known == register.contacts.adding(register.expires)
     }
 
-    /// The number of a binding by its contact URI alone.
-    pub fn by_uri(&self, contact: &Contact<'_>) -> u64 {
-        aor::binding_by_uri(&self.tables.key, self.aor_fp, contact)
+    fn is_bound(&self, number: u64) -> bool {
+        let (bindings, now) = (&self.tables.bindings, self.now_s());
+        bindings.get(number, now, 0).is_some()
+    }
+
+    /// Whether a contact without an instance has a binding whose URI differs in nothing that counts: one with an
+    /// instance, or with a parameter more or less that the other does not have (RFC 3261 19.1.4).
+    fn is_alike(&self, contact: &Contact<'_>) -> bool {
+        if contact.instance.is_some() {
+            return false;
+        }
+        let numbers = aor::uri_fingerprints(&self.tables.key, self.aor_fp, contact.uri);
+        let (hints, now) = (&self.tables.hints, self.now_s());
+        let is_hinted = |number| hints.get(number, now, 0).is_some();
+        is_hinted(numbers.whole) || is_hinted(numbers.base) && !numbers.names.is_some_and(is_hinted)
+    }
+
+    /// Whether a relayed reply told of this contact.
+    pub fn is_learned(&self, contact: &Contact<'_>) -> bool {
+        self.is_bound(self.primary(contact))
     }
 
     fn is_followup(&self) -> bool {
@@ -235,12 +274,8 @@ impl<'a> Visit<'a> {
             };
             pending.count += 1;
         }
-        let names_all = register.contacts.total == u32::from(pending.count);
-        let aor_end = match names_all {
-            true => self.aor_end().unwrap_or(0),
-            false => learn::NOT_COMPARABLE,
-        };
-        learn::begin(pending, class, message, aor_end, contacts);
+        let record = self.record().unwrap_or(0);
+        learn::begin(pending, class, message, record, contacts);
     }
 }
 

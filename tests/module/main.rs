@@ -26,6 +26,7 @@ mod outside;
 mod package;
 mod parameters;
 mod paths;
+mod phones;
 mod pressure;
 mod priority;
 mod profile;

@@ -2,10 +2,11 @@
 //! Forbidden here: allocation, panics.
 
 mod fingerprint;
+pub mod local;
 
 pub use fingerprint::{
-    BindingFingerprints, Key, POINTS, aor_point, binding_by_instance, binding_by_uri,
-    binding_fingerprint, call_id_fingerprint,
+    BindingFingerprints, Key, POINTS, UriFingerprints, aor_point, binding_by_instance,
+    binding_by_uri, binding_fingerprint, call_id_fingerprint, uri_fingerprints,
 };
 
 use fingerprint::{Hashed, Kind};
@@ -23,6 +24,8 @@ pub enum Scheme {
     Sips = b'S',
     /// tel: (RFC 3966)
     Tel = b't',
+    /// Another one, or no URI at all: the whole text stands for itself.
+    Opaque = b'?',
 }
 
 /// A SIP, SIPS or TEL URI, cut into the parts that name somebody. Escapes are still in it.
@@ -37,6 +40,8 @@ pub struct Aor<'a> {
     port: &'a [u8],
     /// After the host, without the leading `;`, without headers.
     params: &'a [u8],
+    /// After the `?`, or empty.
+    headers: &'a [u8],
 }
 
 impl<'a> Aor<'a> {
@@ -64,6 +69,7 @@ impl<'a> Aor<'a> {
                 host: &[],
                 port: &[],
                 params,
+                headers: &[],
             });
         }
         let (user, rest) = match words8::find(rest, [b'@']) {
@@ -85,7 +91,7 @@ impl<'a> Aor<'a> {
         if words8::find(rest, [b'@']).is_some() {
             return None;
         }
-        let rest = cut_at(rest, b'?').0;
+        let (rest, headers) = cut_at(rest, b'?');
         let (port, params) = match rest.first() {
             None => (&[][..], &[][..]),
             Some(b':') => cut_at(rest.get(1..)?, b';'),
@@ -101,7 +107,29 @@ impl<'a> Aor<'a> {
             host,
             port,
             params,
+            headers,
         })
+    }
+
+    /// What stands where an AoR should, when it cannot be cut: it equals only itself.
+    pub fn opaque(text: &'a [u8]) -> Aor<'a> {
+        Aor {
+            scheme: Scheme::Opaque,
+            user: text,
+            host: &[],
+            port: &[],
+            params: &[],
+            headers: &[],
+        }
+    }
+
+    /// An AoR of which another parser found the user and the host.
+    pub fn of_parts(user: &'a [u8], host: &'a [u8]) -> Aor<'a> {
+        Aor {
+            scheme: Scheme::Sip,
+            host,
+            ..Aor::opaque(user)
+        }
     }
 
     /// User part as it stands, without the password; empty when there is none.
@@ -208,6 +236,9 @@ impl<'a> Aor<'a> {
         rules: &RegistrarRules<'_>,
         buffer: &'b mut [u8],
     ) -> Option<&'b [u8]> {
+        if self.scheme == Scheme::Opaque {
+            return None;
+        }
         const LONGEST_PART: usize = 248; // USERNAME_MAX_SIZE and DOMAIN_MAX_SIZE of registrar.h
         let is_phone = self.params.split(|b| *b == b';').any(|param| {
             let (name, value) = cut_at(param, b'=');
