@@ -97,6 +97,7 @@ impl<'a> Change<'a> {
         let tables = self.tables;
         let number = self.number_in(self.record);
         let dialog = || local::dialog_number(&tables.key, self.stored.uri, self.stored.call_id);
+        let anywhere = || local::dialog_number(&tables.key, self.stored.uri, b"");
         match event {
             INSERTED | UPDATED => {
                 let until = end_of(self.contact);
@@ -110,12 +111,16 @@ impl<'a> Change<'a> {
                 match &in_hand {
                     Some(hand) => self.learn_names(hand, until, now),
                     // It came by replication or RPC: its phone may know it under another AoR.
-                    None => drop(tables.hints.put(dialog(), until, now, 0)),
+                    None => {
+                        tables.hints.put(dialog(), until, now, 0);
+                        tables.hints.put(anywhere(), until, now, 0);
+                    }
                 }
             }
             DELETED | EXPIRED => {
                 tables.bindings.remove(number);
                 tables.hints.remove(dialog());
+                tables.hints.remove(anywhere());
                 if self.contact.is_alone != 0 {
                     tables
                         .aors
@@ -339,7 +344,9 @@ pub fn known(visit: &Visit<'_>, registrar: &'static Registrar) -> Known {
         question.ask(text);
     }
     if !question.is_found {
-        // Stored under another AoR, or by another registrar behind this server.
+        // Stored under another AoR, or by another registrar behind this server. Where this server stores under other
+        // AoRs, a contact of that very URI that came past the gate is doubt, and doubt favours the registered.
+        let saves_elsewhere = visit.region.control.saves_elsewhere.get() != 0;
         for (place, (stored, contact)) in asked(visit).enumerate() {
             let is_hinted = |number| tables.hints.get(number, now, 0).is_some();
             if !question.marks.has(place)

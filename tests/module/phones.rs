@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::guard::{CLASSES, Counts, Guarded, SOON, rows, word};
-use super::harness::sip::{Reply, Udp};
+use super::harness::sip::{Reply, Request, Udp};
 use super::harness::wait::found;
-use super::harness::{Server, for_each_pair};
+use super::harness::{Pair, Server, for_each_pair};
 
 /// A phone's REGISTERs: parts between ` | ` are Contact headers (`@` becomes the row's user), or one of
 /// `id+` a new Call-ID (all else goes on with the first one), `x=N` Expires (`x=` none), `to=URI`, `compact` header names,
@@ -356,5 +356,89 @@ fn phones_class_is_what_the_registrar_then_does() {
             wrong.len(),
             wrong.join("\n")
         );
+    });
+}
+
+/// Phones of a storm: their bindings fill a pool of 16 MiB by two thirds.
+const STORM: usize = 6_000;
+
+/// Answers one INVITE that comes to `callee` with 200.
+fn pick_up(callee: &Udp) {
+    let bytes = callee.receive_raw(SOON).expect("the call arrives");
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    assert!(text.starts_with("INVITE "), "{text}");
+    let named = |names: [&str; 2]| -> String {
+        let lines = text.split("\r\n").take_while(|line| !line.is_empty());
+        let same = lines.filter(|line| names.iter().any(|name| line.starts_with(name)));
+        same.map(|line| format!("{line}\r\n")).collect()
+    };
+    let to = named(["To:", "t:"]).replace("\r\n", ";tag=callee\r\n");
+    let rest = [
+        ["Via:", "v:"],
+        ["From:", "f:"],
+        ["Call-ID:", "i:"],
+        ["CSeq:", "Record-Route:"],
+    ];
+    let rest: String = rest.into_iter().map(named).collect();
+    callee.send_raw(format!("SIP/2.0 200 OK\r\n{rest}{to}Content-Length: 0\r\n\r\n").as_bytes());
+}
+
+/// All phones are registered; then each comes back as `again` says. Answers how many got 200 and 503.
+fn storm(pair: &Pair, again: impl Fn(usize, Request) -> Request) -> (usize, usize) {
+    let server = Server::registrar(pair).shm_mb(16).workers(2).start();
+    let (client, callee) = (server.udp(), server.udp());
+    let phones = || {
+        (0..STORM).map(|i| {
+            let user = format!("p{i}");
+            Request::register(&user).contact(&format!("<sip:{user}@192.0.2.1:5060;rinstance=1>"))
+        })
+    };
+    let callees = Request::register("callee").contact(&format!("<sip:callee@{}>", callee.local()));
+    assert_eq!(client.request(&callees).code, 200);
+    assert_eq!(client.flood(phones(), 16, |_, _, _| ()).of(200), STORM);
+    let mut fullest: f64 = 0.0;
+    let (mut passed, mut refused, mut calls) = (0, 0, 0);
+    for part in 0..12 {
+        let each = STORM / 12;
+        let requests = phones().enumerate().skip(part * each).take(each);
+        let tally = client.flood(requests.map(|(i, phone)| again(i, phone)), 16, |_, _, _| ());
+        assert_eq!((tally.of(500), tally.unanswered), (0, 0), "{tally:?}");
+        passed += tally.of(200);
+        refused += tally.of(503);
+        fullest = fullest.max(server.shm_pct());
+        let call = Request::invite("callee");
+        let caller = server.udp();
+        let reply = std::thread::scope(|scope| {
+            let ringing = scope.spawn(|| pick_up(&callee));
+            let reply = caller.request(&call);
+            ringing.join().expect("the callee");
+            reply
+        });
+        calls += usize::from(reply.code == 200);
+    }
+    assert_eq!(calls, 12, "no call is lost");
+    assert!(fullest < 97.0, "shm was at {fullest} %");
+    (passed, refused)
+}
+
+#[test]
+fn phones_that_come_back_with_another_parameter_or_port_do_not_fill_the_pool() {
+    for_each_pair(|pair| {
+        let changes: [fn(usize, Request) -> Request; 2] = [
+            |i, phone| phone.contact(&format!("<sip:p{i}@192.0.2.1:5060;rinstance=2>")),
+            |i, phone| phone.contact(&format!("<sip:p{i}@192.0.2.1:6060;rinstance=1>")),
+        ];
+        for change in changes {
+            let (passed, refused) = storm(pair, change);
+            assert_eq!(passed + refused, STORM);
+            assert!(refused > 100, "only {refused} of {STORM} were held back");
+        }
+    });
+}
+
+#[test]
+fn phones_that_really_refresh_in_a_storm_are_never_refused() {
+    for_each_pair(|pair| {
+        assert_eq!(storm(pair, |_, phone| phone.next()), (STORM, 0));
     });
 }
