@@ -3,13 +3,13 @@
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_uint, c_void};
-use std::ptr;
+use std::net::IpAddr;
 
 use super::arrived::bytes;
 use super::entry::{GoOn, guarded};
 use super::state::{self, Tables};
 use super::{hooks, outside, sys};
-use crate::guard::aor;
+use crate::guard::aor::{self, local};
 use crate::guard::params::Int;
 use crate::guard::sip::{Contact, Expires, MAX_CONTACTS, Reply, Scanned, scan};
 use crate::guard::words::Class;
@@ -32,68 +32,30 @@ pub struct InHand {
     is_noted: bool,
     /// The number of its record in a local usrloc that keeps bindings in memory; 0: there is none.
     pub record: u64,
-    /// Where its contacts lie in the message, to know them again in usrloc's callback.
-    contacts: [Uri; MAX_CONTACTS],
+    /// Numbers of the URIs of its contacts ([`local::uri_number`]; 0: none), to know them again in usrloc's callback: the
+    /// script may have changed the message by then.
+    pub said: [u64; MAX_CONTACTS],
+    /// Where it came from.
+    pub source: (IpAddr, u16),
     /// A local usrloc that keeps bindings in memory has changed one since.
     pub is_changed: bool,
 }
 
-/// A contact's URI within the message in hand: compared, never kept beyond it.
-#[derive(Clone, Copy)]
-struct Uri {
-    start: *const u8,
-    length: usize,
-}
-
-impl Uri {
-    const NONE: Uri = Uri {
-        start: ptr::null(),
-        length: 0,
-    };
-
-    fn of(text: &[u8]) -> Uri {
-        Uri {
-            start: text.as_ptr(),
-            length: text.len(),
-        }
-    }
-
-    /// # Safety
-    /// The message that it points into is still in hand.
-    unsafe fn is(&self, text: &[u8]) -> bool {
-        // SAFETY: the caller's promise; `start` is null only with length 0, which equals no URI.
-        self.length == text.len()
-            && self.length > 0
-            && unsafe { std::slice::from_raw_parts(self.start, self.length) } == text
-    }
-}
-
 impl InHand {
-    /// The number of a binding whose contact the request names with the same bytes.
-    pub fn number_of(&self, uri: &[u8]) -> Option<u64> {
-        // SAFETY: while it is in hand its message is being worked on (core/receive.c), so its buffer is alive.
-        let place = self
-            .contacts
-            .iter()
-            .position(|contact| unsafe { contact.is(uri) })?;
+    /// The number of a binding whose contact the request names with the URI of this number.
+    pub fn number_of(&self, uri: u64) -> Option<u64> {
+        let place = self.said.iter().position(|said| *said == uri)?;
         self.pending.bindings().get(place).map(|binding| binding.fp)
     }
 
-    /// Whether it names a contact with these bytes, or names more than are kept.
-    pub fn names(&self, uri: &[u8]) -> bool {
-        // SAFETY: as above.
-        let is_named = self
-            .contacts
-            .iter()
-            .any(|contact| unsafe { contact.is(uri) });
-        is_named || self.contacts.last().is_some_and(|last| last.length > 0)
+    /// Whether it names a contact with the URI of this number, or names more than are kept.
+    pub fn names(&self, uri: u64) -> bool {
+        self.said.contains(&uri) || self.said.last().is_some_and(|last| *last != 0)
     }
 
-    /// The contacts that it names.
-    pub fn names_said(&self) -> impl Iterator<Item = &[u8]> {
-        let given = self.contacts.iter().filter(|contact| contact.length > 0);
-        // SAFETY: as above.
-        given.map(|contact| unsafe { std::slice::from_raw_parts(contact.start, contact.length) })
+    /// The URIs that it names, by their numbers.
+    pub fn named(&self) -> impl Iterator<Item = u64> {
+        self.said.into_iter().filter(|said| *said != 0)
     }
 
     /// A local usrloc has told everything that this server's own 2xx would: what it changed, or that it had to change
@@ -110,10 +72,19 @@ unsafe impl Sync for Hand {}
 static LOCAL_IN_HAND: Hand = Hand(Cell::new(None));
 
 /// A REGISTER was admitted and goes to the script; `record`: [`InHand::record`].
-pub fn begin(pending: Pending, class: Class, message: u64, record: u64, contacts: &[Contact<'_>]) {
-    let mut uris = [Uri::NONE; MAX_CONTACTS];
-    for (uri, contact) in uris.iter_mut().zip(contacts) {
-        *uri = Uri::of(contact.uri);
+pub fn begin(
+    pending: Pending,
+    class: Class,
+    message: u64,
+    record: u64,
+    contacts: &[Contact<'_>],
+    source: (IpAddr, u16),
+) {
+    let mut said = [0; MAX_CONTACTS];
+    if let (Some(tables), true) = (state::tables(), state::registrar().is_some()) {
+        for (said, contact) in said.iter_mut().zip(contacts) {
+            *said = local::uri_number(&tables.key, contact.uri);
+        }
     }
     // Without a local usrloc it is passed on, and the reply may come to another process before the script ends here.
     let is_noted = state::region().is_some_and(|r| r.control.usrloc_in_memory.get() == 0);
@@ -122,7 +93,8 @@ pub fn begin(pending: Pending, class: Class, message: u64, record: u64, contacts
     }
     LOCAL_IN_HAND.0.set(Some(InHand {
         is_noted,
-        contacts: uris,
+        said,
+        source,
         pending,
         class,
         message,

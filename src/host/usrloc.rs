@@ -2,6 +2,7 @@
 //! Forbidden here: deciding; locks but usrloc's own (its callbacks run under its slot lock: write the table and return).
 
 use std::ffi::{c_int, c_void};
+use std::io::Write;
 use std::net::IpAddr;
 
 use super::arrived::text;
@@ -97,7 +98,7 @@ impl<'a> Change<'a> {
         let tables = self.tables;
         let number = self.number_in(self.record);
         let dialog = || local::dialog_number(&tables.key, self.stored.uri, self.stored.call_id);
-        let anywhere = || local::dialog_number(&tables.key, self.stored.uri, b"");
+        let anywhere = || local::uri_number(&tables.key, self.stored.uri);
         match event {
             INSERTED | UPDATED => {
                 let until = end_of(self.contact);
@@ -143,11 +144,16 @@ impl<'a> Change<'a> {
             let number = self.number_in(hand.record);
             tables.hints.put(number, until, now, 0);
         }
-        if self.stored.instance.is_empty() && !hand.names(self.stored.uri) {
+        let key = &tables.key;
+        // What nathelper writes depends on where the packet came from, and is told by that.
+        let (source, port) = hand.source;
+        if self.stored.instance.is_empty()
+            && !hand.names(local::uri_number(key, self.stored.uri))
+            && !is_nathelpers(self.stored.uri, source, port)
+        {
             control.rewrites_contacts.set(1);
-            for said in hand.names_said() {
-                let number =
-                    local::rewriting_number(&tables.key, hand.record, said, self.stored.uri);
+            for said in hand.named() {
+                let number = local::rewriting_number(key, hand.record, said, self.stored.uri);
                 tables.hints.put(number, until, now, 0);
             }
         }
@@ -182,7 +188,7 @@ fn learn_by_rfc(
         ..Contact::of_uri(uri)
     };
     let fp = in_hand
-        .and_then(|hand| hand.number_of(uri))
+        .and_then(|hand| hand.number_of(local::uri_number(&tables.key, uri)))
         .unwrap_or_else(|| aor::binding_fingerprint(&tables.key, aor_fp, &stored).primary);
     let now = state::coarse_ms() / 1000;
     match event {
@@ -356,6 +362,7 @@ pub fn known(visit: &Visit<'_>, registrar: &'static Registrar) -> Known {
                         stored.uri,
                         stored.call_id,
                     ))
+                    || saves_elsewhere && is_hinted(local::uri_number(&tables.key, stored.uri))
                     || visit.is_learned(&contact))
             {
                 question.marks.set(place);
@@ -439,7 +446,8 @@ impl Question<'_> {
             return false;
         }
         let key = &visit.tables.key;
-        let number = local::rewriting_number(key, self.record, asked.uri, stored.uri);
+        let said = local::uri_number(key, asked.uri);
+        let number = local::rewriting_number(key, self.record, said, stored.uri);
         // The same Call-ID is the same phone (RFC 3261 10.2.4); whether it moved or was rewritten otherwise is in doubt.
         visit.tables.hints.get(number, visit.now_s(), 0).is_some()
             || asked.call_id == stored.call_id && !is_same_place(asked.uri, stored.uri)
@@ -466,33 +474,54 @@ unsafe extern "C" fn on_contact(closure: *mut c_void, contact: *const sys::mg_st
 /// (fix_nated_contact), or with an alias of it at its end (add_contact_alias, set_contact_alias).
 fn is_nated(asked: &[u8], stored: &[u8], source: IpAddr, port: u16) -> bool {
     let mut buffer = [0u8; 64];
-    let place = |buffer: &mut [u8; 64], alias: bool| -> Option<usize> {
-        use std::io::Write;
-        let mut rest: &mut [u8] = buffer;
-        let room = rest.len();
-        match (alias, source) {
-            (true, address) => write!(rest, ";alias={address}~{port}~"),
-            (false, IpAddr::V4(address)) => write!(rest, "{address}:{port}"),
-            (false, IpAddr::V6(address)) => write!(rest, "[{address}]:{port}"),
-        }
-        .ok()?;
-        Some(room - rest.len())
-    };
     if let Some(end) = stored.strip_prefix(asked) {
-        let length = place(&mut buffer, true).unwrap_or(0);
-        let alias = buffer.get(..length).unwrap_or_default();
-        return !alias.is_empty()
-            && matches!(end.strip_prefix(alias), Some([protocol]) if protocol.is_ascii_digit());
+        return is_alias(end, source, port);
     }
     let Some((before, after)) = around_host(asked) else {
         return false;
     };
-    let length = place(&mut buffer, false).unwrap_or(0);
-    let public = buffer.get(..length).unwrap_or_default();
     let middle = stored
         .strip_prefix(before)
         .and_then(|rest| rest.strip_suffix(after));
-    middle == Some(public)
+    middle == Some(place_text(source, port, &mut buffer))
+}
+
+/// Whether a stored URI has that host and port, or ends in that alias.
+fn is_nathelpers(stored: &[u8], source: IpAddr, port: u16) -> bool {
+    let mut buffer = [0u8; 64];
+    let place = around_host(stored)
+        .and_then(|(before, after)| stored.get(before.len()..stored.len() - after.len()));
+    let alias = stored.iter().rposition(|byte| *byte == b';');
+    place == Some(place_text(source, port, &mut buffer))
+        || alias
+            .and_then(|at| stored.get(at..))
+            .is_some_and(|end| is_alias(end, source, port))
+}
+
+/// `;alias=address~port~protocol`.
+fn is_alias(end: &[u8], source: IpAddr, port: u16) -> bool {
+    let mut buffer = [0u8; 64];
+    let alias = written(&mut buffer, |rest| write!(rest, ";alias={source}~{port}~"));
+    matches!(end.strip_prefix(alias), Some([protocol]) if protocol.is_ascii_digit())
+}
+
+/// An address and a port as they stand in a URI.
+fn place_text(source: IpAddr, port: u16, buffer: &mut [u8; 64]) -> &[u8] {
+    written(buffer, |rest| match source {
+        IpAddr::V4(address) => write!(rest, "{address}:{port}"),
+        IpAddr::V6(address) => write!(rest, "[{address}]:{port}"),
+    })
+}
+
+/// What was written into the buffer; 64 bytes hold every address.
+fn written(
+    buffer: &mut [u8; 64],
+    write: impl FnOnce(&mut &mut [u8]) -> std::io::Result<()>,
+) -> &[u8] {
+    let mut rest: &mut [u8] = buffer;
+    let room = rest.len();
+    let length = write(&mut rest).map_or(0, |()| room - rest.len());
+    buffer.get(..length).unwrap_or_default()
 }
 
 /// What stands before host and port in a SIP URI, and what behind.

@@ -275,7 +275,8 @@ impl<'a> Visit<'a> {
             pending.count += 1;
         }
         let record = self.record().unwrap_or(0);
-        learn::begin(pending, class, message, record, contacts);
+        let source = (self.source, self.source_port);
+        learn::begin(pending, class, message, record, contacts, source);
     }
 }
 

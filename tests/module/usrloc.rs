@@ -192,7 +192,7 @@ fn usrloc_bindings_that_end_before_their_time_are_forgotten() {
         until(SOON, "all are known", || known() == PHONES as i64);
         drop(connections);
         until(SOON, "usrloc has ended them with their connections", || {
-            server.statistic("usrloc:location-contacts") == 0
+            server.statistic("usrloc:registered_users") == 0
         });
         until(SOON, "so has the table", || known() == 0);
         let client = server.udp();
@@ -234,7 +234,7 @@ fn usrloc_phones_behind_a_nat_are_known_after_a_takeover() {
     for_each_pair(|pair| {
         for (script, is_alias) in [
             ("fix_nated_contact();", false),
-            ("add_contact_alias();", true),
+            ("set_contact_alias();", true),
         ] {
             let server = Server::registrar(pair)
                 .config(|c| {

@@ -128,11 +128,16 @@ pub fn dialog_number(key: &Key, uri: &[u8], call_id: &[u8]) -> u64 {
     hashed.finish()
 }
 
-/// The number of the fact that this server stored `stored` for a request that said `asked`.
-pub fn rewriting_number(key: &Key, record: u64, asked: &[u8], stored: &[u8]) -> u64 {
+/// The number of a URI, byte by byte.
+pub fn uri_number(key: &Key, uri: &[u8]) -> u64 {
+    dialog_number(key, uri, b"")
+}
+
+/// The number of the fact that this server stored `stored` for a request that said the URI with the number `said`.
+pub fn rewriting_number(key: &Key, record: u64, said: u64, stored: &[u8]) -> u64 {
     let mut hashed = key.hash_with(Kind::Dialog, 1);
     hashed.put(record);
-    hashed.put_text(asked);
+    hashed.put(said);
     hashed.put_text(stored);
     hashed.finish()
 }
