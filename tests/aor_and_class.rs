@@ -279,7 +279,7 @@ fn the_class_follows_the_contracts_order() {
         ("", zero, nothing, true, true, Class::Query),
         (one, "", all, true, true, Class::Followup),
         (one, "", all, false, true, Class::Refresh),
-        (&nine, "", all, false, false, Class::Returning),
+        (&nine, "", all, false, false, Class::Refresh),
         (one, "", aor, false, true, Class::Priority),
         (sos, "", nothing, false, false, Class::Priority),
         (
