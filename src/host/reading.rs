@@ -9,7 +9,8 @@ use super::sys;
 use crate::guard::aor::Aor;
 use crate::guard::sip::{Found, Register, Scanned, scan};
 
-/// What a message is.
+/// What a message is; it lives on the stack of one call.
+#[allow(clippy::large_enum_variant)] // boxing it would be an allocation for every REGISTER
 pub enum Reading<'a> {
     /// A REGISTER of this AoR.
     Register(Register<'a>, Aor<'a>),
