@@ -5,6 +5,10 @@
 #include "core/dprint.h"
 #include "core/forward.h"
 #include "core/parser/msg_parser.h"
+#include "core/parser/parse_to.h"
+#include "core/parser/parse_uri.h"
+#include "core/parser/hf.h"
+#include "core/parser/contact/parse_contact.h"
 #include "core/cfg/cfg_ctx.h"
 #include "core/fmsg.h"
 #include "core/route.h"
@@ -86,6 +90,85 @@ void mg_datagram_view(void *data, mg_message_t *view)
 	view_source((struct receive_info *)parts[2], view);
 }
 
+/* headers are the parser's own list; its macros and their flags differ between versions */
+static str body_of(struct hdr_field *header)
+{
+	str none = {NULL, 0};
+
+	return header != NULL ? header->body : none;
+}
+
+/* as above: To's parts, which every transaction needs parsed anyway */
+static void view_to(struct sip_msg *msg, mg_register_t *view)
+{
+	struct sip_uri uri;
+
+	if(parse_to_header(msg) < 0 || msg->to->parsed == NULL)
+		return;
+	view->to_uri = get_to(msg)->uri;
+	view->to_tag = get_to(msg)->tag_value;
+	if(parse_uri(view->to_uri.s, view->to_uri.len, &uri) < 0)
+		return;
+	view->to_user = uri.user;
+	view->to_host = uri.host;
+}
+
+/* the whole message is parsed as registrar/sip_msg.c parse_message() does it; 0: no REGISTER, or not readable */
+int mg_register_view(struct sip_msg *msg, mg_register_t *view)
+{
+	memset(view, 0, sizeof(*view));
+	if(msg->first_line.type != SIP_REQUEST || msg->REQ_METHOD != METHOD_REGISTER)
+		return 0;
+	if(parse_headers(msg, HDR_EOH_F, 0) < 0 || msg->h_via1 == NULL || msg->to == NULL)
+		return 0;
+	view->ruri = msg->first_line.u.request.uri;
+	view->first_via.s = msg->h_via1->name.s;
+	view->first_via.len = (int)(msg->buf + msg->len - msg->h_via1->name.s);
+	view->from = body_of(msg->from);
+	view->to = body_of(msg->to);
+	view->call_id = body_of(msg->callid);
+	view->cseq = body_of(msg->cseq);
+	view->expires = body_of(msg->expires);
+	view->has_expires = msg->expires != NULL;
+	view->has_credentials = msg->authorization != NULL || msg->proxy_auth != NULL;
+	view_to(msg, view);
+	return 1;
+}
+
+/* the parameter is a structure of the parser's */
+static const str *text_of(param_t *parameter)
+{
+	static const str none = {NULL, 0};
+
+	return parameter != NULL ? &parameter->body : &none;
+}
+
+/* one header's contacts; 0 when the parser does not read them */
+static int each_contact(struct hdr_field *header, mg_asked_f each, void *closure)
+{
+	static const str star = {"*", 1};
+	contact_t *c;
+
+	if(parse_contact(header) < 0 || header->parsed == NULL)
+		return 0;
+	if(((contact_body_t *)header->parsed)->star)
+		each(closure, &star, text_of(NULL), text_of(NULL), text_of(NULL));
+	for(c = ((contact_body_t *)header->parsed)->contacts; c != NULL; c = c->next)
+		each(closure, &c->uri, text_of(c->expires), text_of(c->instance), text_of(c->reg_id));
+	return 1;
+}
+
+/* contact_t is the parser's; 0 when a Contact header cannot be read */
+int mg_register_contacts(struct sip_msg *msg, mg_asked_f each, void *closure)
+{
+	struct hdr_field *header;
+
+	for(header = msg->headers; header != NULL; header = header->next)
+		if(header->type == HDR_CONTACT_T && !each_contact(header, each, closure))
+			return 0;
+	return 1;
+}
+
 /* msg_send_buffer() is inline; flag 1 skips the events, which would copy the buffer into pkg.
  * via_port > 0: answer there instead of the source port (RFC 3261 18.2.2 without rport) */
 int mg_send_reply(struct receive_info *received, int via_port, char *text, int length)
@@ -135,12 +218,30 @@ int mg_usrloc_use_domain(void)
 static mg_binding_f binding_watcher;
 
 /* ucontact_t stays in C */
+static void view_stored(ucontact_t *c, mg_stored_t *view)
+{
+	static const str none = {NULL, 0};
+
+	view->aor = c->aor != NULL ? *c->aor : none;
+	view->uri = c->c;
+	view->call_id = c->callid;
+	view->path = c->path;
+	view->instance = c->instance;
+	view->reg_id = c->reg_id;
+	view->expires = (long)c->expires;
+	view->is_alone = c->prev == NULL && c->next == NULL;
+}
+
+/* as above */
 static void on_binding(ucontact_t *c, int type, void *param)
 {
+	mg_stored_t view;
+
 	(void)param;
-	if(c->aor != NULL)
-		binding_watcher(type, c->aor->s, c->aor->len, c->c.s, c->c.len, c->instance.s, c->instance.len,
-				(long)c->expires);
+	if(c->aor == NULL)
+		return;
+	view_stored(c, &view);
+	binding_watcher(type, &view);
 }
 
 /* the callback type is usrloc's */
@@ -159,14 +260,17 @@ int mg_usrloc_contacts(const char *domain, const char *aor, int aor_length, mg_c
 	udomain_t *d = NULL;
 	urecord_t *r = NULL;
 	ucontact_t *c;
+	mg_stored_t view;
 
 	if(!usrloc_bound || usrloc.get_udomain(domain, &d) != 0)
 		return -1;
 	usrloc.lock_udomain(d, &key);
 	if(usrloc.get_urecord(d, &key, &r) == 0) {
-		for(c = r->contacts; c; c = c->next)
-			if(!each(closure, c->c.s, c->c.len, c->instance.s, c->instance.len, (long)c->expires))
+		for(c = r->contacts; c; c = c->next) {
+			view_stored(c, &view);
+			if(!each(closure, &view))
 				break;
+		}
 		usrloc.release_urecord(r);
 	}
 	usrloc.unlock_udomain(d, &key);

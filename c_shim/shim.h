@@ -49,9 +49,6 @@ typedef struct mg_message
 	unsigned long long message; /* which one it is: no two messages of a process that are alive have the same */
 } mg_message_t;
 
-/* one contact of a local usrloc record; returns 0 to stop */
-typedef int (*mg_contact_f)(void *closure, const char *uri, int uri_length, const char *instance,
-		int instance_length, long expires);
 /* who vouches that a reply is the answer to a REGISTER */
 enum mg_voucher
 {
@@ -75,9 +72,43 @@ typedef struct mg_answer
 typedef void (*mg_answer_f)(const mg_answer_t *answer);
 /* a REGISTER has become a transaction of tm's */
 typedef void (*mg_transaction_f)(unsigned long long message);
+/* one contact of the local usrloc; is_alone: its record holds no other */
+typedef struct mg_stored
+{
+	str aor;
+	str uri;
+	str call_id;
+	str path;
+	str instance;
+	unsigned reg_id;
+	long expires;
+	int is_alone;
+} mg_stored_t;
+
+/* what Kamailio's parser found in a REGISTER; texts may be empty */
+typedef struct mg_register
+{
+	str ruri;
+	str first_via; /* from its name to the message's end */
+	str from;
+	str to;
+	str to_uri;
+	str to_user; /* of the URI, when it is one; both empty: it is none */
+	str to_host;
+	str to_tag;
+	str call_id;
+	str cseq;
+	str expires;
+	int has_expires;
+	int has_credentials;
+} mg_register_t;
+
+/* one contact of a local usrloc record */
+typedef int (*mg_contact_f)(void *closure, const mg_stored_t *contact);
+/* one contact of a REGISTER as Kamailio's parser sees it; uri "*" alone for all */
+typedef void (*mg_asked_f)(void *closure, const str *uri, const str *expires, const str *instance, const str *reg_id);
 /* a contact was inserted, updated, deleted or expired in the local usrloc */
-typedef void (*mg_binding_f)(int event, const char *aor, int aor_length, const char *contact,
-		int contact_length, const char *instance, int instance_length, long expires);
+typedef void (*mg_binding_f)(int event, const mg_stored_t *contact);
 
 /* number of a pseudo-variable's key, -1 when there is none */
 typedef int (*mg_pv_key_f)(const char *name, int length);
@@ -92,6 +123,8 @@ void mg_log(int level, const char *text, int length);
 
 void mg_message_view(struct sip_msg *msg, mg_message_t *view);
 void mg_datagram_view(void *data, mg_message_t *view);
+int mg_register_view(struct sip_msg *msg, mg_register_t *view);
+int mg_register_contacts(struct sip_msg *msg, mg_asked_f each, void *closure);
 int mg_send_reply(struct receive_info *received, int via_port, char *text, int length);
 
 int mg_register_process(void);

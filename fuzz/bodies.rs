@@ -1,7 +1,10 @@
 //! What every fuzz target asserts, as plain functions: cargo-fuzz calls them, and so does the replay in `cargo test`.
 //! Forbidden here: anything that depends on the fuzzer.
 
-use memguard::guard::aor::{Aor, Key, RegistrarRules, aor_point, binding_fingerprint};
+use memguard::guard::aor::local::{Matching, PathBytes, Stored, is_same, stored_number};
+use memguard::guard::aor::{
+    Aor, Key, RegistrarRules, aor_point, binding_fingerprint, uri_fingerprints,
+};
 use memguard::guard::class::{Known, classify};
 use memguard::guard::filters;
 use memguard::guard::params::{Int, check_int, parse_int};
@@ -93,6 +96,53 @@ fn decided(register: &Register<'_>) {
     for contact in register.contacts.kept() {
         let numbers = binding_fingerprint(&KEY, fp, contact);
         assert_eq!(numbers, binding_fingerprint(&KEY, fp, contact));
+    }
+}
+
+/// The comparison of contacts: of two texts (cut at the first LF), by the RFC and as a local usrloc compares them.
+pub fn compared(bytes: &[u8]) {
+    let cut = bytes
+        .iter()
+        .position(|b| *b == b'\n')
+        .unwrap_or(bytes.len());
+    let (one, two) = (&bytes[..cut], bytes.get(cut + 1..).unwrap_or_default());
+    let numbers = |uri: &[u8]| uri_fingerprints(&KEY, 3, uri);
+    let (a, b) = (numbers(one), numbers(two));
+    assert_eq!(a, numbers(one));
+    assert_eq!(a.names.is_none(), a.whole == a.base);
+    if a.whole == b.whole {
+        assert_eq!(a, b, "what is equal is equal in every part");
+    }
+    // Unless a quote or an escape is cut apart, one parameter more leaves what must be the same.
+    if Aor::parse(one).is_some() && !one.contains(&b'?') {
+        let more = numbers(&[one, b";zzzzzz=1"].concat());
+        assert_eq!(more.base, a.base);
+        assert_ne!(more.whole, a.whole);
+        let other = numbers(&[one, b";zzzzzz=2"].concat());
+        assert_eq!((other.base, other.names), (more.base, more.names));
+        assert_ne!(other.whole, more.whole);
+    }
+    for mode in 0..4 {
+        let matching = Matching::from_number(mode).expect("one of four");
+        for (instance, others) in [(&b""[..], &b""[..]), (one, two)] {
+            let stored = |text| {
+                move |instance| Stored {
+                    uri: text,
+                    call_id: text,
+                    instance,
+                    reg_id: 0,
+                }
+            };
+            let (x, y) = (stored(one)(instance), stored(two)(others));
+            let number =
+                |c: &Stored<'_>| stored_number(&KEY, matching, 1, c, || PathBytes::Whole(c.uri));
+            if x.instance.is_empty() == y.instance.is_empty() {
+                assert_eq!(
+                    is_same(matching, &x, &y, || one == two),
+                    number(&x) == number(&y)
+                );
+            }
+        }
     }
 }
 

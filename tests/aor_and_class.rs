@@ -130,7 +130,7 @@ fn the_registrars_aor_follows_its_parameters() {
 }
 
 #[test]
-fn a_binding_survives_what_proxies_do_to_its_uri() {
+fn contact_uris_are_compared_as_the_rfc_says() {
     let contact = |uri: &'static str| Contact {
         uri: uri.as_bytes(),
         expires: Expires::Absent,
@@ -143,11 +143,39 @@ fn a_binding_survives_what_proxies_do_to_its_uri() {
     assert_eq!(base.primary, base.by_uri);
     assert_eq!(
         base,
-        print(&contact("sip:%61@h:5060;alias=1~2~1;transport=tcp"))
+        print(&contact(
+            "sip:%61@h:5060;alias=1~2~1;received=sip:1.2.3.4:5"
+        ))
     );
-    for other in ["sip:a@h", "sip:a@h:5061", "sip:b@h:5060", "mailto:a@h:5060"] {
-        assert_ne!(base.by_uri, print(&contact(other)).by_uri, "{other}");
+    for other in [
+        "sip:a@h",
+        "sip:a@h:5061",
+        "sip:b@h:5060",
+        "sips:a@h:5060",
+        "mailto:a@h:5060",
+        "sip:a@h:5060;transport=tcp",
+        "sip:a@h:5060;user=phone",
+        "sip:a@h:5060;maddr=1.2.3.4",
+        "sip:a@h:5060?subject=x",
+    ] {
+        let numbers = uri_fingerprints(&KEY, 1, other.as_bytes());
+        assert_ne!(base.by_uri, numbers.whole, "{other}");
+        assert_ne!(base.by_uri, numbers.base, "{other}");
     }
+    let of = |uri: &str| uri_fingerprints(&KEY, 1, uri.as_bytes());
+    let with = of("sip:a@h;transport=udp;line=a;ob");
+    assert_eq!(with, of("SIP:a@H;OB;transport=UDP;LINE=A"));
+    assert_eq!(with, of("sip:a@h;ob;%6cine=%61;transport=udp"));
+    let changed = of("sip:a@h;ob;line=b;transport=udp");
+    assert_eq!(
+        (with.base, with.names),
+        (changed.base, changed.names),
+        "the same parameters, another value"
+    );
+    assert_ne!(with.whole, changed.whole);
+    let more = of("sip:a@h;ob;line=a;transport=udp;x=1");
+    assert_eq!(with.base, more.base);
+    assert!(with.names != more.names && with.whole != more.whole);
     assert_ne!(base, binding_fingerprint(&KEY, 2, &contact("sip:a@h:5060")));
     let moved = |uri, reg_id| Contact {
         instance: Some(b"<urn:uuid:1>"),
@@ -264,7 +292,7 @@ fn the_class_follows_the_contracts_order() {
         ("", zero, nothing, true, true, Class::Query),
         (one, "", all, true, true, Class::Followup),
         (one, "", all, false, true, Class::Refresh),
-        (&nine, "", all, false, false, Class::Returning),
+        (&nine, "", all, false, false, Class::Refresh),
         (one, "", aor, false, true, Class::Priority),
         (sos, "", nothing, false, false, Class::Priority),
         (

@@ -65,6 +65,11 @@ fn every_refusal_reads_back_as_a_reply_to_its_request() {
 }
 
 #[test]
+fn contacts_are_compared_alike_whatever_they_are() {
+    replay("contacts", bodies::compared);
+}
+
+#[test]
 fn arguments_are_answered_whatever_they_are() {
     replay("arguments", bodies::argued);
 }

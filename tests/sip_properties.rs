@@ -2,9 +2,13 @@
 //! * no bytes make the scanner panic, nor a REGISTER that was changed or cut anywhere;
 //! * compact names, letter case, folds, header order and line ends do not change what is read;
 //! * an AoR's fingerprint is the same however it is spelled, and differs for another user;
+//! * a contact URI's numbers do not change with the order or the case of its parameters; another value changes `whole` only,
+//!   another parameter leaves `base`;
+//! * a local usrloc's numbers are equal exactly where it would find the contact again;
 //! * knowing more never makes a REGISTER's class costlier.
 
-use memguard::guard::aor::{Aor, Key, aor_fingerprint, binding_fingerprint};
+use memguard::guard::aor::local::{Matching, PathBytes, Stored, is_same, stored_number};
+use memguard::guard::aor::{Aor, Key, aor_fingerprint, binding_fingerprint, uri_fingerprints};
 use memguard::guard::class::{Known, classify};
 use memguard::guard::sip::{Expires, Register, Scanned, scan};
 use proptest::prelude::*;
@@ -92,6 +96,60 @@ fn register(message: &str) -> Register<'_> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_uri_keeps_its_numbers_in_another_order_and_case(
+        mut params in prop::collection::btree_map("[a-h][a-z]{0,3}", "[a-z0-9]{0,9}", 0..6), turn in 0..6usize, value in "[A-Z]{10}",
+    ) {
+        params.retain(|name, _| !["user", "ttl"].contains(&name.as_str()));
+        let written = |params: &[(String, String)]| -> String {
+            params.iter().map(|(name, value)| format!(";{name}={value}")).collect()
+        };
+        let mut list: Vec<(String, String)> = params.into_iter().collect();
+        let of = |uri: String| uri_fingerprints(&KEY, 5, uri.as_bytes());
+        let first = of(format!("sip:u@h.test:5060{}", written(&list)));
+        prop_assert_eq!(first.names.is_some(), !list.is_empty());
+        let turn = turn % list.len().max(1);
+        list.rotate_left(turn);
+        prop_assert_eq!(first, of(format!("sip:u@H.TEST:5060{}", written(&list).to_uppercase())));
+        if let Some(last) = list.last_mut() {
+            last.1 = value;
+            let changed = of(format!("sip:u@h.test:5060{}", written(&list)));
+            prop_assert_eq!((first.base, first.names), (changed.base, changed.names));
+            prop_assert_ne!(first.whole, changed.whole);
+        }
+        list.push(("zzz".into(), "1".into()));
+        let more = of(format!("sip:u@h.test:5060{}", written(&list)));
+        prop_assert_eq!(first.base, more.base);
+        prop_assert!(first.names != more.names && first.whole != more.whole);
+    }
+
+    #[test]
+    fn usrlocs_numbers_are_equal_where_usrloc_finds_the_contact(
+        mode in 0..4i64,
+        texts in prop::collection::vec("[ab<>]{0,2}", 4),
+        more in prop::collection::vec("[ab<>]{0,2}", 4),
+        reg_ids in (0..2u32, 0..2u32),
+    ) {
+        let of = |texts: &'_ [String], reg_id| {
+            let [uri, call_id, instance, path] = texts else { unreachable!() };
+            (uri.clone(), call_id.clone(), instance.clone(), path.clone(), reg_id)
+        };
+        let (one, two) = (of(&texts, reg_ids.0), of(&more, reg_ids.1));
+        let matching = Matching::from_number(mode).unwrap();
+        let stored = |c: &'static (String, String, String, String, u32)| Stored {
+            uri: c.0.as_bytes(), call_id: c.1.as_bytes(), instance: c.2.as_bytes(), reg_id: c.4,
+        };
+        let (one, two): (&'static _, &'static _) = (Box::leak(Box::new(one)), Box::leak(Box::new(two)));
+        let number = |c: &'static (String, String, String, String, u32)| {
+            stored_number(&KEY, matching, 9, &stored(c), || PathBytes::Whole(c.3.as_bytes()))
+        };
+        // A request without an instance, or both with one: usrloc keeps each under one number.
+        if one.2.is_empty() == two.2.is_empty() {
+            let found = is_same(matching, &stored(one), &stored(two), || one.3 == two.3);
+            prop_assert_eq!(found, number(one) == number(two));
+        }
+    }
 
     #[test]
     fn no_bytes_make_it_panic(start in "(REGISTER sip:a SIP/2.0\r\n|SIP/2.0 200 OK\r\n)?", bytes: Vec<u8>) {

@@ -7,7 +7,7 @@ use super::words::Class;
 /// What is known about a REGISTER's AoR and contacts. Nothing known is the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Known {
-    /// Every kept contact that asks for a binding has a live one.
+    /// Every contact that asks for a binding has a live one.
     pub all_bindings: bool,
     /// The AoR has a live binding, or had one within `aor_memory`.
     pub aor: bool,
@@ -50,8 +50,7 @@ pub fn request(register: &Register<'_>) -> Request {
 ///   `sos_counts` (parameter `priority_sos`), one contact with `sos` that asks for a binding does the same for the whole
 ///   message: an emergency is not held back by what is registered along with it.
 ///
-/// Of several contacts the costliest counts: one unknown contact among known ones makes it returning. Contacts beyond
-/// those kept cannot be looked up and count as unknown.
+/// Of several contacts the costliest counts: one unknown contact among known ones makes it returning.
 pub fn classify(
     register: &Register<'_>,
     known: impl FnOnce() -> Known,
@@ -69,7 +68,7 @@ pub fn classify(
     }
     let known = known();
     let mut adding = register.contacts.kept_adding(register.expires);
-    if known.all_bindings && register.contacts.are_all_kept() {
+    if known.all_bindings {
         Class::Refresh
     } else if sos_counts && adding.any(|contact| contact.sos) || priority() {
         Class::Priority

@@ -1,7 +1,7 @@
 //! The refusal of a REGISTER: its place in the queue, its reply, its line in `memguard.refusals`.
-//! Forbidden here: allocation, locks, logs: it works when every pool is empty.
+//! Forbidden here: allocation (but in what Kamailio sends), locks, logs: it works when every pool is empty.
 
-use std::ffi::c_int;
+use std::ffi::{CString, c_int};
 use std::net::IpAddr;
 
 use super::arrived::Arrived;
@@ -159,6 +159,26 @@ fn send_from<const ROOM: usize>(
         visit.row.sip.reply_errors.add(1);
     }
     sent >= 0
+}
+
+/// Has Kamailio's sl build and send the refusal (through the transaction where there is one); 0 or below: it did not.
+///
+/// # Safety
+/// A live message.
+pub unsafe fn send_by_kamailio(visit: &Visit<'_>, msg: *mut sys::sip_msg, told: &Told) -> c_int {
+    let mut header = [0u8; 40];
+    let length = retry_after_header(told, &mut header);
+    let reason = CString::new(visit.tables.texts.get(Text::ReplyReason)).unwrap_or_default();
+    // SAFETY: a live message; texts that live for the call.
+    unsafe {
+        sys::mg_script_reply(
+            msg,
+            c_int::from(told.code),
+            reason.as_ptr(),
+            header.as_ptr().cast(),
+            length as c_int,
+        )
+    }
 }
 
 /// Text of the header that tells a client when to come back, for replies that other modules build.

@@ -63,3 +63,12 @@ pub unsafe fn bytes<'a>(start: *const std::ffi::c_char, length: c_int) -> &'a [u
         _ => &[],
     }
 }
+
+/// Bytes of a Kamailio `str`.
+///
+/// # Safety
+/// Its bytes are readable as long as the answer, or it is empty.
+pub unsafe fn text<'a>(text: &sys::str_) -> &'a [u8] {
+    // SAFETY: the caller's promise.
+    unsafe { bytes(text.s, text.len) }
+}

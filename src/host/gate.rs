@@ -2,14 +2,15 @@
 //! pressure, before parsing. Forbidden here: locks (but usrloc's own, asked for unknown bindings only), allocation, logs.
 
 use std::ffi::{c_int, c_uint, c_void};
+use std::ptr;
 
 use super::arrived::Arrived;
 use super::entry::{GoOn, Leave, guarded};
+use super::reading::{self, Reading};
 use super::state::Tables;
 use super::visit::Visit;
 use super::{answer, ballast, follow, hooks, learn, lifecycle, pressure, state, sys};
 use crate::guard::admission::Decision;
-use crate::guard::sip::{Scanned, scan};
 use crate::guard::words::{Class, Mode};
 use crate::shared::refusals::Stage;
 use crate::shared::region::Region;
@@ -24,7 +25,10 @@ pub enum Verdict {
 }
 
 /// Classifies, decides, counts and, if it must be, answers.
-fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
+///
+/// # Safety
+/// `msg`: as for [`reading::read`].
+unsafe fn consider(arrived: &Arrived<'_>, msg: *mut sys::sip_msg, stage: Stage) -> Verdict {
     let (Some(region), Some(tables), Some(row)) =
         (state::region(), state::tables(), hooks::own_row())
     else {
@@ -36,18 +40,18 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         ));
         Verdict::Pass
     };
-    let register = match scan(arrived.text) {
-        Scanned::Register(register) => register,
-        Scanned::NotUnderstood(_) => return not_understood(),
-        _ => return Verdict::Pass,
+    // SAFETY: the caller's promise.
+    let (register, aor) = match unsafe { reading::read(arrived.text, msg) } {
+        Reading::Register(register, aor) => (register, aor),
+        Reading::NotUnderstood => return not_understood(),
+        Reading::Other => return Verdict::Pass,
     };
-    let Some(visit) = Visit::of(region, tables, row, &register) else {
-        return not_understood();
-    };
+    let source = (arrived.source, arrived.source_port);
+    let visit = Visit::of(region, tables, row, &register, aor, source);
     if stage == Stage::Datagram {
         tables.slots.prefetch(visit.slot_fp()); // under pressure it is looked up soon
     }
-    let class = visit.class(arrived.source);
+    let class = visit.class();
     let decision = match arrived.may_reply && !is_silent(tables, arrived) {
         // Of one that is in flight the answer is on its way: even where it cannot be parsed it gets no other one.
         true if stage == Stage::Datagram && !can_parse(region) && !visit.is_again() => {
@@ -57,7 +61,7 @@ fn consider(arrived: &Arrived<'_>, stage: Stage) -> Verdict {
         true => visit.decide(class),
         false => Decision::Admit,
     };
-    if decision == Decision::Refuse && refuse(&visit, arrived, class, stage) {
+    if decision == Decision::Refuse && refuse(&visit, arrived, msg, class, stage) {
         visit.count_received(class);
         visit.row.sip.rejected.count(class);
         return Verdict::Answered;
@@ -95,9 +99,18 @@ fn is_silent(tables: &Tables, arrived: &Arrived<'_>) -> bool {
             .any(|net| net.matches(b"", b"", Some(arrived.source)))
 }
 
-fn refuse(visit: &Visit<'_>, arrived: &Arrived<'_>, class: Class, stage: Stage) -> bool {
+fn refuse(
+    visit: &Visit<'_>,
+    arrived: &Arrived<'_>,
+    msg: *mut sys::sip_msg,
+    class: Class,
+    stage: Stage,
+) -> bool {
     let told = answer::tell(visit, arrived.source, class);
-    let sent = answer::send(visit, arrived, &told);
+    // What is too long for our own buffer is Kamailio's to answer.
+    // SAFETY: null or the live message in hand.
+    let sent = answer::send(visit, arrived, &told)
+        || !msg.is_null() && unsafe { answer::send_by_kamailio(visit, msg, &told) } > 0;
     if sent {
         answer::note(visit, arrived, &told, class, stage);
     }
@@ -126,7 +139,8 @@ pub unsafe extern "C" fn on_request(
         if let Some(region) = state::region() {
             follow::look(region);
         }
-        match consider(&arrived, Stage::Request) {
+        // SAFETY: as above.
+        match unsafe { consider(&arrived, msg, Stage::Request) } {
             Verdict::Pass => GoOn(1),
             Verdict::Answered => GoOn(0),
         }
@@ -214,7 +228,8 @@ pub unsafe extern "C" fn on_datagram(event: *mut sys::sr_event_param_t) -> c_int
             sys::mg_datagram_view((*event).data, &mut view);
             Arrived::of(&view)
         };
-        match consider(&arrived, Stage::Datagram) {
+        // SAFETY: nothing is parsed yet.
+        match unsafe { consider(&arrived, ptr::null_mut(), Stage::Datagram) } {
             Verdict::Pass => Leave(0),
             Verdict::Answered => Leave(-1),
         }

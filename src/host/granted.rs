@@ -27,10 +27,39 @@ pub enum Voucher {
     Claimed,
 }
 
+/// The numbers of one contact: its binding's, and what a contact in other words is compared with (`Visit::is_alike`).
+#[derive(Clone, Copy, Default)]
+struct Numbers {
+    fp: u64,
+    hints: [Option<u64>; 3],
+}
+
+impl Numbers {
+    fn of(key: &aor::Key, aor_fp: u64, contact: &Contact<'_>) -> Numbers {
+        let by_uri = aor::uri_fingerprints(key, aor_fp, contact.uri);
+        let by_instance = aor::binding_by_instance(key, aor_fp, contact);
+        Numbers {
+            fp: by_instance.unwrap_or(by_uri.whole),
+            hints: [
+                by_instance.map(|_| by_uri.whole),
+                Some(by_uri.base),
+                by_uri.names,
+            ],
+        }
+    }
+
+    fn hint(&self, tables: &Tables, until: u64, now: u64) {
+        for number in self.hints.into_iter().flatten() {
+            tables.hints.raise(number, until, now, 0);
+        }
+    }
+}
+
 /// One binding that a REGISTER names.
 #[derive(Clone, Copy, Default)]
 struct Wish {
     fp: u64,
+    numbers: Numbers,
     /// Seconds asked for; 0 removes.
     seconds: u32,
 }
@@ -61,8 +90,10 @@ impl Asked {
             count: 0,
         };
         for (wish, contact) in asked.wishes.iter_mut().zip(register.contacts.kept()) {
+            let numbers = Numbers::of(key, aor_fp, contact);
             *wish = Wish {
-                fp: aor::binding_fingerprint(key, aor_fp, contact).primary,
+                fp: numbers.fp,
+                numbers,
                 seconds: asked_seconds(contact, register.expires),
             };
             asked.count += 1;
@@ -84,6 +115,10 @@ impl Asked {
         for (wish, binding) in asked.wishes.iter_mut().zip(pending.bindings()) {
             *wish = Wish {
                 fp: binding.fp,
+                numbers: Numbers {
+                    fp: binding.fp,
+                    hints: [None; 3],
+                },
                 seconds: if binding.is_removed {
                     0
                 } else {
@@ -185,14 +220,15 @@ fn accepted(region: &Region, tables: &Tables, asked: &Asked, reply: &Reply<'_>, 
         if seconds == 0 {
             continue;
         }
-        let fp = aor::binding_fingerprint(&tables.key, asked.aor_fp, contact).primary;
+        let numbers = Numbers::of(&tables.key, asked.aor_fp, contact);
+        let fp = numbers.fp;
         let place = asked
             .wishes()
             .iter()
             .position(|wish| wish.fp == fp && wish.seconds > 0);
         let Some(wish) = place.and_then(|place| asked.wishes().get(place)) else {
             if may_take_away {
-                latest = latest.max(learn(region, tables, fp, seconds, now, false));
+                latest = latest.max(learn(region, tables, &numbers, seconds, now, false));
             }
             continue;
         };
@@ -201,7 +237,7 @@ fn accepted(region: &Region, tables: &Tables, asked: &Asked, reply: &Reply<'_>, 
             true => (seconds, true),
             false => (seconds.min(wish.seconds), false),
         };
-        latest = latest.max(learn(region, tables, fp, seconds, now, is_exact));
+        latest = latest.max(learn(region, tables, &numbers, seconds, now, is_exact));
     }
     // Where usrloc keeps bindings in memory it has told of all that this server stored.
     let is_told = voucher == Voucher::Own && region.control.usrloc_in_memory.get() != 0;
@@ -210,8 +246,16 @@ fn accepted(region: &Region, tables: &Tables, asked: &Asked, reply: &Reply<'_>, 
     for (_, wish) in wishes.filter(|(place, wish)| listed >> place & 1 == 0 && wish.seconds > 0) {
         if is_listing {
             tables.bindings.raise(wish.fp, latest, now, 0);
+            wish.numbers.hint(tables, latest, now);
         } else if !is_told {
-            latest = latest.max(learn(region, tables, wish.fp, wish.seconds, now, false));
+            latest = latest.max(learn(
+                region,
+                tables,
+                &wish.numbers,
+                wish.seconds,
+                now,
+                false,
+            ));
         }
     }
     let memory = u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
@@ -229,14 +273,22 @@ fn accepted(region: &Region, tables: &Tables, asked: &Asked, reply: &Reply<'_>, 
 }
 
 /// Learns one binding; answers its end.
-fn learn(region: &Region, tables: &Tables, fp: u64, seconds: u32, now: u64, is_exact: bool) -> u64 {
+fn learn(
+    region: &Region,
+    tables: &Tables,
+    numbers: &Numbers,
+    seconds: u32,
+    now: u64,
+    is_exact: bool,
+) -> u64 {
     let seconds = u64::from(seconds);
     raise_longest_expires(region, seconds);
     let until = now.saturating_add(seconds);
     match is_exact {
-        true => tables.bindings.put(fp, until, now, 0),
-        false => tables.bindings.raise(fp, until, now, 0),
+        true => tables.bindings.put(numbers.fp, until, now, 0),
+        false => tables.bindings.raise(numbers.fp, until, now, 0),
     };
+    numbers.hint(tables, until, now);
     until
 }
 
@@ -244,9 +296,4 @@ fn learn(region: &Region, tables: &Tables, fp: u64, seconds: u32, now: u64, is_e
 pub fn raise_longest_expires(region: &Region, seconds: u64) {
     let longest = &region.control.longest_expires;
     longest.raise(seconds.min(LONGEST_EXPIRES));
-}
-
-/// Whether an Expires of this length is no news.
-pub fn is_usual_expires(region: &Region, seconds: u64) -> bool {
-    seconds.min(LONGEST_EXPIRES) <= region.control.longest_expires.get()
 }

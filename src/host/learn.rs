@@ -3,104 +3,61 @@
 //! Forbidden here: deciding; locks (usrloc's callbacks run under its slot lock: write the table and return).
 
 use std::cell::Cell;
-use std::ffi::{c_char, c_int, c_long, c_uint, c_void};
-use std::ptr;
+use std::ffi::{c_int, c_uint, c_void};
+use std::net::IpAddr;
 
 use super::arrived::bytes;
 use super::entry::{GoOn, guarded};
 use super::granted::{self, Asked, Voucher};
-use super::state::{self, Tables};
+use super::state;
 use super::visit::IN_FLIGHT_AGE;
 use super::{hooks, outside, sys};
-use crate::guard::aor::{self, Aor};
-use crate::guard::params::Int;
-use crate::guard::sip::{Contact, Register, Reply, Scanned, scan};
+use crate::guard::aor::{self, local};
+use crate::guard::sip::{Contact, MAX_CONTACTS, Register, Reply, Scanned, scan};
 use crate::guard::words::Class;
-use crate::shared::pending::{Kind, MAX_BINDINGS, Pending, State};
+use crate::shared::pending::{Kind, Pending, State};
 
 /// A REGISTER in hand.
 #[derive(Clone, Copy)]
-struct InHand {
-    pending: Pending,
+pub struct InHand {
+    pub pending: Pending,
     class: Class,
     /// Which message it is ([`sys::mg_message_t`]).
     message: u64,
     /// It is a retransmission of what is in flight.
     is_again: bool,
-    /// The end of its AoR on arrival; 0 when unknown, [`NOT_COMPARABLE`].
-    aor_end: u64,
-    /// Where the contacts of its bindings lie in the message, to know them again in usrloc's callback.
-    contacts: [Uri; MAX_BINDINGS],
-    /// Bit per binding of `pending` that the local usrloc has stored since.
-    stored: u8,
-    /// The latest end of those.
-    latest: u64,
+    /// The number of its record in a local usrloc that keeps bindings in memory; 0: there is none.
+    pub record: u64,
+    /// Numbers of the URIs of its contacts ([`local::uri_number`]; 0: none), to know them again in usrloc's callback: the
+    /// script may have changed the message by then.
+    pub said: [u64; MAX_CONTACTS],
+    /// Where it came from.
+    pub source: (IpAddr, u16),
+    /// A local usrloc that keeps bindings in memory has changed one since.
+    pub is_changed: bool,
 }
-
-/// A contact's URI within the message in hand: compared, never kept beyond it.
-#[derive(Clone, Copy)]
-struct Uri {
-    start: *const u8,
-    length: usize,
-}
-
-impl Uri {
-    const NONE: Uri = Uri {
-        start: ptr::null(),
-        length: 0,
-    };
-
-    fn of(text: &[u8]) -> Uri {
-        Uri {
-            start: text.as_ptr(),
-            length: text.len(),
-        }
-    }
-
-    /// # Safety
-    /// The message that it points into is still in hand.
-    unsafe fn is(&self, text: &[u8]) -> bool {
-        // SAFETY: the caller's promise; `start` is null only with length 0, which equals no URI.
-        self.length == text.len()
-            && self.length > 0
-            && unsafe { std::slice::from_raw_parts(self.start, self.length) } == text
-    }
-}
-
-/// Stands for an AoR's end that is later than all others: its reply must be read.
-pub const NOT_COMPARABLE: u64 = u64::MAX;
 
 impl InHand {
-    /// The number of a binding whose contact the request names with the same bytes.
-    fn number_of(&self, uri: &[u8]) -> Option<u64> {
-        // SAFETY: while it is in hand its message is being worked on (core/receive.c), so its buffer is alive.
-        let place = self
-            .contacts
-            .iter()
-            .position(|contact| unsafe { contact.is(uri) })?;
+    /// The number of a binding whose contact the request names with the URI of this number.
+    pub fn number_of(&self, uri: u64) -> Option<u64> {
+        let place = self.said.iter().position(|said| *said == uri)?;
         self.pending.bindings().get(place).map(|binding| binding.fp)
     }
 
-    /// The local usrloc has stored a binding while this REGISTER was in hand.
-    fn note_stored(&mut self, fp: u64, until: u64) {
-        for (place, binding) in self.pending.bindings().iter().enumerate() {
-            if binding.fp == fp {
-                self.stored |= 1 << place;
-            }
-        }
-        self.latest = self.latest.max(until);
+    /// Whether it names a contact with the URI of this number, or names more than are kept.
+    pub fn names(&self, uri: u64) -> bool {
+        self.said.contains(&uri) || self.said.last().is_some_and(|last| *last != 0)
     }
 
-    /// usrloc has told everything that a 2xx would: every binding of the request is stored, and none of the AoR's
-    /// others ends later.
+    /// The URIs that it names, by their numbers.
+    pub fn named(&self) -> impl Iterator<Item = u64> {
+        self.said.into_iter().filter(|said| *said != 0)
+    }
+
+    /// A local usrloc has told everything that this server's own 2xx would: what it changed, or that it had to change
+    /// nothing. What it did not store for a REGISTER that asks for a binding may be stored elsewhere.
     fn is_told_by_usrloc(&self) -> bool {
-        let bindings = self.pending.bindings();
-        let all = (1u8 << bindings.len()).wrapping_sub(1);
-        self.pending.kind == Kind::Add
-            && !bindings.is_empty()
-            && !bindings.iter().any(|binding| binding.is_removed)
-            && self.stored == all
-            && (self.aor_end..NOT_COMPARABLE).contains(&self.latest)
+        self.is_changed || self.pending.kind != Kind::Add || self.class == Class::Refresh
     }
 }
 
@@ -116,35 +73,47 @@ struct InReply(Cell<bool>);
 unsafe impl Sync for InReply {}
 static LOCAL_IN_REPLY: InReply = InReply(Cell::new(false));
 
-/// A REGISTER was admitted and goes to the script; `aor_end` is the end of its AoR until now, 0 when it is unknown and
-/// [`NOT_COMPARABLE`] when `pending` does not name all its bindings. `is_again`: the first one of its transaction is
-/// remembered already.
+/// A REGISTER was admitted and goes to the script; `record`: [`InHand::record`]. `is_again`: the first one of its
+/// transaction is remembered already.
 pub fn begin(
     pending: Pending,
     class: Class,
     message: u64,
-    aor_end: u64,
     is_again: bool,
+    record: u64,
     contacts: &[Contact<'_>],
+    source: (IpAddr, u16),
 ) {
-    let mut uris = [Uri::NONE; MAX_BINDINGS];
-    for (uri, contact) in uris.iter_mut().zip(contacts) {
-        *uri = Uri::of(contact.uri);
+    let mut said = [0; MAX_CONTACTS];
+    if let (Some(tables), true) = (state::tables(), state::registrar().is_some()) {
+        for (said, contact) in said.iter_mut().zip(contacts) {
+            *said = local::uri_number(&tables.key, contact.uri);
+        }
     }
     // At once: the reply, or a retransmission, may come to another process before the script ends here.
     if let (false, Some(tables)) = (is_again, state::tables()) {
         tables.in_flight.note(&pending);
     }
     LOCAL_IN_HAND.0.set(Some(InHand {
-        contacts: uris,
+        is_again,
+        said,
+        source,
         pending,
         class,
         message,
-        is_again,
-        aor_end,
-        stored: 0,
-        latest: 0,
+        record,
+        is_changed: false,
     }));
+}
+
+/// The REGISTER in hand, for usrloc's callback.
+pub fn in_hand() -> Option<InHand> {
+    LOCAL_IN_HAND.0.get()
+}
+
+/// What usrloc's callback noted of the REGISTER in hand.
+pub fn keep_in_hand(hand: InHand) {
+    LOCAL_IN_HAND.0.set(Some(hand));
 }
 
 /// Class of the REGISTER in hand.
@@ -167,7 +136,7 @@ pub fn end() {
 
 /// Whether what usrloc stores at this moment belongs to a REGISTER that came through here: to the one in hand, to a
 /// reply in hand, or to a transaction (a suspended one that goes on in another process, a reply or failure route of tm's).
-fn is_from_here() -> bool {
+pub fn is_from_here() -> bool {
     // SAFETY: looks at tm's transaction of this process.
     let is_transaction = || unsafe { sys::mg_tm_in_register() != 0 };
     LOCAL_IN_HAND.0.get().is_some() || LOCAL_IN_REPLY.0.get() || is_transaction()
@@ -200,13 +169,7 @@ fn answered_here(hand: &InHand, status: c_int) -> bool {
     match status {
         ..200 => return true,
         200..300 => {
-            // A usrloc that keeps nothing in memory may know bindings of the AoR that only the reply tells. A longer
-            // Expires than any before is read from the reply, too: here it could be a second off.
-            let now = state::coarse_ms() / 1000;
-            let granted = hand.latest.saturating_sub(now).saturating_sub(1);
-            let is_usual = granted::is_usual_expires(region, granted);
-            let is_in_memory = region.control.usrloc_in_memory.get() != 0;
-            if !is_in_memory || !is_usual || !hand.is_told_by_usrloc() {
+            if region.control.usrloc_in_memory.get() == 0 || !hand.is_told_by_usrloc() {
                 return false;
             }
             row.sip.accepted.add(1);
@@ -371,86 +334,4 @@ fn relayed_without_transaction(text: &[u8]) {
         let asked = Asked::of_pending(&pending);
         granted::settle(region, tables, row, &asked, &reply, Voucher::Claimed);
     }
-}
-
-/// usrloc's events (ul_callback.h).
-const INSERTED: c_int = 1;
-const UPDATED: c_int = 2;
-const DELETED: c_int = 4;
-
-/// usrloc changed a contact. Process: whoever runs save(), an RPC, DMQ or a timer; under the slot's lock.
-#[allow(clippy::too_many_arguments)]
-pub unsafe extern "C" fn on_binding(
-    event: c_int,
-    aor_text: *const c_char,
-    aor_length: c_int,
-    contact: *const c_char,
-    contact_length: c_int,
-    instance: *const c_char,
-    instance_length: c_int,
-    expires: c_long,
-) {
-    guarded("a usrloc change", || {
-        // SAFETY: strings of the record, alive under its lock.
-        let (text, uri, instance) = unsafe {
-            (
-                bytes(aor_text, aor_length),
-                bytes(contact, contact_length),
-                bytes(instance, instance_length),
-            )
-        };
-        let (Some(region), Some(tables)) = (state::region(), state::tables()) else {
-            return;
-        };
-        let in_hand = LOCAL_IN_HAND.0.get();
-        if event == INSERTED && !is_from_here() {
-            if let Some(row) = hooks::own_row() {
-                row.sip.replicated.add(1);
-            }
-        }
-        let Some(aor_fp) = in_hand
-            .map(|hand| hand.pending.aor_fp)
-            .or_else(|| fingerprint_of(tables, text))
-        else {
-            return;
-        };
-        let fp = in_hand
-            .and_then(|hand| hand.number_of(uri))
-            .unwrap_or_else(|| {
-                let stored = Contact {
-                    instance: (!instance.is_empty()).then_some(instance),
-                    ..Contact::of_uri(uri)
-                };
-                aor::binding_by_instance(&tables.key, aor_fp, &stored)
-                    .unwrap_or_else(|| aor::binding_by_uri(&tables.key, aor_fp, &stored))
-            });
-        let now = state::coarse_ms() / 1000;
-        match event {
-            INSERTED | UPDATED => {
-                let until = state::until(expires as u64);
-                let memory =
-                    u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
-                tables.bindings.put(fp, until, now, 0);
-                tables.aors.raise(aor_fp, until, now, memory);
-                if let Some(mut hand) = in_hand {
-                    hand.note_stored(fp, until);
-                    LOCAL_IN_HAND.0.set(Some(hand));
-                }
-            }
-            DELETED => {
-                tables.bindings.remove(fp);
-            }
-            _ => (), // expired: the table's own clock has ended it
-        }
-    });
-}
-
-/// Fingerprint of an AoR as usrloc spells it; without a domain it cannot be told, and usrloc is asked instead.
-fn fingerprint_of(tables: &Tables, text: &[u8]) -> Option<u64> {
-    let mut uri = [0u8; 512];
-    let length = 4 + text.len();
-    uri.get_mut(..4)?.copy_from_slice(b"sip:");
-    uri.get_mut(4..length)?.copy_from_slice(text);
-    let aor = Aor::parse(uri.get(..length)?)?;
-    text.contains(&b'@').then(|| aor.fingerprint(&tables.key))
 }

@@ -10,9 +10,10 @@ use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
     ballast, binaries, bindings_file, blackbox, ending, follow, gate, learn, memory, outside,
-    profile, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys,
+    profile, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys, usrloc,
 };
 use crate::guard::aor::Key;
+use crate::guard::aor::local::Matching;
 use crate::guard::http;
 use crate::guard::params::{self, Int, Text};
 use crate::guard::warnings::{self, Warning};
@@ -149,6 +150,7 @@ fn make_tables(region: &Region) -> Result<(), String> {
     let tables = state::Tables {
         bindings,
         aors,
+        hints: Fingerprints::map(capacity, base).map_err(mapped)?,
         slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         crowd_slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         sources: Sources::map().map_err(mapped)?,
@@ -316,7 +318,7 @@ fn bind_usrloc(region: &Region) -> Result<(), String> {
     }
     // SAFETY: as above; the names are constants.
     unsafe {
-        if sys::mg_usrloc_watch(Some(learn::on_binding)) == 0 {
+        if sys::mg_usrloc_watch(Some(usrloc::on_binding)) == 0 {
             return Err("usrloc refused the callback for its contacts".into());
         }
         let mut prefix = [0u8; 256];
@@ -334,6 +336,16 @@ fn bind_usrloc(region: &Region) -> Result<(), String> {
                 .get(..length.max(0) as usize)
                 .unwrap_or_default()
                 .to_vec(),
+            matching: Matching::from_number(sys::mg_module_int(
+                c"usrloc".as_ptr(),
+                c"matching_mode".as_ptr(),
+                0,
+            ))
+            .unwrap_or_default(),
+            use_path: sys::mg_module_int(group, c"use_path".as_ptr(), 0) != 0,
+            // registrar/registrar.h: REG_OUTBOUND_NONE and REG_REGID_OUTBOUND are 0
+            doubts_reg_id: sys::mg_module_int(group, c"outbound_mode".as_ptr(), 0) != 0
+                && sys::mg_module_int(group, c"regid_mode".as_ptr(), 0) == 0,
             tables: usrloc_tables(),
         });
     }

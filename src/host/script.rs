@@ -2,18 +2,18 @@
 //! Forbidden here: answering 0, which would end the script; deciding anything that the gate decides otherwise.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
 
 use super::answer::{self, Told};
 use super::arrived::Arrived;
 use super::entry::{GoOn, guarded};
 use super::log::{Severity, log};
+use super::reading::{self, Reading};
 use super::visit::Visit;
 use super::{hooks, learn, settings, state, sys};
 use crate::guard::admission::Decision;
-use crate::guard::params::{Int, Text};
-use crate::guard::sip::{Scanned, scan};
+use crate::guard::params::Int;
 use crate::guard::words::Class;
 use crate::shared::refusals::Stage;
 
@@ -54,12 +54,16 @@ unsafe fn on_register(
     else {
         return other;
     };
-    let Scanned::Register(register) = scan(arrived.text) else {
-        return other;
-    };
-    match Visit::of(region, tables, row, &register) {
-        Some(visit) => body(&arrived, &visit),
-        None => other,
+    // SAFETY: the caller's promise.
+    match unsafe { reading::read(arrived.text, msg) } {
+        Reading::Register(register, aor) => {
+            let source = (arrived.source, arrived.source_port);
+            body(
+                &arrived,
+                &Visit::of(region, tables, row, &register, aor, source),
+            )
+        }
+        _ => other,
     }
 }
 
@@ -83,7 +87,7 @@ unsafe fn admit(msg: *mut sys::sip_msg, class: Option<Class>) -> c_int {
                 None if sys::mg_is_received_here(msg) == 0 => visit.set_again(false),
                 None => (),
             }
-            let class = class.unwrap_or_else(|| visit.class(arrived.source));
+            let class = class.unwrap_or_else(|| visit.class());
             let decision = if arrived.may_reply {
                 visit.decide(class)
             } else {
@@ -131,22 +135,11 @@ unsafe fn reject(msg: *mut sys::sip_msg) -> c_int {
             let (class, told) = match refused {
                 Some((_, class, told)) => (class, told),
                 None => {
-                    let class = visit.class(arrived.source);
+                    let class = visit.class();
                     (class, answer::tell(visit, arrived.source, class))
                 }
             };
-            let mut header = [0u8; 40];
-            let length = answer::retry_after_header(&told, &mut header);
-            let reason =
-                CString::new(visit.tables.texts.get(Text::ReplyReason)).unwrap_or_default();
-            let header = header.as_ptr().cast();
-            let sent = match sys::mg_script_reply(
-                msg,
-                c_int::from(told.code),
-                reason.as_ptr(),
-                header,
-                length as c_int,
-            ) {
+            let sent = match answer::send_by_kamailio(visit, msg, &told) {
                 1.. => true,
                 // No sl, or it has no memory for its reply: ours needs none.
                 _ => arrived.may_reply && answer::send(visit, arrived, &told),

@@ -5,8 +5,10 @@ use once_cell::sync::OnceCell;
 
 use super::settings::Texts;
 use crate::guard::aor::Key;
+use crate::guard::aor::local::Matching;
 use crate::guard::clock;
 use crate::guard::priority;
+
 use crate::shared::fingerprints::Fingerprints;
 use crate::shared::pending::InFlight;
 use crate::shared::region::Region;
@@ -22,6 +24,9 @@ pub struct Tables {
     pub bindings: Fingerprints,
     /// Known AoRs → end of their last binding.
     pub aors: Fingerprints,
+    /// Ways back to bindings that the local usrloc keeps under another name than their REGISTERs say (NAT, `save()` under
+    /// another AoR, replication), and, without a local usrloc, what parameters known contacts have. Touched as used.
+    pub hints: Fingerprints,
     /// Slots of the queue: AoR → begin of its slot.
     pub slots: Fingerprints,
     /// The same of AoRs whose source queues behind itself: a flood pushes out only these.
@@ -47,6 +52,12 @@ pub struct Registrar {
     pub case_sensitive: bool,
     /// registrar parameter `realm_prefix`.
     pub realm_prefix: Vec<u8>,
+    /// How it finds a contact again (usrloc parameter `matching_mode`).
+    pub matching: Matching,
+    /// registrar parameter `use_path`.
+    pub use_path: bool,
+    /// reg-id counts only for phones whose edge proxy says `ob` (registrar parameters `outbound_mode`, `regid_mode`).
+    pub doubts_reg_id: bool,
     /// usrloc tables, as C strings.
     pub tables: Vec<std::ffi::CString>,
 }

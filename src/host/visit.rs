@@ -2,14 +2,12 @@
 //! Forbidden here: answering; locks (but usrloc's own, asked for unknown bindings only), allocation, logs.
 
 use std::cell::OnceCell;
-use std::ffi::{c_int, c_long, c_void};
 use std::net::IpAddr;
 
-use super::arrived::bytes;
 use super::state::{self, Tables};
-use super::{granted, learn, pressure, sys};
+use super::{granted, learn, pressure, usrloc};
 use crate::guard::admission::{self, Curves, Decision};
-use crate::guard::aor::{self, Aor, RegistrarRules};
+use crate::guard::aor::{self, Aor};
 use crate::guard::class::{self, Known};
 use crate::guard::params::Int;
 use crate::guard::priority;
@@ -39,6 +37,12 @@ pub struct Visit<'a> {
     /// Of Call-ID and AoR: under which registrations in flight are found.
     pub leg: u64,
     pub now_ms: u64,
+    /// Where it came from.
+    pub source: IpAddr,
+    /// As above.
+    pub source_port: u16,
+    /// The number of its record in the local usrloc.
+    record: OnceCell<Option<u64>>,
     /// Numbers of the first contacts, made when the first is asked for.
     primaries: OnceCell<[u64; MAX_BINDINGS]>,
     /// The end of the AoR as the table knew it on arrival.
@@ -51,20 +55,21 @@ pub struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    /// Opens the visit of a REGISTER; `None` when its AoR cannot be read.
+    /// Opens the visit of a REGISTER of this AoR from this address and port.
     pub fn of(
         region: &'a Region,
         tables: &'static Tables,
         row: &'a Row,
         register: &'a Register<'a>,
-    ) -> Option<Visit<'a>> {
-        let aor = Aor::parse(register.to_uri)?;
+        aor: Aor<'a>,
+        source: (IpAddr, u16),
+    ) -> Visit<'a> {
         // The tables are larger than the caches: what will be looked at is fetched while the rest is computed.
         let aor_fp = aor.fingerprint(&tables.key);
         tables.aors.prefetch(aor_fp);
         let leg = aor::leg_key(&tables.key, register.call_id, aor_fp);
         tables.in_flight.prefetch(leg);
-        Some(Visit {
+        Visit {
             region,
             tables,
             row,
@@ -78,17 +83,20 @@ impl<'a> Visit<'a> {
             earlier: OnceCell::new(),
             pending: OnceCell::new(),
             again: OnceCell::new(),
-        })
+            source: source.0,
+            source_port: source.1,
+            record: OnceCell::new(),
+        }
     }
 
     /// Its class.
-    pub fn class(&self, source: IpAddr) -> Class {
+    pub fn class(&self) -> Class {
         class::classify(
             self.register,
             || self.known(),
             self.is_followup(),
             self.region.settings.get(Int::PrioritySos) != 0,
-            || self.is_priority(source),
+            || self.is_priority(self.source),
         )
     }
 
@@ -97,29 +105,37 @@ impl<'a> Visit<'a> {
         self.now_ms / 1000
     }
 
-    /// What the table knows, and the local usrloc where the table does not.
+    /// What the local usrloc knows, or the table where there is none.
     fn known(&self) -> Known {
+        match state::registrar() {
+            Some(registrar) if self.region.control.usrloc_in_memory.get() != 0 => {
+                usrloc::known(self, registrar)
+            }
+            _ => self.known_by_rfc(),
+        }
+    }
+
+    /// What the table learned from what passed.
+    fn known_by_rfc(&self) -> Known {
         let now = self.now_s();
         self.primaries();
         let ended = self.aor_end();
         let has_live = ended.is_some_and(|end| end > now);
-        let mut known = Known {
-            all_bindings: has_live
-                && self.all_adding(|key| self.tables.bindings.get(key, now, 0).is_some()),
+        let all_bindings = has_live && self.all_adding();
+        Known {
+            all_bindings,
             aor: ended.is_some(),
-            unsure: false,
-        };
-        if known.all_bindings {
-            return known;
+            unsure: !all_bindings && is_unsure(self.region, self.tables, now),
         }
-        if self.region.control.usrloc_in_memory.get() != 0 {
-            let local = self.ask_usrloc();
-            known.all_bindings |= local.all_bindings;
-            known.aor |= local.aor;
-        } else {
-            known.unsure = is_unsure(self.region, self.tables, now);
-        }
-        known
+    }
+
+    /// The number of its record in a local usrloc that keeps its bindings in memory.
+    pub fn record(&self) -> Option<u64> {
+        *self.record.get_or_init(|| {
+            let registrar = state::registrar()?;
+            (self.region.control.usrloc_in_memory.get() != 0)
+                .then(|| usrloc::record_of(self.tables, registrar, &self.aor))?
+        })
     }
 
     fn aor_end(&self) -> Option<u64> {
@@ -144,70 +160,47 @@ impl<'a> Visit<'a> {
 
     fn primary(&self, contact: &Contact<'_>) -> u64 {
         aor::binding_by_instance(&self.tables.key, self.aor_fp, contact)
-            .unwrap_or_else(|| self.by_uri(contact))
+            .unwrap_or_else(|| aor::binding_by_uri(&self.tables.key, self.aor_fp, contact))
     }
 
-    /// Whether every contact that asks for a binding has a fingerprint that passes.
-    fn all_adding(&self, is_known: impl Fn(u64) -> bool) -> bool {
+    /// Whether every contact that asks for a binding has one.
+    fn all_adding(&self) -> bool {
         let register = self.register;
-        let mut contacts = register.contacts.kept().iter().enumerate();
-        contacts.all(|(place, contact)| {
-            if Contacts::expires_of(contact, register.expires).is_zero() {
-                return true;
+        let mut known = 0;
+        for (place, contact) in register.every_contact().enumerate() {
+            if Contacts::expires_of(&contact, register.expires).is_zero() {
+                continue;
             }
             let primary = self.primaries().get(place).copied();
-            is_known(primary.unwrap_or_else(|| self.primary(contact)))
-                || contact.instance.is_some() && is_known(self.by_uri(contact))
-        })
-    }
-
-    /// Looks the AoR up in the local usrloc, contact by contact.
-    fn ask_usrloc(&self) -> Known {
-        let Some(registrar) = state::registrar() else {
-            return Known::default();
-        };
-        let rules = RegistrarRules {
-            use_domain: registrar.use_domain,
-            case_sensitive: registrar.case_sensitive,
-            realm_prefix: &registrar.realm_prefix,
-        };
-        let mut buffer = [0u8; 512];
-        let mut question = Question {
-            visit: self,
-            now: self.now_s(),
-            matched: 0,
-            has_live: false,
-        };
-        if let Some(text) = self.aor.registrar_text(&rules, &mut buffer) {
-            for table in &registrar.tables {
-                // SAFETY: both texts and the closure live for the call; usrloc calls back before it returns.
-                unsafe {
-                    sys::mg_usrloc_contacts(
-                        table.as_ptr(),
-                        text.as_ptr().cast(),
-                        text.len() as c_int,
-                        Some(on_contact),
-                        (&raw mut question).cast(),
-                    );
-                }
+            let primary = primary.unwrap_or_else(|| self.primary(&contact));
+            if !self.is_bound(primary) && !self.is_alike(&contact) {
+                return false;
             }
+            known += 1;
         }
-        let wanted = self
-            .register
-            .contacts
-            .kept_adding(self.register.expires)
-            .count();
-        let all = wanted < 64 && question.matched.count_ones() as usize == wanted;
-        Known {
-            all_bindings: all && question.has_live,
-            aor: question.has_live,
-            unsure: false,
-        }
+        known == register.contacts.adding(register.expires)
     }
 
-    /// The number of a binding by its contact URI alone.
-    fn by_uri(&self, contact: &Contact<'_>) -> u64 {
-        aor::binding_by_uri(&self.tables.key, self.aor_fp, contact)
+    fn is_bound(&self, number: u64) -> bool {
+        let (bindings, now) = (&self.tables.bindings, self.now_s());
+        bindings.get(number, now, 0).is_some()
+    }
+
+    /// Whether a contact without an instance has a binding whose URI differs in nothing that counts: one with an
+    /// instance, or with a parameter more or less that the other does not have (RFC 3261 19.1.4).
+    fn is_alike(&self, contact: &Contact<'_>) -> bool {
+        if contact.instance.is_some() {
+            return false;
+        }
+        let numbers = aor::uri_fingerprints(&self.tables.key, self.aor_fp, contact.uri);
+        let (hints, now) = (&self.tables.hints, self.now_s());
+        let is_hinted = |number| hints.get(number, now, 0).is_some();
+        is_hinted(numbers.whole) || is_hinted(numbers.base) && !numbers.names.is_some_and(is_hinted)
+    }
+
+    /// Whether a relayed reply told of this contact.
+    pub fn is_learned(&self, contact: &Contact<'_>) -> bool {
+        self.is_bound(self.primary(contact))
     }
 
     /// What is in flight of its Call-ID and AoR.
@@ -228,7 +221,6 @@ impl<'a> Visit<'a> {
                 && first.aor_fp == self.aor_fp
                 && self.now_s().saturating_sub(first.time_s) <= CHALLENGE_AGE
                 && first.covers(this.kind, this.contents, this.bindings(), !this.has_more)
-                && self.register.contacts.are_all_kept()
         };
         self.register.has_credentials && self.earlier().filter(is_asked).is_some()
     }
@@ -238,7 +230,6 @@ impl<'a> Visit<'a> {
         let is_same = |earlier: &&Pending| {
             let this = self.pending();
             earlier.is_again(self.aor_fp, this.transaction, this.contents)
-                && self.register.contacts.are_all_kept()
         };
         *self
             .again
@@ -255,15 +246,18 @@ impl<'a> Visit<'a> {
         self.pending.get_or_init(|| {
             let register = self.register;
             let key = &self.tables.key;
-            let is_removed = |contact| Contacts::expires_of(contact, register.expires).is_zero();
-            let contacts = register.contacts.kept();
-            let numbers = contacts.iter().enumerate().map(|(place, contact)| {
-                let known = self.primaries().get(place).copied();
-                (
-                    known.unwrap_or_else(|| self.primary(contact)),
-                    is_removed(contact),
-                )
-            });
+            let numbers = || {
+                register
+                    .every_contact()
+                    .enumerate()
+                    .map(|(place, contact)| {
+                        let known = self.primaries().get(place).copied();
+                        (
+                            known.unwrap_or_else(|| self.primary(&contact)),
+                            Contacts::expires_of(&contact, register.expires).is_zero(),
+                        )
+                    })
+            };
             let mut pending = Pending {
                 key: self.leg,
                 cseq: register.cseq_number,
@@ -276,14 +270,14 @@ impl<'a> Visit<'a> {
                     register.cseq_number,
                     register.top_via,
                 ),
-                contents: aor::contents_fingerprint(numbers.clone()),
+                contents: aor::contents_fingerprint(numbers()),
                 is_by_tm: false,
                 has_more: register.contacts.total > MAX_BINDINGS as u32,
                 asked_s: granted::longest_asked(register),
                 count: 0,
                 bindings: [Binding::default(); MAX_BINDINGS],
             };
-            for (slot, (fp, is_removed)) in pending.bindings.iter_mut().zip(numbers) {
+            for (slot, (fp, is_removed)) in pending.bindings.iter_mut().zip(numbers()) {
                 *slot = Binding { fp, is_removed };
                 pending.count += 1;
             }
@@ -353,13 +347,10 @@ impl<'a> Visit<'a> {
         if let (true, Some(earlier)) = (is_again, self.earlier()) {
             pending.time_s = earlier.time_s;
         }
-        let names_all = self.register.contacts.total == u32::from(pending.count);
-        let aor_end = match names_all {
-            true => self.aor_end().unwrap_or(0),
-            false => learn::NOT_COMPARABLE,
-        };
+        let record = self.record().unwrap_or(0);
+        let source = (self.source, self.source_port);
         let contacts = self.register.contacts.kept();
-        learn::begin(pending, class, message, aor_end, is_again, contacts);
+        learn::begin(pending, class, message, is_again, record, contacts, source);
     }
 }
 
@@ -374,59 +365,4 @@ pub fn is_unsure(region: &Region, tables: &Tables, now_s: u64) -> bool {
             .saturating_add(control.longest_expires.get())
         || tables.bindings.forgotten_until() > now_s
         || tables.aors.forgotten_until() > now_s
-}
-
-/// A question to usrloc on its way through the callback.
-struct Question<'a> {
-    visit: &'a Visit<'a>,
-    now: u64,
-    /// Bit per adding contact of the REGISTER that has a live binding.
-    matched: u64,
-    has_live: bool,
-}
-
-/// One contact of the record that was asked for; runs under usrloc's lock: compares and returns.
-unsafe extern "C" fn on_contact(
-    closure: *mut c_void,
-    uri: *const std::ffi::c_char,
-    uri_length: c_int,
-    instance: *const std::ffi::c_char,
-    instance_length: c_int,
-    expires: c_long,
-) -> c_int {
-    // SAFETY: the Question of ask_usrloc, alive during the call.
-    let question = unsafe { &mut *closure.cast::<Question<'_>>() };
-    // usrloc: 0 is permanent (ucontact.h VALID_CONTACT)
-    if state::until(expires as u64) <= question.now {
-        return 1;
-    }
-    question.has_live = true;
-    // SAFETY: strings of the record, under its lock.
-    let (uri, instance) = unsafe { (bytes(uri, uri_length), bytes(instance, instance_length)) };
-    let register = question.visit.register;
-    for (index, contact) in register.contacts.kept_adding(register.expires).enumerate() {
-        let same_instance = contact
-            .instance
-            .is_some_and(|i| !i.is_empty() && same_instance(i, instance));
-        let same_uri =
-            || question.visit.by_uri(contact) == question.visit.by_uri(&Contact::of_uri(uri));
-        if index < 64 && (same_instance || same_uri()) {
-            question.matched |= 1 << index;
-        }
-    }
-    1
-}
-
-/// usrloc keeps the instance with or without quotes by version; compare what is inside.
-fn same_instance(ours: &[u8], theirs: &[u8]) -> bool {
-    let inner = |text: &[u8]| -> (usize, usize) {
-        let quoted = text.len() >= 2 && text.starts_with(b"\"") && text.ends_with(b"\"");
-        if quoted {
-            (1, text.len() - 1)
-        } else {
-            (0, text.len())
-        }
-    };
-    let ((a, b), (c, d)) = (inner(ours), inner(theirs));
-    !theirs.is_empty() && ours.get(a..b) == theirs.get(c..d)
 }

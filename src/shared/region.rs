@@ -179,6 +179,10 @@ pub struct Control {
     pub internal_errors: Word,
     /// 1: usrloc is here and holds its bindings in memory, so it can be asked.
     pub usrloc_in_memory: Word,
+    /// 1: a contact was stored in another spelling than its REGISTER named (NAT rewriting by the script).
+    pub rewrites_contacts: Word,
+    /// 1: a contact was stored under another AoR than its REGISTER's (`save()` with a URI).
+    pub saves_elsewhere: Word,
     /// `shm_failures` and `pkg_failures` before the last `reset failures`.
     pub shm_failures_base: Word,
     /// As above.

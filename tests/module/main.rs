@@ -30,6 +30,7 @@ mod outside;
 mod package;
 mod parameters;
 mod paths;
+mod phones;
 mod pressure;
 mod priority;
 mod profile;

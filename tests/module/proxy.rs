@@ -319,3 +319,197 @@ fn proxy_keeps_the_shorter_expires_of_a_phone_that_asked_for_less() {
         });
     });
 }
+
+/// A REGISTER with these lines instead of the usual ones.
+fn odd(
+    client: &super::harness::sip::Udp,
+    number: usize,
+    to: &str,
+    contact: &str,
+    cseq: &str,
+) -> Vec<u8> {
+    let local = client.local();
+    let id = format!("odd{number}-{}", local.port());
+    format!(
+        "REGISTER sip:example.test SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bK{id};rport\r\nMax-Forwards: 70\r\n\
+         From: <sip:x@example.test>;tag=1\r\nTo: {to}\r\nCall-ID: {id}\r\nCSeq: {cseq}\r\nContact: {contact}\r\n\
+         Expires: 600\r\nContent-Length: 0\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+#[test]
+fn proxy_holds_back_forms_that_only_kamailio_reads() {
+    const TO: &str = "<sip:x@example.test>";
+    const CONTACT: &str = "<sip:x@192.0.2.1>";
+    for_each_pair(|pair| {
+        let (_registrar, proxy) = chain(pair, "");
+        let long = format!("\"{}\" <sip:x@example.test>", "x".repeat(8300));
+        proxy.rpc("memguard.shed", json!([60]));
+        for (number, (to, contact, cseq)) in [
+            (TO, CONTACT, "1 REGISTER"),
+            ("<sip:user@dom@host>", CONTACT, "1 REGISTER"),
+            ("<sip:u@>", CONTACT, "1 REGISTER"),
+            ("<sip:@h>", CONTACT, "1 REGISTER"),
+            ("<sip:u@h:port>", CONTACT, "1 REGISTER"),
+            ("<im:u@h>", CONTACT, "1 REGISTER"),
+            ("<urn:service:sos>", CONTACT, "1 REGISTER"),
+            (TO, "<>", "1 REGISTER"),
+            (TO, "<sip:x@192.0.2.1", "1 REGISTER"),
+            (TO, "\"x <sip:x@192.0.2.1>", "1 REGISTER"),
+            (TO, "<sip:x @192.0.2.1>", "1 REGISTER"),
+            (TO, CONTACT, "4294967296 REGISTER"),
+            (TO, CONTACT, "1 OPTIONS"),
+            (&long, CONTACT, "1 REGISTER"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let client = proxy.udp();
+            client.send_raw(&odd(&client, number, to, contact, cseq));
+            let what = format!("{:.60} {contact} {cseq}", to);
+            let bytes = client
+                .receive_raw(SOON)
+                .unwrap_or_else(|| panic!("no answer: {what}"));
+            let reply = Reply::parse(&bytes).unwrap_or_else(|| panic!("no reply: {what}"));
+            assert_refused(&reply, 503);
+        }
+    });
+}
+
+#[test]
+fn proxy_compares_contacts_as_the_rfcs_say() {
+    const I: &str = ";+sip.instance=\"<urn:uuid:1>\"";
+    const J: &str = ";+sip.instance=\"<urn:uuid:2>\"";
+    let rows: [(String, String, &str); 19] = [
+        (
+            "<sip:@h.test:5060>".into(),
+            "<sip:@H.test:5060>".into(),
+            "refresh",
+        ),
+        (
+            "<sip:@h.test:5060>".into(),
+            "<sip:@h.test:5062>".into(),
+            "returning",
+        ),
+        (
+            "<sip:@h.test>".into(),
+            "<sip:@h.test:5060>".into(),
+            "returning",
+        ),
+        (
+            "<sip:@h.test;rinstance=1>".into(),
+            "<sip:@h.test;rinstance=2>".into(),
+            "returning",
+        ),
+        (
+            "<sip:@h.test;a=1;b=2>".into(),
+            "<sip:@h.test;b=2;A=1>".into(),
+            "refresh",
+        ),
+        ("<sip:@h.test>".into(), "<sip:@h.test;ob>".into(), "refresh"),
+        (
+            "<sip:@h.test;line=1>".into(),
+            "<sip:@h.test>".into(),
+            "refresh",
+        ),
+        (
+            "<sip:@h.test>".into(),
+            "<sip:@h.test;transport=udp>".into(),
+            "returning",
+        ),
+        (
+            "<sip:@h.test;transport=tcp>".into(),
+            "<sip:@h.test;transport=TCP>".into(),
+            "refresh",
+        ),
+        (
+            "<sip:@h.test;transport=tcp>".into(),
+            "<sip:@h.test;transport=udp>".into(),
+            "returning",
+        ),
+        ("<sip:@h.test>".into(), "<sips:@h.test>".into(), "returning"),
+        (
+            "<sip:@h.test;pn-prid=a>".into(),
+            "<sip:@h.test;pn-prid=b>".into(),
+            "returning",
+        ),
+        (
+            format!("<sip:@h.test>{I}"),
+            format!("<sip:@i.test;x=y>{I}"),
+            "refresh",
+        ),
+        (
+            format!("<sip:@h.test>{I}"),
+            format!("<sip:@h.test>{J}"),
+            "returning",
+        ),
+        (
+            "<sip:@h.test>".into(),
+            format!("<sip:@h.test>{I}"),
+            "returning",
+        ),
+        (
+            format!("<sip:@h.test>{I};reg-id=1"),
+            format!("<sip:@h.test>{I};reg-id=2"),
+            "returning",
+        ),
+        (
+            format!("<sip:@h.test>{I}"),
+            format!("<sip:@h.test>{I};reg-id=1"),
+            "returning",
+        ),
+        (
+            format!("<sip:@h.test>{I};reg-id=1"),
+            format!("<sip:@z.test>{I};reg-id=1"),
+            "refresh",
+        ),
+        (
+            "<sip:@h.test?a=b>".into(),
+            "<sip:@h.test?a=c>".into(),
+            "returning",
+        ),
+    ];
+    // As it is; with this contact only and without its instance; with a contact that is not the phone's.
+    let answers = [
+        "if (!save(\"location\")) { sl_reply_error(); }",
+        "append_to_reply(\"Contact: <$(ct{nameaddr.uri})>;expires=600\\r\\n\"); sl_send_reply(\"200\", \"OK\");",
+        "append_to_reply(\"Contact: <sip:other@192.0.2.99:4444>;expires=600\\r\\n\"); sl_send_reply(\"200\", \"OK\");",
+    ];
+    for_each_pair(|pair| {
+        for (which, answer) in answers.iter().enumerate() {
+            let registrar = Server::registrar(pair)
+                .without_memguard()
+                .config(|c| c.register = (*answer).into())
+                .start();
+            let proxy = Server::proxy(pair, registrar.sip()).start();
+            let client = proxy.udp();
+            for (row, (first, second, class)) in rows.iter().enumerate() {
+                let user = format!("r{row}");
+                let with = |contact: &str| {
+                    Request::register(&user).contact(&contact.replace(":@", &format!(":{user}@")))
+                };
+                assert_eq!(client.request(&with(first)).code, 200, "{first}");
+                let again = proxy.by_class("received");
+                assert_eq!(client.request(&with(first)).code, 200, "{first}");
+                let refreshed = proxy.by_class("received");
+                assert_eq!(
+                    refreshed.get("refresh").unwrap_or(&0) - again.get("refresh").unwrap_or(&0),
+                    1,
+                    "{which}: {first} again"
+                );
+                // What only the reply's contact tells is not to be had when it is another's.
+                let has_more_or_less = !first.contains("+sip") && first.len() != second.len();
+                if which == 2 && *class == "refresh" && has_more_or_less {
+                    continue;
+                }
+                assert_eq!(client.request(&with(second)).code, 200, "{second}");
+                let after = proxy.by_class("received");
+                let gained = ["refresh", "returning", "new"].into_iter().find(|class| {
+                    after.get(class).unwrap_or(&0) > refreshed.get(class).unwrap_or(&0)
+                });
+                assert_eq!(gained, Some(*class), "{which}: {first} then {second}");
+            }
+        }
+    });
+}

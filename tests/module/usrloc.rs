@@ -168,3 +168,146 @@ fn usrloc_a_contact_that_comes_by_dmq_is_replicated_and_known() {
         );
     });
 }
+
+#[test]
+fn usrloc_bindings_that_end_before_their_time_are_forgotten() {
+    const PHONES: usize = 50;
+    for_each_pair(|pair| {
+        let server = Server::registrar(pair)
+            .param("sample_interval", 100)
+            .config(|c| {
+                c.param("usrloc", "handle_lost_tcp", 1);
+                c.param("usrloc", "timer_interval", 1);
+            })
+            .start();
+        let known = || number(&server.registrations(), "known_bindings");
+        let phone = |i: usize| Request::register(&format!("t{i}"));
+        let connections: Vec<_> = (0..PHONES)
+            .map(|i| {
+                let mut tcp = server.tcp();
+                assert_eq!(tcp.request(&phone(i)).code, 200);
+                tcp
+            })
+            .collect();
+        until(SOON, "all are known", || known() == PHONES as i64);
+        drop(connections);
+        until(SOON, "usrloc has ended them with their connections", || {
+            server.statistic("usrloc:registered_users") == 0
+        });
+        until(SOON, "so has the table", || known() == 0);
+        let client = server.udp();
+        assert_eq!(client.request(&phone(0)).code, 200);
+        assert_eq!(server.by_class("received").get("refresh"), None);
+        assert_eq!(server.by_class("received").get("returning"), Some(&1));
+        // By hand, and without a domain in the AoR (use_domain 0).
+        for (i, method, params) in [
+            (0, "ul.rm", json!(["location", "t0"])),
+            (
+                1,
+                "ul.rm_contact",
+                json!(["location", "t1", "sip:t1@192.0.2.1:5060"]),
+            ),
+        ] {
+            assert_eq!(client.request(&phone(i)).code, 200);
+            server.rpc(method, params);
+            let before = server.by_class("received").get("refresh").copied();
+            assert_eq!(client.request(&phone(i)).code, 200);
+            assert_eq!(
+                server.by_class("received").get("refresh").copied(),
+                before,
+                "{method}"
+            );
+        }
+    });
+}
+
+/// A contact that usrloc had before: stands for one that was loaded or replicated.
+fn add(server: &Server, aor: &str, contact: &str) {
+    let added = [
+        "ul.add", "location", aor, contact, "600", "1.0", "x", "0", "0", "6016",
+    ];
+    server.kamcmd(&added).expect("usrloc takes it");
+}
+
+#[test]
+fn usrloc_phones_behind_a_nat_are_known_after_a_takeover() {
+    for_each_pair(|pair| {
+        for (script, is_alias) in [
+            ("fix_nated_contact();", false),
+            ("set_contact_alias();", true),
+        ] {
+            let server = Server::registrar(pair)
+                .config(|c| {
+                    c.module("nathelper");
+                    c.register = format!("{script}\n    {}", c.register);
+                    c.param("usrloc", "preload", "location");
+                })
+                .start();
+            let client = server.udp();
+            let (ip, port) = (client.local().ip(), client.local().port());
+            let stored = |user: &str, params: &str| match is_alias {
+                true => format!("sip:{user}@10.0.0.1:5060{params};alias={ip}~{port}~1"),
+                false => format!("sip:{user}@{ip}:{port}{params}"),
+            };
+            let says = |user: &str, params: &str| {
+                Request::register(user).contact(&format!("<sip:{user}@10.0.0.1:5060{params}>"))
+            };
+            add(&server, "nat", &stored("nat", ";line=1"));
+            server.rpc("memguard.shed", json!([60]));
+            let reply = client.request(&says("nat", ";line=1"));
+            assert_eq!(reply.code, 200, "{script} {reply:?}");
+            let contacts =
+                server.rpc("ul.lookup", json!(["location", "nat"]))["Contacts"].to_string();
+            assert_eq!(
+                contacts.matches("\"Address\"").count(),
+                1,
+                "it was updated: {contacts}"
+            );
+            assert_eq!(
+                client.request(&says("nat", ";line=2")).code,
+                503,
+                "another binding"
+            );
+            assert_eq!(client.request(&says("stranger", "")).code, 503);
+            let elsewhere = super::harness::sip::Udp::from("127.0.0.7", server.sip());
+            assert_eq!(
+                elsewhere.request(&says("nat", ";line=1")).code,
+                503,
+                "from another place"
+            );
+        }
+    });
+}
+
+#[test]
+fn usrloc_a_contact_that_the_script_rewrites_or_stores_under_another_aor_is_a_refresh() {
+    for_each_pair(|pair| {
+        let rewrites = "subst(\"/^(Contact:.*)10\\.0\\.0\\.1:5060/\\1nat.test:4444/i\");\n    msg_apply_changes();\n    if (!save(\"location\")) { sl_reply_error(); }";
+        let elsewhere =
+            "if (!save(\"location\", \"0\", \"sip:alias-$tU@example.test\")) { sl_reply_error(); }";
+        for script in [rewrites, elsewhere] {
+            let server = Server::registrar(pair)
+                .config(|c| {
+                    c.register = script.into();
+                    c.module("textopsx");
+                    c.param("usrloc", "preload", "location");
+                })
+                .start();
+            let client = server.udp();
+            let says = |user: &str, line: u32| {
+                Request::register(user).contact(&format!("<sip:{user}@10.0.0.1:5060;line={line}>"))
+            };
+            assert_eq!(client.request(&says("ann", 1)).code, 200);
+            if script == elsewhere {
+                add(&server, "alias-bob", "sip:bob@10.0.0.1:5060;line=1"); // loaded, say
+            }
+            server.rpc("memguard.shed", json!([60]));
+            assert_eq!(client.request(&says("ann", 1)).code, 200, "{script}");
+            assert_eq!(client.request(&says("ann", 2)).code, 503, "{script}");
+            if script == elsewhere {
+                assert_eq!(client.request(&says("bob", 1)).code, 200, "{script}");
+            }
+            assert_eq!(client.request(&says("carl", 1)).code, 503, "{script}");
+        }
+    });
+}

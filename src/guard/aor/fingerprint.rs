@@ -38,6 +38,7 @@ impl Key {
             ..Contact::of_uri(b"sip:alice@192.0.2.1")
         };
         let mut hashed = self.hash(Kind::Point);
+        hashed.put(super::local::probe(self));
         [uri, instance].iter().for_each(|contact| {
             let numbers = binding_fingerprint(self, aor, contact);
             hashed.put(numbers.primary);
@@ -72,9 +73,14 @@ pub(super) enum Kind {
     CallId = b'c',
     Point = b'p',
     Transaction = b't',
+    Param = b';',
+    Record = b'r',
+    Stored = b's',
+    Flow = b'f',
+    Dialog = b'd',
 }
 
-/// The numbers that stand for one binding: it is known when either is.
+/// The numbers that stand for one binding, where bindings are compared as the RFCs say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BindingFingerprints {
     /// By instance and reg-id where the contact has an instance (RFC 5626 6), else the same as `by_uri`.
@@ -83,10 +89,23 @@ pub struct BindingFingerprints {
     pub by_uri: u64,
 }
 
-/// The numbers of a binding of the AoR with this fingerprint.
+/// The numbers of a contact URI (RFC 3261 19.1.4).
 ///
-/// The URI counts by user, host and port. Scheme, transport and all other URI parameters do not: proxies add and change
-/// them (`alias=`, `rport`, `received=`) between request and reply. A missing port is not 5060 (RFC 3261 19.1.4).
+/// Two URIs are the same binding when `whole` is the same. They may also be when only `base` is, and their parameters
+/// have other *names*: one that only one of them has is ignored. With the same `base` and `names` but another `whole`
+/// a parameter that both have differs: another binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UriFingerprints {
+    /// Everything that counts.
+    pub whole: u64,
+    /// What must be the same in both: scheme, user, host, port (a missing one is not 5060), headers, and the parameters
+    /// `user`, `ttl`, `method`, `maddr` and `transport`.
+    pub base: u64,
+    /// `base` and the names of all other parameters; `None` when there are none, and then `whole` is `base`.
+    pub names: Option<u64>,
+}
+
+/// The numbers of a binding of the AoR with this fingerprint.
 pub fn binding_fingerprint(key: &Key, aor: u64, contact: &Contact<'_>) -> BindingFingerprints {
     let by_uri = binding_by_uri(key, aor, contact);
     BindingFingerprints {
@@ -95,27 +114,105 @@ pub fn binding_fingerprint(key: &Key, aor: u64, contact: &Contact<'_>) -> Bindin
     }
 }
 
-/// [`BindingFingerprints::by_uri`] alone.
+/// [`BindingFingerprints::by_uri`] alone: [`UriFingerprints::whole`].
 #[inline]
 pub fn binding_by_uri(key: &Key, aor: u64, contact: &Contact<'_>) -> u64 {
-    match Aor::parse(contact.uri) {
-        Some(uri) => {
-            let port = uri.port.iter().fold(0u64, |port, digit| {
-                port.wrapping_mul(10)
-                    .wrapping_add(u64::from(digit.wrapping_sub(b'0')))
-            });
-            let mut hashed = key.hash_with(Kind::Uri, port);
-            hashed.put(aor);
-            uri.put_host_and_user(&mut hashed);
-            hashed.finish()
-        }
-        None => {
-            let mut hashed = key.hash(Kind::OpaqueUri);
-            hashed.put(aor);
-            hashed.put_text(contact.uri);
-            hashed.finish()
+    uri_fingerprints(key, aor, contact.uri).whole
+}
+
+/// All numbers of a contact URI of the AoR with this fingerprint. A text that is no URI counts byte by byte.
+pub fn uri_fingerprints(key: &Key, aor: u64, uri: &[u8]) -> UriFingerprints {
+    let Some(parts) = Aor::parse(uri) else {
+        let mut hashed = key.hash(Kind::OpaqueUri);
+        hashed.put(aor);
+        hashed.put_text(uri);
+        let whole = hashed.finish();
+        return UriFingerprints {
+            whole,
+            base: whole,
+            names: None,
+        };
+    };
+    let port = parts.port.iter().fold(0u64, |port, digit| {
+        port.wrapping_mul(10)
+            .wrapping_add(u64::from(digit.wrapping_sub(b'0')))
+    });
+    // Order does not count, so the numbers of the single parameters are added up.
+    let (mut always, mut names, mut values) = (0u64, 0u64, 0u64);
+    let mut has_others = false;
+    if !parts.params.is_empty() {
+        for param in parts.params.split(|byte| *byte == b';') {
+            let (name, value) = super::cut_at(param, b'=');
+            if name.is_empty() || is_proxys_own(name) {
+                continue;
+            }
+            let number = param_number(key, name, Some(value));
+            if counts_always(name) {
+                always = always.wrapping_add(number);
+            } else {
+                has_others = true;
+                names = names.wrapping_add(param_number(key, name, None));
+                values = values.wrapping_add(number);
+            }
         }
     }
+    if !parts.headers.is_empty() {
+        let mut hashed = key.hash_with(Kind::Param, 2);
+        hashed.put_text(parts.headers);
+        always = always.wrapping_add(hashed.finish());
+    }
+    let mut hashed = key.hash_with(Kind::Uri, port);
+    hashed.put(aor);
+    hashed.put(always ^ parts.scheme as u64);
+    parts.put_host_and_user(&mut hashed);
+    let base = hashed.finish();
+    let with = |sum: u64, number: u64| {
+        let mut hashed = key.hash_with(Kind::Param, number);
+        hashed.put(base);
+        hashed.put(sum);
+        hashed.finish()
+    };
+    UriFingerprints {
+        whole: if has_others { with(values, 3) } else { base },
+        base,
+        names: has_others.then(|| with(names, 4)),
+    }
+}
+
+/// Parameters that must be the same in both URIs, or in neither (RFC 3261 19.1.4).
+fn counts_always(name: &[u8]) -> bool {
+    let named = |wanted| words8::is_word(name, wanted);
+    match name.len() {
+        3 => named(b"ttl"),
+        4 => named(b"user"),
+        5 => named(b"maddr"),
+        6 => named(b"method"),
+        9 => named(b"transport"),
+        _ => false,
+    }
+}
+
+/// Parameters that proxies put into other people's contacts, to find the way back through a NAT.
+fn is_proxys_own(name: &[u8]) -> bool {
+    let named = |wanted| words8::is_word(name, wanted);
+    match name.len() {
+        5 => named(b"alias"),
+        8 => named(b"received"),
+        _ => false,
+    }
+}
+
+/// The number of one parameter, in any case and unescaped; without `value` of its name.
+fn param_number(key: &Key, name: &[u8], value: Option<&[u8]>) -> u64 {
+    let mut hashed = key.hash_with(Kind::Param, u64::from(value.is_some()));
+    for text in [Some(name), value].into_iter().flatten() {
+        match words8::find(text, [b'%']) {
+            None => hashed.put_lower_case(text),
+            Some(_) => hashed
+                .put_bytes(super::Unescaped { rest: text }.map(|byte| byte.to_ascii_lowercase())),
+        }
+    }
+    hashed.finish()
 }
 
 /// [`BindingFingerprints::primary`] of a contact that has an instance.
@@ -229,7 +326,7 @@ mod tests {
         assert_eq!(Key::new(3, 4).probe(), Key::new(3, 4).probe());
         assert_ne!(Key::new(3, 4).probe(), Key::new(4, 3).probe());
         // A change of this number says that fingerprints are made differently: files of known bindings get lost.
-        assert_eq!(Key::new(3, 4).probe(), 13_107_851_676_208_791_824);
+        assert_eq!(Key::new(3, 4).probe(), 13_224_807_958_601_305_514);
     }
 
     #[test]

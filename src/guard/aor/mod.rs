@@ -3,10 +3,11 @@
 
 mod fingerprint;
 mod leg;
+pub mod local;
 
 pub use fingerprint::{
-    BindingFingerprints, Key, POINTS, aor_point, binding_by_instance, binding_by_uri,
-    binding_fingerprint, call_id_fingerprint,
+    BindingFingerprints, Key, POINTS, UriFingerprints, aor_point, binding_by_instance,
+    binding_by_uri, binding_fingerprint, call_id_fingerprint, uri_fingerprints,
 };
 pub use leg::{contents_fingerprint, leg_key, transaction_fingerprint};
 
@@ -25,6 +26,8 @@ pub enum Scheme {
     Sips = b'S',
     /// tel: (RFC 3966)
     Tel = b't',
+    /// Another one, or no URI at all: the whole text stands for itself.
+    Opaque = b'?',
 }
 
 /// A SIP, SIPS or TEL URI, cut into the parts that name somebody. Escapes are still in it.
@@ -39,6 +42,8 @@ pub struct Aor<'a> {
     port: &'a [u8],
     /// After the host, without the leading `;`, without headers.
     params: &'a [u8],
+    /// After the `?`, or empty.
+    headers: &'a [u8],
 }
 
 impl<'a> Aor<'a> {
@@ -66,6 +71,7 @@ impl<'a> Aor<'a> {
                 host: &[],
                 port: &[],
                 params,
+                headers: &[],
             });
         }
         let (user, rest) = match words8::find(rest, [b'@']) {
@@ -87,7 +93,7 @@ impl<'a> Aor<'a> {
         if words8::find(rest, [b'@']).is_some() {
             return None;
         }
-        let rest = cut_at(rest, b'?').0;
+        let (rest, headers) = cut_at(rest, b'?');
         let (port, params) = match rest.first() {
             None => (&[][..], &[][..]),
             Some(b':') => cut_at(rest.get(1..)?, b';'),
@@ -103,7 +109,29 @@ impl<'a> Aor<'a> {
             host,
             port,
             params,
+            headers,
         })
+    }
+
+    /// What stands where an AoR should, when it cannot be cut: it equals only itself.
+    pub fn opaque(text: &'a [u8]) -> Aor<'a> {
+        Aor {
+            scheme: Scheme::Opaque,
+            user: text,
+            host: &[],
+            port: &[],
+            params: &[],
+            headers: &[],
+        }
+    }
+
+    /// An AoR of which another parser found the user and the host.
+    pub fn of_parts(user: &'a [u8], host: &'a [u8]) -> Aor<'a> {
+        Aor {
+            scheme: Scheme::Sip,
+            host,
+            ..Aor::opaque(user)
+        }
     }
 
     /// User part as it stands, without the password; empty when there is none.
@@ -210,6 +238,9 @@ impl<'a> Aor<'a> {
         rules: &RegistrarRules<'_>,
         buffer: &'b mut [u8],
     ) -> Option<&'b [u8]> {
+        if self.scheme == Scheme::Opaque {
+            return None;
+        }
         const LONGEST_PART: usize = 248; // USERNAME_MAX_SIZE and DOMAIN_MAX_SIZE of registrar.h
         let is_phone = self.params.split(|b| *b == b';').any(|param| {
             let (name, value) = cut_at(param, b'=');

@@ -130,7 +130,12 @@ impl<'a> Contacts<'a> {
             self.star = true;
             return Some(());
         }
-        let contact = read(address(element)?);
+        self.add(read(address(element)?));
+        Some(())
+    }
+
+    /// Adds one contact.
+    pub(super) fn add(&mut self, contact: Contact<'a>) {
         match contact.expires {
             Expires::Absent => self.own_absent += 1,
             own if own.is_zero() => self.own_zero += 1,
@@ -141,7 +146,29 @@ impl<'a> Contacts<'a> {
             *item = contact;
         }
         self.total += 1;
-        Some(())
+    }
+}
+
+/// Cuts the first contact off a header value; `None` at its end, or where it cannot be read.
+pub(super) fn cut_first(value: &[u8]) -> Option<(Contact<'_>, &[u8])> {
+    let (element, after) = split_list(value)?;
+    (!element.is_empty() && element != b"*").then_some(())?;
+    Some((read(address(element)?), after))
+}
+
+/// A contact of which another parser found the parts.
+pub(super) fn of_parts<'a>(
+    uri: &'a [u8],
+    expires: &'a [u8],
+    instance: &'a [u8],
+    reg_id: &'a [u8],
+) -> Contact<'a> {
+    Contact {
+        uri,
+        expires: expires_param(expires),
+        instance: Some(instance).filter(|text| !text.is_empty()),
+        reg_id: decimal(reg_id).filter(|id| *id != 0),
+        sos: has_uri_param(uri, b"sos"),
     }
 }
 

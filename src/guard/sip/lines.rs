@@ -72,6 +72,7 @@ pub(super) enum Kind {
     CallId,
     CSeq,
     Contact,
+    Path,
     Expires,
     Credentials,
     Other,
@@ -103,6 +104,7 @@ impl Kind {
         const CSEQ: u64 = words8::short(b"cseq");
         const M: u64 = words8::short(b"m");
         const CONTACT: u64 = words8::short(b"contact");
+        const PATH: u64 = words8::short(b"path");
         const EXPIRES: u64 = words8::short(b"expires");
         match name {
             V | VIA => Kind::Via,
@@ -111,6 +113,7 @@ impl Kind {
             I | CALL_ID => Kind::CallId,
             CSEQ => Kind::CSeq,
             M | CONTACT => Kind::Contact,
+            PATH => Kind::Path,
             EXPIRES => Kind::Expires,
             _ => Kind::Other,
         }
@@ -134,7 +137,7 @@ pub(super) struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
-    pub fn new(rest: &'a [u8]) -> Self {
+    pub const fn new(rest: &'a [u8]) -> Self {
         Headers { rest }
     }
 

@@ -108,12 +108,44 @@ pub struct Register<'a> {
     /// Carries Authorization or Proxy-Authorization.
     pub has_credentials: bool,
     vias: ViaHeaders<'a>,
+    contact_headers: HeaderValues<'a>,
+    path_headers: HeaderValues<'a>,
 }
 
 impl<'a> Register<'a> {
     /// The URI of From; no decision needs it, so it is read on demand.
     pub fn from_uri(&self) -> Option<&'a [u8]> {
         Some(address(self.from)?.uri)
+    }
+
+    /// Every Contact that is no `*`, kept or not, in order; less than `contacts.total` when some cannot be read again.
+    pub fn every_contact(&self) -> EveryContact<'_, 'a> {
+        let is_short = self.contacts.are_all_kept() || self.contact_headers.left == 0;
+        EveryContact {
+            kept: match is_short {
+                true => self.contacts.kept().iter(),
+                false => [].iter(),
+            },
+            headers: match is_short {
+                true => HeaderValues::NONE,
+                false => self.contact_headers,
+            },
+            value: &[],
+        }
+    }
+
+    /// Has a Path header (RFC 3327).
+    pub fn has_path(&self) -> bool {
+        self.path_headers.left > 0
+    }
+
+    /// The values of all Path headers with commas between them, as Kamailio's registrar joins them.
+    pub fn path_bytes(&self) -> impl Iterator<Item = u8> {
+        let mut is_first = true;
+        self.path_headers.flat_map(move |value| {
+            let comma = (!std::mem::take(&mut is_first)).then_some(b',');
+            comma.into_iter().chain(value.iter().copied())
+        })
     }
 
     /// The whole value of every Via header, in order, for the reply (RFC 3261 8.2.6.2).
@@ -143,6 +175,76 @@ pub struct Reply<'a> {
     pub contacts: Contacts<'a>,
 }
 
+/// Walks over the headers of one kind once more.
+#[derive(Clone, Copy)]
+struct HeaderValues<'a> {
+    kind: Kind,
+    lines: Headers<'a>,
+    left: u32,
+}
+
+impl<'a> HeaderValues<'a> {
+    const NONE: HeaderValues<'static> = HeaderValues {
+        kind: Kind::Other,
+        lines: Headers::new(&[]),
+        left: 0,
+    };
+
+    /// Counts one header; the first one says where to begin.
+    #[inline]
+    fn note(&mut self, kind: Kind, from_here: &'a [u8]) {
+        if self.left == 0 {
+            self.kind = kind;
+            self.lines = Headers::new(from_here);
+        }
+        self.left += 1;
+    }
+}
+
+impl std::fmt::Debug for HeaderValues<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} headers", self.left)
+    }
+}
+
+impl<'a> Iterator for HeaderValues<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        self.left = self.left.checked_sub(1)?;
+        loop {
+            let line = self.lines.next().ok()??;
+            if line.kind == self.kind {
+                return Some(line.value);
+            }
+        }
+    }
+}
+
+/// [`Register::every_contact`].
+pub struct EveryContact<'r, 'a> {
+    kept: std::slice::Iter<'r, Contact<'a>>,
+    headers: HeaderValues<'a>,
+    value: &'a [u8],
+}
+
+impl<'a> Iterator for EveryContact<'_, 'a> {
+    type Item = Contact<'a>;
+
+    fn next(&mut self) -> Option<Contact<'a>> {
+        if let Some(contact) = self.kept.next() {
+            return Some(*contact);
+        }
+        loop {
+            if let Some((contact, rest)) = contact::cut_first(self.value) {
+                self.value = rest;
+                return Some(contact);
+            }
+            self.value = self.headers.next()?;
+        }
+    }
+}
+
 /// Walks over the Via headers of a REGISTER once more; a reply needs them rarely, so none is stored.
 #[derive(Clone, Copy)]
 pub struct ViaHeaders<'a> {
@@ -166,6 +268,92 @@ impl<'a> Iterator for ViaHeaders<'a> {
             if line.kind == Kind::Via {
                 return Some(line.value);
             }
+        }
+    }
+}
+
+/// What another parser found in a REGISTER that [`scan`] does not read. Empty where it found nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found<'a> {
+    /// Request-URI.
+    pub ruri: &'a [u8],
+    /// From the name of the first Via header on.
+    pub from_first_via: &'a [u8],
+    /// Values of From, To, Call-ID, CSeq and Expires, whole.
+    pub from: &'a [u8],
+    /// As above.
+    pub to: &'a [u8],
+    /// The URI in To.
+    pub to_uri: &'a [u8],
+    /// To has a tag.
+    pub to_has_tag: bool,
+    /// As above.
+    pub call_id: &'a [u8],
+    /// As above.
+    pub cseq: &'a [u8],
+    /// As above; `None` without that header.
+    pub expires: Option<&'a [u8]>,
+    /// Carries Authorization or Proxy-Authorization.
+    pub has_credentials: bool,
+}
+
+impl<'a> Register<'a> {
+    /// A REGISTER as another parser found it, without its contacts: [`Register::add_found_contact`] adds them.
+    /// `None` without a Via that an answer could go to.
+    pub fn found(found: &Found<'a>) -> Option<Register<'a>> {
+        let contacts = Contacts::new();
+        let mut vias = ViaHeaders {
+            lines: Headers::new(found.from_first_via),
+            left: u32::MAX,
+        };
+        let mut via_count = 0u32;
+        let mut via_headers = 0u32;
+        let mut top_via = None;
+        for value in vias {
+            via_headers += 1;
+            let mut rest = value;
+            while !rest.is_empty() {
+                let (via, after) = split_list(rest)?;
+                top_via = top_via.or(Some(via).filter(|via| !via.is_empty()));
+                via_count += u32::from(!via.is_empty());
+                rest = after;
+            }
+        }
+        vias.left = via_headers;
+        let number = found.cseq.split(|b| !b.is_ascii_digit()).next();
+        Some(Register {
+            ruri: found.ruri,
+            via_count,
+            top_via: top_via?,
+            from: found.from,
+            to: found.to,
+            to_uri: found.to_uri,
+            to_has_tag: found.to_has_tag,
+            call_id: found.call_id,
+            cseq: found.cseq,
+            cseq_number: number.and_then(values::decimal).unwrap_or(0),
+            expires: found.expires.map_or(Expires::Absent, expires_header),
+            contacts,
+            has_credentials: found.has_credentials,
+            vias,
+            contact_headers: HeaderValues::NONE,
+            path_headers: HeaderValues::NONE,
+        })
+    }
+
+    /// Adds a contact to what [`Register::found`] made; `*` alone stands for all.
+    pub fn add_found_contact(
+        &mut self,
+        uri: &'a [u8],
+        expires: &'a [u8],
+        instance: &'a [u8],
+        reg_id: &'a [u8],
+    ) {
+        if uri == b"*" {
+            self.contacts.star = true;
+        } else {
+            self.contacts
+                .add(contact::of_parts(uri, expires, instance, reg_id));
         }
     }
 }
@@ -211,6 +399,8 @@ fn register<'a>(ruri: &'a [u8], lines: &'a [u8]) -> Result<Scanned<'a>, Why> {
             lines: Headers::new(fields.first_via_line),
             left: fields.via_headers,
         },
+        contact_headers: fields.contact_headers,
+        path_headers: fields.path_headers,
     }))
 }
 
@@ -254,6 +444,8 @@ struct Fields<'a> {
     cseq: Option<CSeq<'a>>,
     expires: Expires,
     has_credentials: bool,
+    contact_headers: HeaderValues<'a>,
+    path_headers: HeaderValues<'a>,
 }
 
 impl<'a> Fields<'a> {
@@ -277,6 +469,8 @@ impl<'a> Fields<'a> {
             cseq: None,
             expires: Expires::Absent,
             has_credentials: false,
+            contact_headers: HeaderValues::NONE,
+            path_headers: HeaderValues::NONE,
         };
         let mut headers = Headers::new(lines);
         while let Some(header) = headers.next()? {
@@ -302,7 +496,11 @@ impl<'a> Fields<'a> {
                         _ => return Err(Why::CSeq),
                     }
                 }
-                Kind::Contact => contacts.add_header(value).ok_or(Why::Contact)?,
+                Kind::Contact => {
+                    contacts.add_header(value).ok_or(Why::Contact)?;
+                    fields.contact_headers.note(Kind::Contact, header.from_here);
+                }
+                Kind::Path => fields.path_headers.note(Kind::Path, header.from_here),
                 Kind::Expires if fields.expires == Expires::Absent => {
                     fields.expires = expires_header(value);
                 }

@@ -1,0 +1,452 @@
+//! Phones' REGISTERs, one row each, held against usrloc: the class that is counted, before parsing and after, is what the
+//! registrar then did (its contacts before and after), in every matching mode.
+//! Forbidden here: an expected class written down by hand; usrloc says what it did.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::guard::{CLASSES, Counts, Guarded, SOON, rows, word};
+use super::harness::sip::{Reply, Request, Udp};
+use super::harness::wait::found;
+use super::harness::{Pair, Server, for_each_pair};
+
+/// A phone's REGISTERs: parts between ` | ` are Contact headers (`@` becomes the row's user), or one of
+/// `id+` a new Call-ID (all else goes on with the first one), `x=N` Expires (`x=` none), `to=URI`, `compact` header names,
+/// `last` the Contact headers before To, or any other header line in `{}`.
+struct Row(&'static str, &'static [&'static str]);
+
+const I1: &str = ";+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-000a95a0e128>\"";
+const I2: &str = ";+sip.instance=\"<urn:uuid:11111111-0000-1000-8000-000a95a0e128>\"";
+
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    Row("plain, and again", &["<sip:@192.0.2.1:5060>", "<sip:@192.0.2.1:5060>"]),
+    Row("plain, new Call-ID", &["<sip:@192.0.2.1:5060>", "id+ | <sip:@192.0.2.1:5060>"]),
+    Row("another address", &["<sip:@192.0.2.1:5060>", "<sip:@192.0.2.7:5060>", "<sip:@192.0.2.1:5060>"]),
+    Row("another address, new Call-ID", &["<sip:@192.0.2.1:5060>", "id+ | <sip:@192.0.2.7:5060>"]),
+    Row("another port", &["<sip:@192.0.2.1:5060>", "id+ | <sip:@192.0.2.1:5062>"]),
+    Row("a port where there was none", &["<sip:@192.0.2.1>", "id+ | <sip:@192.0.2.1:5060>"]),
+    Row("another user", &["<sip:@192.0.2.1:5060>", "id+ | <sip:other@192.0.2.1:5060>"]),
+    Row("without a user", &["<sip:192.0.2.1:5060>", "id+ | <sip:192.0.2.1:5060>"]),
+    Row("other spelling around the URI", &["<sip:@192.0.2.1:5060>", "id+ | \"A B\" <sip:@192.0.2.1:5060>;q=0.5", "x= | sip:@192.0.2.1:5060;expires=60"]),
+    Row("headers in other order, other names", &["<sip:@192.0.2.1:5060>", "last | <sip:@192.0.2.1:5060>", "compact | <sip:@192.0.2.1:5060>"]),
+    Row("the host's case", &["<sip:@Phone.test:5060>", "id+ | <sip:@phone.test:5060>"]),
+    Row("the scheme's case", &["<sip:@192.0.2.1:5060>", "id+ | <SIP:@192.0.2.1:5060>"]),
+    Row("sips", &["<sip:@192.0.2.1:5060>", "id+ | <sips:@192.0.2.1:5060>"]),
+    Row("rinstance changed", &["<sip:@192.0.2.1:5060;rinstance=1>", "<sip:@192.0.2.1:5060;rinstance=2>"]),
+    Row("rinstance changed, new Call-ID", &["<sip:@192.0.2.1:5060;rinstance=1>", "id+ | <sip:@192.0.2.1:5060;rinstance=2>"]),
+    Row("rinstance as it was", &["<sip:@192.0.2.1:5060;rinstance=1>", "id+ | <sip:@192.0.2.1:5060;rinstance=1>"]),
+    Row("rinstance added", &["<sip:@192.0.2.1:5060>", "id+ | <sip:@192.0.2.1:5060;rinstance=1>"]),
+    Row("rinstance gone", &["<sip:@192.0.2.1:5060;rinstance=1>", "id+ | <sip:@192.0.2.1:5060>"]),
+    Row("line changed", &["<sip:@192.0.2.1:5060;line=a1b2>", "id+ | <sip:@192.0.2.1:5060;line=c3d4>"]),
+    Row("uniq changed", &["<sip:@192.0.2.1:5060;uniq=A1>", "id+ | <sip:@192.0.2.1:5060;uniq=A2>"]),
+    Row("parameters in another order", &["<sip:@192.0.2.1:5060;a=1;b=2>", "id+ | <sip:@192.0.2.1:5060;b=2;a=1>"]),
+    Row("a parameter's case", &["<sip:@192.0.2.1:5060;transport=UDP>", "id+ | <sip:@192.0.2.1:5060;transport=udp>"]),
+    Row("transport added", &["<sip:@192.0.2.1:5060>", "id+ | <sip:@192.0.2.1:5060;transport=udp>"]),
+    Row("transport changed", &["<sip:@192.0.2.1:5060;transport=udp>", "id+ | <sip:@192.0.2.1:5060;transport=tcp>"]),
+    Row("ob added", &["<sip:@192.0.2.1:5060>", "id+ | <sip:@192.0.2.1:5060;ob>", "id+ | <sip:@192.0.2.1:5060;ob>"]),
+    Row("push token kept", &["<sip:@192.0.2.1:5060;pn-provider=apns;pn-prid=t1;pn-param=x.y>", "id+ | <sip:@192.0.2.1:5060;pn-provider=apns;pn-prid=t1;pn-param=x.y>"]),
+    Row("push token changed", &["<sip:@192.0.2.1:5060;pn-provider=apns;pn-prid=t1>", "id+ | <sip:@192.0.2.1:5060;pn-provider=apns;pn-prid=t2>"]),
+    Row("old push parameters", &["<sip:@192.0.2.1:5060;app-id=a;pn-tok=1;pn-type=apple>", "id+ | <sip:@192.0.2.1:5060;app-id=a;pn-tok=2;pn-type=apple>"]),
+    Row("header parameters change nothing", &["<sip:@192.0.2.1:5060>;q=0.1;methods=\"INVITE\"", "id+ | <sip:@192.0.2.1:5060>;q=0.9;x=y"]),
+    Row("URI headers", &["<sip:@192.0.2.1:5060?a=b>", "id+ | <sip:@192.0.2.1:5060?a=c>"]),
+    Row("instance, same address", &["<sip:@192.0.2.1:5060>I1", "id+ | <sip:@192.0.2.1:5060>I1"]),
+    Row("instance, moved", &["<sip:@192.0.2.1:5060>I1", "<sip:@192.0.2.9:5999>I1", "id+ | <sip:@192.0.2.10:5999;x=y>I1"]),
+    Row("another instance at the address", &["<sip:@192.0.2.1:5060>I1", "id+ | <sip:@192.0.2.1:5060>I2"]),
+    Row("instance first seen at a known address", &["<sip:@192.0.2.1:5060>", "<sip:@192.0.2.1:5060>I1"]),
+    Row("instance no longer said", &["<sip:@192.0.2.1:5060>I1", "id+ | <sip:@192.0.2.1:5060>"]),
+    Row("instance in other case", &["<sip:@192.0.2.1:5060>;+sip.instance=\"<urn:uuid:ABC>\"", "id+ | <sip:@192.0.2.1:5060>;+sip.instance=\"<urn:uuid:abc>\""]),
+    Row("instance without brackets", &["<sip:@192.0.2.1:5060>;+sip.instance=\"<urn:uuid:7>\"", "id+ | <sip:@192.0.2.9:5060>;+sip.instance=\"urn:uuid:7\""]),
+    Row("reg-id 1, again", &["<sip:@192.0.2.1:5060>I1;reg-id=1", "id+ | <sip:@192.0.2.9:5060>I1;reg-id=1"]),
+    Row("reg-id 2 as a second flow", &["<sip:@192.0.2.1:5060>I1;reg-id=1", "<sip:@192.0.2.2:5060>I1;reg-id=2", "<sip:@192.0.2.1:5060>I1;reg-id=1"]),
+    Row("reg-id added later", &["<sip:@192.0.2.1:5060>I1", "<sip:@192.0.2.1:5060>I1;reg-id=1"]),
+    Row("reg-id gone", &["<sip:@192.0.2.1:5060>I1;reg-id=1", "id+ | <sip:@192.0.2.1:5060>I1"]),
+    Row("reg-id without instance", &["<sip:@192.0.2.1:5060>;reg-id=1", "id+ | <sip:@192.0.2.1:5060>;reg-id=2"]),
+    Row("GRUU", &["{Supported: gruu} | <sip:@192.0.2.1:5060>I1;pub-gruu=\"sip:x@y;gr=1\"", "id+ | {Supported: gruu} | <sip:@192.0.2.4:5060>I1", "id+ | {Supported: gruu} | <sip:@192.0.2.4:5060>I2"]),
+    Row("GRUU parameter in the URI", &["<sip:@192.0.2.1:5060;gr=a>", "id+ | <sip:@192.0.2.1:5060;gr=b>"]),
+    Row("Path, the same", &["{Path: <sip:p1.test;lr>} | <sip:@192.0.2.1:5060>", "id+ | {Path: <sip:p1.test;lr>} | <sip:@192.0.2.1:5060>"]),
+    Row("Path, another edge", &["{Path: <sip:p1.test;lr>} | <sip:@192.0.2.1:5060>", "id+ | {Path: <sip:p2.test;lr>} | <sip:@192.0.2.1:5060>"]),
+    Row("Path gone", &["{Path: <sip:p1.test;lr>} | <sip:@192.0.2.1:5060>", "id+ | <sip:@192.0.2.1:5060>"]),
+    Row("Path added", &["<sip:@192.0.2.1:5060>", "id+ | {Path: <sip:p1.test;lr>} | <sip:@192.0.2.1:5060>"]),
+    Row("two Path headers", &["{Path: <sip:p1.test;lr>} | {Path:   <sip:p2.test;lr>} | <sip:@192.0.2.1:5060>", "id+ | {Path: <sip:p1.test;lr>} | {Path: <sip:p2.test;lr>} | <sip:@192.0.2.1:5060>", "id+ | {Path: <sip:p2.test;lr>} | <sip:@192.0.2.1:5060>"]),
+    Row("instance and Path", &["{Path: <sip:p1.test;lr>} | <sip:@192.0.2.1:5060>I1", "id+ | {Path: <sip:p2.test;lr>} | <sip:@192.0.2.3:5060>I1"]),
+    Row("two contacts", &["<sip:@192.0.2.1:5060> | <sip:@192.0.2.2:5060>", "id+ | <sip:@192.0.2.2:5060>, <sip:@192.0.2.1:5060>"]),
+    Row("a second one beside a known one", &["<sip:@192.0.2.1:5060>", "id+ | <sip:@192.0.2.1:5060>, <sip:@192.0.2.2:5060>"]),
+    Row("one of two removed", &["<sip:@192.0.2.1:5060>, <sip:@192.0.2.2:5060>", "<sip:@192.0.2.1:5060>;expires=0", "<sip:@192.0.2.2:5060>"]),
+    Row("old one removed, new one added", &["<sip:@192.0.2.1:5060>", "id+ | <sip:@192.0.2.2:5060>, <sip:@192.0.2.1:5060>;expires=0"]),
+    Row("twelve contacts", &[
+        "<sip:@192.0.2.1>,<sip:@192.0.2.2>,<sip:@192.0.2.3>,<sip:@192.0.2.4>,<sip:@192.0.2.5>,<sip:@192.0.2.6> | <sip:@192.0.2.7>,<sip:@192.0.2.8>,<sip:@192.0.2.9>,<sip:@192.0.2.10>,<sip:@192.0.2.11>,<sip:@192.0.2.12>",
+        "id+ | <sip:@192.0.2.12>,<sip:@192.0.2.2>,<sip:@192.0.2.3>,<sip:@192.0.2.4>,<sip:@192.0.2.5>,<sip:@192.0.2.6>,<sip:@192.0.2.7>,<sip:@192.0.2.8>,<sip:@192.0.2.9>,<sip:@192.0.2.10>,<sip:@192.0.2.11>,<sip:@192.0.2.1>",
+        "id+ | <sip:@192.0.2.12>,<sip:@192.0.2.2>,<sip:@192.0.2.3>,<sip:@192.0.2.4>,<sip:@192.0.2.5>,<sip:@192.0.2.6>,<sip:@192.0.2.7>,<sip:@192.0.2.8>,<sip:@192.0.2.9>,<sip:@192.0.2.10>,<sip:@192.0.2.11>,<sip:@192.0.2.77>"]),
+    Row("IPv6", &["<sip:@[2001:db8::1]:5060>", "id+ | <sip:@[2001:db8::1]:5060>"]),
+    Row("IPv6 in another form", &["<sip:@[2001:db8::1]:5060>", "id+ | <sip:@[2001:DB8:0:0::1]:5060>"]),
+    Row("IPv6 with rinstance", &["<sip:@[2001:db8::1]:5060;rinstance=1>", "id+ | <sip:@[2001:db8::1]:5060;rinstance=2>"]),
+    Row("escapes in the contact", &["<sip:%61@192.0.2.1:5060>", "id+ | <sip:a@192.0.2.1:5060>"]),
+    Row("escapes in the AoR", &["to=sip:%75NAME@example.test | <sip:@192.0.2.1:5060>", "id+ | to=sip:uNAME@example.test | <sip:@192.0.2.1:5060>"]),
+    Row("the AoR's host in other case", &["to=sip:uNAME@Example.TEST | <sip:@192.0.2.1:5060>", "id+ | <sip:@192.0.2.1:5060>"]),
+    Row("the AoR's user in other case", &["to=sip:uNAMEx@example.test | <sip:@192.0.2.1:5060>", "id+ | to=sip:uNAMEX@example.test | <sip:@192.0.2.1:5060>"]),
+    Row("the AoR in another domain", &["to=sip:uNAME@one.test | <sip:@192.0.2.1:5060>", "id+ | to=sip:uNAME@two.test | <sip:@192.0.2.1:5060>"]),
+    Row("the AoR with parameters and port", &["to=sip:uNAME@example.test;user=phone | <sip:@192.0.2.1:5060>", "id+ | to=sip:uNAME@example.test:5070 | <sip:@192.0.2.1:5060>"]),
+    Row("tel", &["to=tel:+4930NAME | <sip:@192.0.2.1:5060>", "id+ | to=tel:+4930NAME | <sip:@192.0.2.1:5060>"]),
+    Row("tel with separators", &["to=tel:+49-30-NAME | <sip:@192.0.2.1:5060>", "id+ | to=tel:+4930NAME | <sip:@192.0.2.1:5060>"]),
+    Row("tel in another context", &["to=tel:70NAME;phone-context=a.test | <sip:@192.0.2.1:5060>", "id+ | to=tel:70NAME;phone-context=b.test | <sip:@192.0.2.1:5060>"]),
+    Row("tel as a contact", &["<tel:+4930NAME>", "id+ | <tel:+49-30NAME>"]),
+    Row("removed and back", &["<sip:@192.0.2.1:5060>", "x=0 | <sip:@192.0.2.1:5060>", "<sip:@192.0.2.1:5060>"]),
+    Row("removed as *, and back", &["<sip:@192.0.2.1:5060>", "x=0 | *", "id+ | <sip:@192.0.2.1:5060>"]),
+    Row("never there, removed", &["x=0 | <sip:@192.0.2.1:5060>", "<sip:@192.0.2.1:5060>"]),
+    Row("asked for the list", &["", "<sip:@192.0.2.1:5060>", ""]),
+    Row("Expires garbage", &["x=soon | <sip:@192.0.2.1:5060>", "x=soon | <sip:@192.0.2.1:5060>"]),
+    Row("expires garbage beside Expires 0", &["x=0 | <sip:@192.0.2.1:5060>;expires=abc", "x=0 | <sip:@192.0.2.1:5060>;expires=xyz"]),
+    Row("expires 0 beside Expires 60", &["x=60 | <sip:@192.0.2.1:5060>", "x=60 | <sip:@192.0.2.1:5060>;expires=0"]),
+    Row("no expires anywhere", &["x= | <sip:@192.0.2.1:5060>", "x= | <sip:@192.0.2.1:5060>"]),
+    Row("endless expires", &["x=4294967295 | <sip:@192.0.2.1:5060>", "x=99999999999 | <sip:@192.0.2.1:5060>"]),
+    Row("a blank within the contact's URI", &["<sip:uNAME @192.0.2.1>", "id+ | <sip:uNAME @192.0.2.1>"]),
+    Row("a comma too many", &["<sip:@192.0.2.1>,,<sip:@192.0.2.2>", "id+ | <sip:@192.0.2.1>,,<sip:@192.0.2.2>"]),
+    Row("a comma first", &[",<sip:@192.0.2.1>", "id+ | ,<sip:@192.0.2.1>"]),
+    Row("something after the brackets", &["<sip:@192.0.2.1> expires=60", "id+ | <sip:@192.0.2.1> expires=60", "id+ | <sip:@192.0.2.5> foo"]),
+    Row("a name half quoted", &["Bob \"x\" <sip:@192.0.2.1>", "id+ | Bob \"x\" <sip:@192.0.2.1>"]),
+];
+
+/// One REGISTER of a row.
+struct Message {
+    text: String,
+    call_id: String,
+}
+
+struct Phone<'a> {
+    name: String,
+    call_id: String,
+    cseq: u32,
+    local: SocketAddr,
+    tag: &'a str,
+}
+
+impl Phone<'_> {
+    fn message(&mut self, step: &str) -> Message {
+        let step = step
+            .replace("I1", I1)
+            .replace("I2", I2)
+            .replace("NAME", &self.name);
+        let user = format!("u{}", self.name);
+        let (mut to, mut expires) = (format!("sip:{user}@example.test"), "3600".to_owned());
+        let (mut contacts, mut others) = (Vec::new(), String::new());
+        let (mut is_compact, mut is_last) = (false, false);
+        self.cseq += 1;
+        for part in step.split(" | ").filter(|part| !part.is_empty()) {
+            match part {
+                "id+" => self.call_id = format!("{}-{}", self.call_id, self.cseq),
+                "compact" => is_compact = true,
+                "last" => is_last = true,
+                _ if part.starts_with("x=") => expires = part[2..].to_owned(),
+                _ if part.starts_with("to=") => to = part[3..].to_owned(),
+                _ if part.starts_with('{') => {
+                    others += &format!("{}\r\n", part.trim_matches(['{', '}']));
+                    others += "Supported: path\r\n";
+                }
+                _ => contacts.push(part.replace(":@", &format!(":{user}@"))),
+            }
+        }
+        let names = match is_compact {
+            true => ["v", "f", "t", "i", "m"],
+            false => ["Via", "From", "To", "Call-ID", "Contact"],
+        };
+        let [via, from, to_name, id, contact] = names;
+        let contacts: String = contacts
+            .iter()
+            .map(|c| format!("{contact}: {c}\r\n"))
+            .collect();
+        let expires = match expires.as_str() {
+            "" => String::new(),
+            seconds => format!("Expires: {seconds}\r\n"),
+        };
+        let (before, after) = match is_last {
+            true => (format!("{expires}{contacts}"), String::new()),
+            false => (String::new(), format!("{contacts}{expires}")),
+        };
+        let (local, call_id, cseq, tag) = (self.local, &self.call_id, self.cseq, self.tag);
+        let branch = format!("z9hG4bK{tag}{}x{cseq}", self.name);
+        let text = format!(
+            "REGISTER sip:example.test SIP/2.0\r\n{via}: SIP/2.0/UDP {local};branch={branch};rport\r\n{before}{from}: <{to}>;tag={cseq}\r\n\
+             {to_name}: <{to}>\r\n{id}: {call_id}\r\nCSeq: {cseq} REGISTER\r\nMax-Forwards: 70\r\n{after}{others}Content-Length: 0\r\n\r\n"
+        );
+        Message {
+            text,
+            call_id: self.call_id.clone(),
+        }
+    }
+}
+
+/// One contact that usrloc has: which it is, and what changes when it is updated.
+type Held = BTreeMap<String, (String, String)>;
+
+/// usrloc's contacts of one user, by AoR and ruid; those with an instance by AoR, instance and reg-id.
+fn held(server: &Server, name: &str) -> Held {
+    let dump = server.rpc("ul.dump", json!([]));
+    let mut found = Held::new();
+    collect(&dump, "", name, &mut found);
+    found
+}
+
+fn collect(value: &Value, aor: &str, name: &str, found: &mut Held) {
+    let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
+    let aor = value["AoR"].as_str().unwrap_or(aor);
+    if value.get("Ruid").is_some() {
+        if !aor.to_lowercase().contains(&name.to_lowercase()) {
+            return;
+        }
+        let (instance, reg_id) = (text(&value["Instance"]), text(&value["Reg-Id"]));
+        let is_plain = ["", "[not set]", "null"].contains(&instance.as_str());
+        let which = match is_plain {
+            true => text(&value["Ruid"]),
+            false => format!("{instance} {reg_id}"),
+        };
+        let state = format!(
+            "{} {} {}",
+            value["Call-ID"], value["CSeq"], value["Expires"]
+        );
+        found.insert(format!("{aor} {which}"), (text(&value["Address"]), state));
+        return;
+    }
+    match value {
+        Value::Array(items) => items
+            .iter()
+            .for_each(|item| collect(item, aor, name, found)),
+        Value::Object(fields) => fields
+            .values()
+            .for_each(|item| collect(item, aor, name, found)),
+        _ => (),
+    }
+}
+
+/// The final reply with this Call-ID.
+fn answer(client: &Udp, message: &Message) -> Reply {
+    client.send_raw(message.text.as_bytes());
+    found(SOON, &message.text, || {
+        let text = String::from_utf8_lossy(&client.receive_raw(SOON)?).into_owned();
+        Reply::parse(text.as_bytes())
+            .filter(|reply| text.contains(&message.call_id) && reply.is_final())
+    })
+}
+
+/// The class that one more REGISTER was counted in; `None` when none was counted.
+fn class_of(server: &Server, before: &Counts) -> Option<&'static str> {
+    let mut seen = None;
+    super::harness::wait::holds_within(Duration::from_secs(2), || {
+        let now = server.by_class("received");
+        let gained = |class: &&str| now.get(class).unwrap_or(&0) > before.get(class).unwrap_or(&0);
+        seen = CLASSES.into_iter().find(gained);
+        seen.is_some()
+    });
+    seen
+}
+
+/// What the registrar did, as a class.
+fn did(before: &Held, after: &Held, was_here: bool, has_contacts: bool) -> &'static str {
+    let gone = before.keys().any(|which| !after.contains_key(which));
+    match after.keys().any(|which| !before.contains_key(which)) {
+        true if was_here => "returning",
+        true => "new",
+        false if !has_contacts => "query",
+        false
+            if before
+                .iter()
+                .any(|(which, state)| after.get(which).is_some_and(|now| now != state)) =>
+        {
+            "refresh"
+        }
+        false if gone => "unregister",
+        false => "nothing",
+    }
+}
+
+/// Runs all rows against one server; what is wrong, one line each.
+fn wrong_rows(server: &Server, mode: u32) -> Vec<String> {
+    let client = server.udp();
+    let mut wrong = Vec::new();
+    for (place, Row(name, steps)) in ROWS.iter().enumerate() {
+        let user = format!("{}", 7000 + place);
+        let mut phone = Phone {
+            call_id: format!("id{user}m{mode}"),
+            name: user,
+            cseq: 0,
+            local: client.local(),
+            tag: "p",
+        };
+        let mut here = BTreeSet::new();
+        for (step, text) in steps.iter().enumerate() {
+            let message = phone.message(text);
+            let before = held(server, &phone.name);
+            // First while everything that adds a binding is refused, and before it is parsed.
+            server.rpc("memguard.shed", json!([60]));
+            let count = server.by_class("received");
+            let mut reply = answer(&client, &message);
+            let first = class_of(server, &count);
+            let mut classes = vec![first];
+            let mut stage = "request".to_owned();
+            if reply.code == 503 {
+                let last = server.rpc("memguard.refusals", json!([1]));
+                stage = word(&rows(&last)[0], "stage").to_owned();
+                server.rpc("memguard.resume", json!([]));
+                let count = server.by_class("received");
+                reply = answer(&client, &message);
+                classes.push(class_of(server, &count));
+            }
+            server.rpc("memguard.resume", json!([]));
+            let after = held(server, &phone.name);
+            let aor_was_here = {
+                // By AoR: rows that change it.
+                let of = |held: &Held| -> BTreeSet<String> {
+                    held.keys()
+                        .filter_map(|k| Some(k.split(' ').next()?.to_owned()))
+                        .collect()
+                };
+                let added: BTreeSet<String> = after
+                    .keys()
+                    .filter(|k| !before.contains_key(*k))
+                    .filter_map(|k| Some(k.split(' ').next()?.to_owned()))
+                    .collect();
+                let was = added.iter().all(|aor| here.contains(aor));
+                here.extend(of(&after));
+                was
+            };
+            let has_contacts = message.text.contains("Contact:") || message.text.contains("\r\nm:");
+            let expected = did(&before, &after, aor_was_here, has_contacts);
+            let fits = |class: &Option<&str>| match expected {
+                // The registrar refused it, or had nothing to do: nothing was added, nobody needs to be held back.
+                "nothing" => reply.code != 200 || matches!(class, Some("refresh" | "unregister")),
+                _ => *class == Some(expected),
+            };
+            if !classes.iter().all(fits) {
+                wrong.push(format!(
+                    "mode {mode}, {name}, step {step}: {classes:?} ({stage}), but the registrar did {expected} ({}): {text}: {before:?} -> {after:?}",
+                    reply.code
+                ));
+            }
+        }
+        // The answer of ul.dump has an end.
+        for aor in here {
+            let _ = server.try_rpc("ul.rm", json!(["location", aor]));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn phones_class_is_what_the_registrar_then_does() {
+    assert!(ROWS.len() >= 60);
+    for_each_pair(|pair| {
+        let mut wrong = Vec::new();
+        for (mode, use_domain) in [(0, 0), (1, 1), (2, 0), (3, 1)] {
+            let server = Server::registrar(pair)
+                .config(|c| {
+                    c.param("usrloc", "matching_mode", mode);
+                    c.param("usrloc", "use_domain", use_domain);
+                    c.param("registrar", "use_path", 1);
+                    c.param("registrar", "case_sensitive", mode % 2);
+                })
+                .start();
+            wrong.extend(wrong_rows(&server, mode));
+        }
+        assert!(
+            wrong.is_empty(),
+            "{} are wrong:\n{}",
+            wrong.len(),
+            wrong.join("\n")
+        );
+    });
+}
+
+/// Share of the pool that the phones of a storm hold before it, percent; as many again do not fit.
+const FILLED: f64 = 66.0;
+/// Phones of each of a storm's parts.
+const PART: usize = 500;
+
+/// Answers one INVITE that comes to `callee` with 200.
+fn pick_up(callee: &Udp) {
+    let bytes = callee.receive_raw(SOON).expect("the call arrives");
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    assert!(text.starts_with("INVITE "), "{text}");
+    let named = |names: [&str; 2]| -> String {
+        let lines = text.split("\r\n").take_while(|line| !line.is_empty());
+        let same = lines.filter(|line| names.iter().any(|name| line.starts_with(name)));
+        same.map(|line| format!("{line}\r\n")).collect()
+    };
+    let to = named(["To:", "t:"]).replace("\r\n", ";tag=callee\r\n");
+    let rest = [
+        ["Via:", "v:"],
+        ["From:", "f:"],
+        ["Call-ID:", "i:"],
+        ["CSeq:", "Record-Route:"],
+    ];
+    let rest: String = rest.into_iter().map(named).collect();
+    callee.send_raw(format!("SIP/2.0 200 OK\r\n{rest}{to}Content-Length: 0\r\n\r\n").as_bytes());
+}
+
+/// All phones are registered; then each comes back as `again` says. Answers how many they are, and how many got 200 and 503.
+fn storm(pair: &Pair, again: impl Fn(usize, Request) -> Request) -> (usize, usize, usize) {
+    let server = Server::registrar(pair).shm_mb(16).workers(2).start();
+    let (client, callee) = (server.udp(), server.udp());
+    let phones = |part: usize| {
+        (part * PART..(part + 1) * PART).map(|i| {
+            let user = format!("p{i}");
+            let contact = format!("<sip:{user}@192.0.2.1:5060;rinstance=1>");
+            (i, Request::register(&user).contact(&contact))
+        })
+    };
+    let callees = Request::register("callee").contact(&format!("<sip:callee@{}>", callee.local()));
+    assert_eq!(client.request(&callees).code, 200);
+    let mut parts = 0;
+    while server.shm_pct() < FILLED {
+        let first = phones(parts).map(|(_, phone)| phone);
+        assert_eq!(client.flood(first, 16, |_, _, _| ()).of(200), PART);
+        parts += 1;
+    }
+    let mut fullest: f64 = 0.0;
+    let (mut passed, mut refused, mut calls) = (0, 0, 0);
+    for part in 0..parts {
+        let requests = phones(part).map(|(i, phone)| again(i, phone));
+        let tally = client.flood(requests, 16, |_, _, _| ());
+        assert_eq!((tally.of(500), tally.unanswered), (0, 0), "{tally:?}");
+        passed += tally.of(200);
+        refused += tally.of(503);
+        fullest = fullest.max(server.shm_pct());
+        let call = Request::invite("callee");
+        let caller = server.udp();
+        let reply = std::thread::scope(|scope| {
+            let ringing = scope.spawn(|| pick_up(&callee));
+            let reply = caller.request(&call);
+            ringing.join().expect("the callee");
+            reply
+        });
+        calls += usize::from(reply.code == 200);
+    }
+    assert_eq!(calls, parts, "no call is lost");
+    assert!(fullest < 97.0, "shm was at {fullest} %");
+    (parts * PART, passed, refused)
+}
+
+#[test]
+fn phones_that_come_back_with_another_parameter_or_port_do_not_fill_the_pool() {
+    for_each_pair(|pair| {
+        let changes: [fn(usize, Request) -> Request; 2] = [
+            |i, phone| phone.contact(&format!("<sip:p{i}@192.0.2.1:5060;rinstance=2>")),
+            |i, phone| phone.contact(&format!("<sip:p{i}@192.0.2.1:6060;rinstance=1>")),
+        ];
+        for change in changes {
+            let (phones, passed, refused) = storm(pair, change);
+            assert_eq!(passed + refused, phones);
+            assert!(refused > 100, "only {refused} of {phones} were held back");
+        }
+    });
+}
+
+#[test]
+fn phones_that_really_refresh_in_a_storm_are_never_refused() {
+    for_each_pair(|pair| {
+        let (phones, passed, refused) = storm(pair, |_, phone| phone.next());
+        assert_eq!((passed, refused), (phones, 0));
+    });
+}
