@@ -52,7 +52,7 @@ pub const COMMANDS: [Command; 24] = [
     Command {
         name: "memguard.sites",
         help: "The places that hold memory: what rises all the time first, then what is large. \
-               [pool P] [worker INDEX] [module M] [by live, growth, failures or drift] [top N]",
+               [pool P] [worker INDEX] [module M] [by live, growth, failures or drift] [top N] [from N]",
         is_list: true,
         run: site_reports::sites,
     },
@@ -65,7 +65,7 @@ pub const COMMANDS: [Command; 24] = [
     Command {
         name: "memguard.paths",
         help: "How the memory that is held was reached, from samples: call path, configuration line, SIP method. \
-               [pool P] [worker INDEX] [module M] [top N]",
+               [pool P] [worker INDEX] [module M] [top N] [from N]",
         is_list: true,
         run: path_reports::paths,
     },
