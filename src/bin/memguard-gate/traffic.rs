@@ -179,7 +179,7 @@ impl<'a> Sender<'a> {
         if wanted("call") {
             let port = callee_port.as_str();
             callee = Some(self.sipp("callee", CALLEE, u64::MAX, 0, &["-p", port])?);
-            let mut one = [self.register_callee(port, "600", 1)?];
+            let mut one = [self.register_callee(port, "600")?];
             wait(server, &mut one, limit)?;
         }
         let mut running = Vec::new();
@@ -190,14 +190,14 @@ impl<'a> Sender<'a> {
         }
         wait(server, &mut running, limit)?;
         if callee.is_some() {
-            let mut one = [self.register_callee(&callee_port, "0", 3)?];
+            let mut one = [self.register_callee(&callee_port, "0")?];
             wait(server, &mut one, limit)?;
         }
         drop(callee);
         Ok(running.iter().map(Sipp::done).collect())
     }
 
-    fn register_callee(&self, port: &str, expires: &str, cseq: u32) -> Result<Sipp, Failure> {
+    fn register_callee(&self, port: &str, expires: &str) -> Result<Sipp, Failure> {
         let (user, callee) = self.users();
         let text = self
             .filled(&ONE.replace(
@@ -209,13 +209,7 @@ impl<'a> Sender<'a> {
                 },
             ))
             .replace("{EXPIRES}", expires)
-            .replace("{PORT}", port)
-            .replace(
-                "{CALL}",
-                &format!("gate-{}-{}", std::process::id(), self.count),
-            )
-            .replace("{FIRST}", &cseq.to_string())
-            .replace("{SECOND}", &(cseq + 1).to_string());
+            .replace("{PORT}", port);
         self.sipp(
             if expires == "0" { "goes" } else { "comes" },
             &text,
