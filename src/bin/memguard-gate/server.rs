@@ -333,7 +333,7 @@ fn wrapper(options: &Options, folder: &Path, faults: bool) -> Result<PathBuf, Fa
          modparam(\"jsonrpcs\", \"dgram_socket\", \"{}/rpc\")\n\
          modparam(\"memguard\", \"mode\", \"observe\")\n\
          modparam(\"memguard\", \"sample_bytes\", 1)\n\
-         modparam(\"memguard\", \"sample_interval\", 200)\n\
+         modparam(\"memguard\", \"sample_interval\", 100)\n\
          {}",
         folder.display(),
         if faults {
