@@ -13,6 +13,7 @@ mod examples;
 mod fast_clock;
 mod faults;
 mod forecast;
+mod gate;
 mod guard;
 mod harness;
 mod http;

@@ -16,7 +16,7 @@ again, and fails when a place in the code keeps memory of every round. Your conf
 
 Traffic (one of them; without one: built-in scenarios by sipp, OPTIONS, REGISTER to un-REGISTER, INVITE to BYE)
   --traffic CMD         any command, run by sh in each round; it finds the server in $MEMGUARD_GATE_TARGET
-                        (127.0.0.1:5060), also _HOST, _PORT, _REQUESTS, _ROUND
+                        (127.0.0.1:5060), also _HOST, _PORT, _REQUESTS, _ROUND, _PID
   --sipp SCENARIO.xml   a scenario of your own, as many calls in each round as --requests says
   --scenario NAME       only this built-in scenario: options, register or call; may be given again
   --auth USER:PASSWORD  credentials for the built-in scenarios, where the server asks for some
@@ -337,10 +337,12 @@ mod tests {
     fn the_help_fits_a_terminal_and_names_every_option() {
         assert!(HELP.lines().all(|line| line.len() <= 120));
         for line in include_str!("options.rs").lines() {
-            let option = line
-                .split("Long(\"")
-                .nth(1)
-                .and_then(|rest| rest.split('"').next());
+            let line = line.trim_start();
+            let is_arm = line.starts_with("Long(\"") || line.starts_with("Short(");
+            let name = line.split("Long(\"").nth(1);
+            let option = name
+                .and_then(|rest| rest.split('"').next())
+                .filter(|_| is_arm);
             let Some(option) = option.filter(|o| !["help", "version"].contains(o)) else {
                 continue;
             };

@@ -185,13 +185,34 @@ fn measure(
             Where::Pool(place) => after.gained(&before, place),
             Where::Outside { .. } => Vec::new(),
         };
-        Row::new(rise, &ways, count)
+        let mut row = Row::new(rise, &ways, count);
+        if let Where::Outside { part: "python", .. } = rise.at {
+            row.cfg = script_line(options);
+        }
+        row
     };
     report.leaks = found.leaks.iter().map(row).collect();
     report.filling = found.filling.iter().map(row).collect();
     report.requests = requests;
     report.unbooked = last.unbooked.saturating_sub(first.unbooked);
     Ok(())
+}
+
+/// The line that loads the Python script: the place in the configuration for what the script keeps.
+fn script_line(options: &Options) -> String {
+    let text = read_cfg(options).unwrap_or_default();
+    let name = options
+        .cfg
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let loads = |line: &str| {
+        line.contains("modparam") && line.contains("app_python") && line.contains("load")
+    };
+    match text.lines().position(loads) {
+        Some(at) => format!("{name}:{}", at + 1),
+        None => String::new(),
+    }
 }
 
 /// How the calls went, where some did not as planned.

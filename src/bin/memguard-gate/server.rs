@@ -220,6 +220,11 @@ impl Server {
         })
     }
 
+    /// Its main process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().ok().flatten()
     }

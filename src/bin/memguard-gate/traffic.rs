@@ -128,6 +128,7 @@ impl<'a> Sender<'a> {
             ("TRANSPORT", self.target.transport.clone()),
             ("REQUESTS", requests.to_string()),
             ("ROUND", self.count.to_string()),
+            ("PID", server.pid().to_string()),
         ] {
             command.env(format!("MEMGUARD_GATE_{name}"), value);
         }
