@@ -161,9 +161,7 @@ fn workers(server: &mut Server) -> Result<Vec<Worker>, Failure> {
 fn alive(server: &mut Server) -> BTreeMap<&'static str, i64> {
     let mut all = BTreeMap::new();
     if let Some(Value::Object(fields)) = server.try_call("stats.fetch", &[json!("usrloc:")]) {
-        let contacts = fields
-            .iter()
-            .filter(|(name, _)| name.ends_with("-contacts"));
+        let contacts = fields.iter().filter(|(name, _)| name.ends_with("contacts"));
         all.insert("usrloc", contacts.map(|(_, value)| number(value)).sum());
     }
     if let Some(dialogs) = server.try_call("dlg.stats_active", &[]) {
