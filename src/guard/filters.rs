@@ -275,6 +275,21 @@ pub fn shed(words: &[&str]) -> Result<u32, Rejected> {
         .ok_or_else(|| format!("memguard.shed accepts a number of seconds from 1 to {MAX_SHED_S}"))
 }
 
+/// `memguard.fault [INDEX N]`; `None` only asks.
+pub fn fault(words: &[&str]) -> Result<Option<(u64, u64)>, Rejected> {
+    match words {
+        [] => Ok(None),
+        [index, nth] => {
+            let both = index.parse().ok().zip(nth.parse().ok());
+            both.map(Some).ok_or(())
+        }
+        _ => Err(()),
+    }
+    .map_err(|()| {
+        "memguard.fault accepts nothing, or a worker's index and which of its allocations fails, 0 for none".into()
+    })
+}
+
 /// `memguard.reset peaks|baseline|failures`
 pub fn reset(words: &[&str]) -> Result<Reset, Rejected> {
     match words {

@@ -24,7 +24,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 24] = [
+pub const COMMANDS: [Command; 25] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -165,6 +165,12 @@ pub const COMMANDS: [Command; 24] = [
         help: "Ends memguard.shed: refusing follows live use again. No arguments.",
         is_list: false,
         run: commands::resume,
+    },
+    Command {
+        name: "memguard.fault",
+        help: "Only with faults 1: lets the N-th allocation of a process fail, once, or says what became of it. [INDEX N]",
+        is_list: false,
+        run: commands::fault,
     },
     Command {
         name: "memguard.reset",

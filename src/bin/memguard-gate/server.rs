@@ -409,8 +409,11 @@ fn command(options: &Options, folder: &Path, cfg: &Path) -> Result<Command, Fail
     if let Some(modules) = &options.modules {
         command.arg("-L").arg(modules);
     }
-    command.arg("--loadmodule").arg(absolute(&options.memguard));
-    command.args(["--modparam", "memguard:mode:s:observe"]);
+    // Kamailio takes a module twice for an error.
+    if !read_cfg(options)?.lines().any(loads_memguard) {
+        command.arg("--loadmodule").arg(absolute(&options.memguard));
+        command.args(["--modparam", "memguard:mode:s:observe"]);
+    }
     command.arg("-f").arg(cfg).args(["-DD", "-E"]);
     command.arg("-Y").arg(folder).arg("-w").arg(folder);
     if let Some(manager) = &options.manager {
@@ -433,6 +436,14 @@ fn command(options: &Options, folder: &Path, cfg: &Path) -> Result<Command, Fail
     }
     command.args(&options.arguments);
     Ok(command)
+}
+
+fn loads_memguard(line: &str) -> bool {
+    let line = line.trim_start();
+    let quoted = line
+        .strip_prefix("loadmodule")
+        .and_then(|rest| rest.split('"').nth(1));
+    quoted.is_some_and(|path| path.trim_end_matches(".so").ends_with("memguard"))
 }
 
 fn sets_listen(arguments: &[String]) -> bool {
@@ -484,6 +495,20 @@ mod tests {
             "modparam(\"a\", \"listen\", 1)",
         ] {
             assert!(!is_listen(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_loads_memguard_itself_is_known() {
+        for line in ["loadmodule \"memguard.so\"", " loadmodule(\"/a/memguard\")"] {
+            assert!(loads_memguard(line), "{line}");
+        }
+        for line in [
+            "# loadmodule \"memguard.so\"",
+            "loadmodule \"tm.so\"",
+            "modparam(\"memguard\", \"mode\", \"off\")",
+        ] {
+            assert!(!loads_memguard(line), "{line}");
         }
     }
 
