@@ -342,7 +342,10 @@ fn wrapper(options: &Options, folder: &Path, faults: bool) -> Result<PathBuf, Fa
          {}",
         folder.display(),
         if faults {
-            "modparam(\"memguard\", \"faults\", 1)\n"
+            "modparam(\"memguard\", \"faults\", 1)
+children=1
+tcp_children=1
+"
         } else {
             ""
         },
