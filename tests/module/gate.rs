@@ -247,20 +247,6 @@ const SHORT: [&str; 10] = [
 ];
 
 #[test]
-fn gate_debians_default_configuration_is_held() {
-    for_each_pair_at_once(|pair| {
-        let folder = pair.kamailio.modules.parent().expect("it is in a folder");
-        let cfg = folder.join("root/etc/kamailio/kamailio.cfg");
-        gate(
-            pair,
-            &cfg,
-            &["--rounds", "4", "--warmup", "1", "--requests", "100"],
-        )
-        .is_held();
-    });
-}
-
-#[test]
 fn gate_the_examples_are_held() {
     for_each_pair_at_once(|pair| {
         let run = |name: &str, more: &[&str]| {
@@ -530,5 +516,186 @@ fn gate_without_a_verdict_it_says_why_by_its_exit_code() {
         let text = String::from_utf8_lossy(&missing.stderr);
         assert_eq!(missing.status.code(), Some(3), "{text}");
         assert!(text.contains("apt-get install sip-tester"), "{text}");
+    });
+}
+
+#[test]
+fn gate_faults_a_crash_and_a_block_forgotten_after_a_failed_allocation_are_found_at_their_lines() {
+    for_each_pair_at_once(|pair| {
+        let cfg = project("tests/gate/planted/careless.cfg");
+        let short = [
+            "--faults",
+            "--scenario",
+            "options",
+            "--rounds",
+            "3",
+            "--warmup",
+            "0",
+            "--requests",
+            "10",
+        ];
+        let run = gate(pair, &cfg, &short);
+        assert_eq!(run.code(), Some(1), "{}", run.said());
+        assert_eq!(run.json["leaks"], json!([]), "{}", run.said());
+        let faults = run.json["faults"].as_array().cloned().unwrap_or_default();
+        let told: Vec<[&str; 2]> = faults
+            .iter()
+            .map(|f| ["scenario", "what"].map(|n| f[n].as_str().unwrap_or_default()))
+            .collect();
+        assert_eq!(told.len(), 2, "{}", run.said());
+        assert_eq!(
+            told[0],
+            ["OPTIONS", "the server dies (signal 11)"],
+            "{}",
+            run.said()
+        );
+        assert!(
+            told[1][0] == "REGISTER" && told[1][1].contains("private memory are kept"),
+            "{}",
+            run.said()
+        );
+        assert!(
+            faults[0]["place"]
+                .as_str()
+                .is_some_and(|p| p.starts_with("w_careless, ")),
+            "{}",
+            run.said()
+        );
+        assert!(faults[0]["allocation"].as_u64() > Some(1), "{}", run.said());
+        run.sarif_is_at("mgtest_careless");
+        assert!(
+            run.json["failed_allocations"].as_u64() > Some(30),
+            "{}",
+            run.said()
+        );
+    });
+}
+
+#[test]
+fn gate_faults_can_only_be_made_where_the_configuration_says_so() {
+    for_each_pair_at_once(|pair| {
+        let server = Server::registrar(pair).start();
+        let fault = server
+            .try_rpc("memguard.fault", json!([1, 1]))
+            .expect_err("faults is 0");
+        assert!(format!("{fault:?}").contains("faults is 0"), "{fault:?}");
+    });
+}
+
+#[test]
+fn gate_stress_says_which_rate_holds_and_what_grows_without_end() {
+    for_each_pair_at_once(|pair| {
+        let common = [
+            "--scenario",
+            "register",
+            "--rounds",
+            "3",
+            "--warmup",
+            "1",
+            "--requests",
+            "20",
+        ];
+        let grows = gate(
+            pair,
+            &project("tests/gate/planted/htable.cfg"),
+            &[&common[..], &["--limit", "100000", "--stress", "300", "4"]].concat(),
+        );
+        assert_eq!(grows.code(), Some(1), "{}", grows.said());
+        let first = &grows.json["stress"][0];
+        assert_eq!(first["growing"], true, "{}", grows.said());
+        // 900 REGISTERs per second with a cell of a hundred bytes each.
+        let hour = first["hour_bytes"].as_f64().unwrap_or(0.0);
+        assert!(
+            hour > 900.0 * 3600.0 * 40.0 && hour < 900.0 * 3600.0 * 400.0,
+            "{}",
+            grows.said()
+        );
+    });
+}
+
+#[test]
+fn gate_what_the_page_on_pipelines_shows_is_what_is_run() {
+    let read = |path: &str| std::fs::read_to_string(project(path)).expect("it is there");
+    let page = read("docs/pipeline.md");
+    assert!(
+        page.contains(&read(".github/workflows/kamailio-memory.yml")),
+        "the page shows the workflow as it is"
+    );
+    let line = page
+        .split("```sh\n")
+        .nth(1)
+        .and_then(|rest| rest.lines().next())
+        .expect("there is a shell line");
+    let arguments = line
+        .strip_prefix("memguard-gate kamailio.cfg ")
+        .expect("it runs the gate");
+    assert_eq!(
+        page.matches(arguments).count(),
+        3,
+        "the shell line, GitHub's step and GitLab's job"
+    );
+    let gitlab = page
+        .split("## GitLab")
+        .nth(1)
+        .expect("GitLab has a section");
+    assert!(gitlab.contains(&format!("    - {line}\n")));
+    for_each_pair_at_once(|pair| {
+        // The line as it is, in a folder with a kamailio.cfg, where the programs are in PATH.
+        let folder = Folder::of(pair, "line");
+        let kamailio = &pair.kamailio;
+        let own = kamailio.modules.parent().expect("it is in a folder");
+        let put = |name: &str, text: String| {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::write(folder.file(name), text).expect("the folder is ours");
+            let all = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(folder.file(name), all).expect("the file is ours");
+        };
+        put(
+            "kamailio",
+            format!(
+                "#!/bin/sh\nexec {} -L {}:{} \"$@\"\n",
+                kamailio.program.display(),
+                own.display(),
+                kamailio.modules.display()
+            ),
+        );
+        put(
+            "sipp",
+            format!("#!/bin/sh\nexec {} \"$@\"\n", kamailio.sipp.display()),
+        );
+        put(
+            "memguard-gate",
+            format!(
+                "#!/bin/sh\nexec {} \"$@\"\n",
+                env!("CARGO_BIN_EXE_memguard-gate")
+            ),
+        );
+        std::fs::copy(
+            own.join("root/etc/kamailio/kamailio.cfg"),
+            folder.file("kamailio.cfg"),
+        )
+        .expect("it can be copied");
+        let path = format!(
+            "{}:{}",
+            folder.path().display(),
+            std::env::var("PATH").unwrap_or_default()
+        );
+        let output = Command::new("sh")
+            .args(["-c", line])
+            .current_dir(folder.path())
+            .env("PATH", path)
+            .env("GITHUB_ACTIONS", "true")
+            .output()
+            .expect("sh is there");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        is_junit(
+            &std::fs::read_to_string(folder.file("memguard.xml")).expect("the report is there"),
+        );
+        let sarif =
+            std::fs::read_to_string(folder.file("memguard.sarif")).expect("the report is there");
+        is_sarif(&serde_json::from_str(&sarif).expect("it is JSON"));
+        assert!(!text.contains("::error"), "{text}");
     });
 }

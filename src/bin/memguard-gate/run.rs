@@ -124,7 +124,7 @@ fn measure(
         let end = wait_for_quiet(server, quiet)?;
         let now = Snapshot::take(server)?;
         let last = &snapshots[snapshots.len() - 1];
-        if now.messages() == last.messages() {
+        if now.is_untouched_since(last) {
             return Err(not_run(format!(
                 "the traffic of round {n} sent nothing to {}, so there is no verdict",
                 server.target.address()

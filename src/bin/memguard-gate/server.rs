@@ -342,10 +342,8 @@ fn wrapper(options: &Options, folder: &Path, faults: bool) -> Result<PathBuf, Fa
          {}",
         folder.display(),
         if faults {
-            "modparam(\"memguard\", \"faults\", 1)
-children=1
-tcp_children=1
-"
+            // One worker, so that the next request is its own too.
+            "modparam(\"memguard\", \"faults\", 1)\nchildren=1\ntcp_children=1\n"
         } else {
             ""
         },

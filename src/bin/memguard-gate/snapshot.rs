@@ -73,6 +73,18 @@ pub struct Snapshot {
     pub unbooked: u64,
 }
 
+impl Worker {
+    /// Whether it handles SIP messages.
+    pub fn is_sip(&self) -> bool {
+        self.messages > 0 || self.name.contains(" receiver ")
+    }
+
+    /// Whether it is there, or at work, because of the gate: memguard's own process, and the one that is asked.
+    pub fn is_the_gates(&self) -> bool {
+        self.name.starts_with("memguard") || self.name.starts_with("JSONRPCS")
+    }
+}
+
 impl Snapshot {
     /// Reads it all.
     ///
@@ -102,6 +114,12 @@ impl Snapshot {
         now.transactions = transactions(server);
         now.requests = requests(server);
         Ok(now)
+    }
+
+    /// Whether nothing arrived since `before`. memguard counts no messages where the script asks it (`auto` 0).
+    pub fn is_untouched_since(&self, before: &Snapshot) -> bool {
+        let requests = |s: &Snapshot| s.requests.get("").copied();
+        self.messages() == before.messages() && requests(self) == requests(before)
     }
 
     /// SIP messages of all processes.

@@ -232,7 +232,7 @@ fn counted(snapshots: &[Snapshot], index: u64, place: &Place) -> Vec<Held> {
     let mut is_first = snapshots
         .last()
         .and_then(|s| s.workers.iter().find(|w| w.index == index))
-        .is_some_and(|w| w.messages > 0);
+        .is_some_and(Worker::is_sip);
     snapshots
         .windows(2)
         .map(|pair| {
@@ -255,6 +255,7 @@ fn outside(measured: &[Snapshot], limit: f64) -> Vec<Rise> {
     let last = &measured[measured.len() - 1];
     last.workers
         .iter()
+        .filter(|worker| !worker.is_the_gates())
         .filter_map(|worker| one_outside(measured, worker, limit))
         .collect()
 }
