@@ -30,8 +30,8 @@ Verdict
   --private-limit BYTES a process may keep this many per request outside Kamailio's pools, in Python or libc (64)
   --allow FILE          known places, one a line: module file function # the reason. '*' stands for any
   --quiet SECONDS       how long to wait after each round until transactions have ended (40)
-  --faults              then fail each allocation of one request of each scenario in turn: nobody may die, or keep memory
-  --stress RATE SECONDS then send RATE requests per second and more: which rate holds, and what an hour of it leaves
+  --faults              then fail each allocation of one OPTIONS, REGISTER and INVITE in turn: nobody may die or keep it
+  --stress RATE SECONDS then send RATE requests per second and more: what holds, and what an hour of it leaves
 
 Reports
   --junit FILE          JUnit XML, as GitLab and Jenkins show it

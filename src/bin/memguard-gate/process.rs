@@ -82,11 +82,7 @@ pub fn end(child: &mut Child, limit: Duration) {
     };
     let began = Instant::now();
     let mut is_told = false;
-    loop {
-        match child.try_wait() {
-            Ok(None) => (),
-            _ => break,
-        }
+    while let Ok(None) = child.try_wait() {
         if !is_told {
             is_told = true;
             // SAFETY: the child has not been waited for, so its pid is still its own.
