@@ -42,6 +42,7 @@ fn sites_are_narrowed_in_any_order() {
         module: Some("usrloc"),
         by: Some(By::Growth),
         top: Some(20),
+        from: None,
     };
     assert_eq!(found, Ok(expected));
     assert_eq!(sites(&[]), Ok(Sites::default()));

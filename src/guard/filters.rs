@@ -55,6 +55,8 @@ pub struct Sites<'a> {
     pub by: Option<By>,
     /// Only the first N.
     pub top: Option<u32>,
+    /// Without the first N: an answer holds some fifty rows, so a long list is asked for in pieces.
+    pub from: Option<u32>,
 }
 
 /// What `memguard.reset` sets back.
@@ -175,6 +177,10 @@ fn narrowed<'a>(
                 let top = positive(value).ok_or_else(wrong)?;
                 found.top.replace(top).is_none()
             }
+            "from" if known.contains(&"top") => {
+                let from = value.parse().map_err(|_| wrong())?;
+                found.from.replace(from).is_none()
+            }
             "by" if known.contains(&"by") => {
                 let order = match value {
                     "live" => By::Live,
@@ -195,13 +201,13 @@ fn narrowed<'a>(
     Ok(found)
 }
 
-/// `memguard.sites [pool P] [worker INDEX] [module M] [by live|growth|failures|drift] [top N]`, in any order.
+/// `memguard.sites [pool P] [worker INDEX] [module M] [by live|growth|failures|drift] [top N] [from N]`, in any order.
 pub fn sites<'a>(words: &[&'a str]) -> Result<Sites<'a>, Rejected> {
     narrowed(
         words,
         &["module", "by", "top"],
         "memguard.sites accepts pool shm or pkg, worker INDEX, module NAME, by live, growth, failures or drift, \
-                       and top N, each once",
+                       top N, and from N (leaves out the first N), each once",
     )
 }
 
@@ -214,12 +220,12 @@ pub fn modules<'a>(words: &[&'a str]) -> Result<Sites<'a>, Rejected> {
     )
 }
 
-/// `memguard.paths [pool P] [worker INDEX] [module M] [top N]`, in any order.
+/// `memguard.paths [pool P] [worker INDEX] [module M] [top N] [from N]`, in any order.
 pub fn paths<'a>(words: &[&'a str]) -> Result<Sites<'a>, Rejected> {
     narrowed(
         words,
         &["module", "top"],
-        "memguard.paths accepts pool shm or pkg, worker INDEX, module NAME, and top N, each once",
+        "memguard.paths accepts pool shm or pkg, worker INDEX, module NAME, top N, and from N (leaves out the first N), each once",
     )
 }
 
@@ -269,6 +275,21 @@ pub fn shed(words: &[&str]) -> Result<u32, Rejected> {
     };
     seconds
         .ok_or_else(|| format!("memguard.shed accepts a number of seconds from 1 to {MAX_SHED_S}"))
+}
+
+/// `memguard.fault [INDEX N]`; `None` only asks.
+pub fn fault(words: &[&str]) -> Result<Option<(u64, u64)>, Rejected> {
+    match words {
+        [] => Ok(None),
+        [index, nth] => {
+            let both = index.parse().ok().zip(nth.parse().ok());
+            both.map(Some).ok_or(())
+        }
+        _ => Err(()),
+    }
+    .map_err(|()| {
+        "memguard.fault accepts nothing, or a worker's index and which of its allocations fails, 0 for none".into()
+    })
 }
 
 /// `memguard.reset peaks|baseline|failures`

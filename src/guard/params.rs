@@ -136,6 +136,7 @@ ints! {
     StormMinRate "storm_min_rate" 20 [1 ..= 1000000] "per second" run "no storm is called below this rate of new registrations";
     OsLimit "os_limit" 0 [0 ..= 1073741824] "MiB" start "memory limit to hold against instead of the detected one; 0: detect";
     Python "python" 1 [0 ..= 1] "" start "1: where app_python3 is loaded, count the interpreter's own memory; 0: leave it alone";
+    Faults "faults" 0 [0 ..= 1] "" start "1: memguard.fault can let an allocation fail, for memguard-gate --faults; never on a server that is used";
 }
 
 /// Declares the text and list parameters.

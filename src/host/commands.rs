@@ -6,6 +6,7 @@ use super::state;
 use super::{hooks, reports};
 use crate::guard::filters;
 use crate::guard::params::Int;
+use crate::guard::paths;
 use crate::guard::priority::{self, Change};
 use crate::guard::report::{Answer, Fault, int, word};
 use crate::shared::priorities::{Added, MAX_ENTRIES};
@@ -129,4 +130,36 @@ pub fn reset(words: &[&str]) -> Result<Answer, Fault> {
         }
     }
     Ok(Answer::Text("ok".into()))
+}
+
+/// `memguard.fault [INDEX N]`: from now on the N-th allocation of the process fails, once (0: none does); without words
+/// what became of it.
+pub fn fault(words: &[&str]) -> Result<Answer, Fault> {
+    let off = || {
+        Fault::cannot(
+            "faults is 0: set modparam(\"memguard\", \"faults\", 1), on a server for tests only",
+        )
+    };
+    match filters::fault(words).map_err(Fault::bad)? {
+        Some((process, nth)) => match hooks::faults::arm(process, nth) {
+            true => Ok(Answer::One(vec![
+                ("worker", int(process)),
+                ("nth", int(nth)),
+            ])),
+            false => Err(off()),
+        },
+        None => {
+            let outcome = hooks::faults::outcome().ok_or_else(off)?;
+            let (file, line, function) = &outcome.place;
+            let (cfg, cfg_line, route) = &outcome.cfg;
+            Ok(Answer::One(vec![
+                ("seen", int(outcome.seen)),
+                ("failed", int(u64::from(outcome.failed))),
+                ("file", word(file)),
+                ("line", int(u64::from(*line))),
+                ("function", word(function)),
+                ("cfg", word(paths::cfg(cfg, *cfg_line, route, false))),
+            ]))
+        }
+    }
 }

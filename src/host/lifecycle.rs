@@ -120,6 +120,10 @@ fn try_init() -> Result<(), String> {
             Contexts::map().map_err(|e| format!("cannot map the table of contexts: {e}"))?;
         hooks::sample::start(contexts, random_word()?);
     }
+    if region.settings.get(Int::Faults) == 1 {
+        hooks::faults::install()
+            .map_err(|e| format!("cannot map the words of memguard.fault: {e}"))?;
+    }
     if let Some(tables) = state::tables() {
         if let Some(address) = http::parse_listen(tables.texts.get(Text::Listen))? {
             serve::open(address)?;

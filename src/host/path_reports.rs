@@ -114,12 +114,14 @@ fn row(path: &Path) -> Fields {
     row
 }
 
-/// `memguard.paths [pool P] [worker INDEX] [module M] [top N]`
+/// `memguard.paths [pool P] [worker INDEX] [module M] [top N] [from N]`
 pub fn paths(words: &[&str]) -> Result<Answer, Fault> {
     let filter = filters::paths(words).map_err(Fault::bad)?;
     let all = found(&filter)?;
     let top = filter.top.map_or(USUAL_ROWS, |n| n as usize);
-    Ok(Answer::Many(all.iter().take(top).map(row).collect()))
+    let from = filter.from.unwrap_or(0) as usize;
+    let rows = all.iter().skip(from).take(top).map(row);
+    Ok(Answer::Many(rows.collect()))
 }
 
 /// The sampling process's short history of every context that is carried.

@@ -25,7 +25,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 24] = [
+pub const COMMANDS: [Command; 25] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -53,7 +53,7 @@ pub const COMMANDS: [Command; 24] = [
     Command {
         name: "memguard.sites",
         help: "The places that hold memory: what rises all the time first, then what is large. \
-               [pool P] [worker INDEX] [module M] [by live, growth, failures or drift] [top N]",
+               [pool P] [worker INDEX] [module M] [by live, growth, failures or drift] [top N] [from N]",
         is_list: true,
         run: site_reports::sites,
     },
@@ -66,7 +66,7 @@ pub const COMMANDS: [Command; 24] = [
     Command {
         name: "memguard.paths",
         help: "How the memory that is held was reached, from samples: call path, configuration line, SIP method. \
-               [pool P] [worker INDEX] [module M] [top N]",
+               [pool P] [worker INDEX] [module M] [top N] [from N]",
         is_list: true,
         run: path_reports::paths,
     },
@@ -166,6 +166,12 @@ pub const COMMANDS: [Command; 24] = [
         help: "Ends memguard.shed: refusing follows live use again. No arguments.",
         is_list: false,
         run: commands::resume,
+    },
+    Command {
+        name: "memguard.fault",
+        help: "Only with faults 1: lets the N-th allocation of a process fail, once, or says what became of it. [INDEX N]",
+        is_list: false,
+        run: commands::fault,
     },
     Command {
         name: "memguard.reset",
@@ -353,7 +359,7 @@ macro_rules! handlers {
     ($($i:literal)*) => { [$(run::<$i> as Handler),*] };
 }
 const HANDLERS: [Handler; COMMANDS.len()] =
-    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23);
+    handlers!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
 
 /// The table for `exports`. Lives for ever; the core reads it in place.
 pub fn table() -> *mut sys::rpc_export_t {

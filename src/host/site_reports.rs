@@ -114,7 +114,7 @@ fn place(site: &Site) -> Fields {
     ]
 }
 
-/// `memguard.sites [pool P] [worker INDEX] [module M] [by live|growth|failures|drift] [top N]`
+/// `memguard.sites [pool P] [worker INDEX] [module M] [by live|growth|failures|drift] [top N] [from N]`
 pub fn sites(words: &[&str]) -> Result<Answer, Fault> {
     let filter = filters::sites(words).map_err(Fault::bad)?;
     let sites = tables()?;
@@ -124,6 +124,7 @@ pub fn sites(words: &[&str]) -> Result<Answer, Fault> {
     let per = |growth: f64, rate: f64| real(if rate > 0.0 { growth / rate } else { 0.0 });
     let rows = all
         .iter()
+        .skip(filter.from.unwrap_or(0) as usize)
         .take(filter.top.map_or(USUAL_ROWS, |n| n as usize))
         .map(|site| {
             let is_one = filter.worker.is_some();

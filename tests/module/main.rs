@@ -17,6 +17,7 @@ mod faults;
 mod followup;
 mod forecast;
 mod forged;
+mod gate;
 mod guard;
 mod harness;
 mod http;

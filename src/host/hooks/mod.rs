@@ -18,6 +18,7 @@ use std::ffi::{c_char, c_uint, c_void};
 use std::ptr;
 
 mod counting;
+pub mod faults;
 mod figures;
 mod install;
 mod manager;

@@ -129,6 +129,34 @@ static int w_leak_shm(sip_msg_t *msg, char *p, char *unused)
 	return w_int(msg, p, &bytes) == 0 && shm_malloc((size_t)bytes) ? 1 : -1;
 }
 
+/* Uses what it allocated without looking whether it got it: crashes when it did not. */
+static int w_careless(sip_msg_t *msg, char *p, char *unused)
+{
+	int bytes;
+	char *block;
+	if(w_int(msg, p, &bytes) < 0)
+		return -1;
+	block = pkg_malloc((size_t)bytes);
+	memset(block, 0, (size_t)bytes);
+	pkg_free(block);
+	return 1;
+}
+
+/* Forgets its first block when it gets no second one. */
+static int w_forgetful(sip_msg_t *msg, char *p, char *unused)
+{
+	int bytes;
+	char *first, *second;
+	if(w_int(msg, p, &bytes) < 0 || (first = pkg_malloc((size_t)bytes)) == NULL)
+		return -1;
+	second = pkg_malloc((size_t)bytes);
+	if(second == NULL)
+		return -1;
+	pkg_free(second);
+	pkg_free(first);
+	return 1;
+}
+
 /* Forks as a script does that runs a command: the child has no process number of its own. It allocates in both pools,
  * as much as `bytes`, and ends without giving shm back. */
 static int w_fork(sip_msg_t *msg, char *p, char *unused)
@@ -300,6 +328,8 @@ static cmd_export_t cmds[] = {
 		{"mgtest_forget_format", (cmd_function)w_forget_format, 1, 0, 0, ANY_ROUTE},
 		{"mgtest_forget_xavp", (cmd_function)w_forget_xavp, 1, 0, 0, ANY_ROUTE},
 		{"mgtest_route_then_forget", (cmd_function)w_route_then_forget, 2, 0, 0, ANY_ROUTE},
+		{"mgtest_careless", (cmd_function)w_careless, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_forgetful", (cmd_function)w_forgetful, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_leak_pkg", (cmd_function)w_leak_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_fork", (cmd_function)w_fork, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_leak_shm", (cmd_function)w_leak_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
