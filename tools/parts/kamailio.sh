@@ -33,7 +33,7 @@ codename() { (. /etc/os-release && echo "${VERSION_CODENAME:-unknown}"); }
 upstream() { local v=${1#*:}; echo "${v%%[-+~]*}"; }
 
 # The package that is installed, whoever made it; nothing without one.
-installed_package() { dpkg-query -W -f '${db:Status-Abbrev}${Version}' kamailio 2>/dev/null | sed -n 's/^ii *//p'; }
+installed_package() { dpkg-query -W -f '${db:Status-Abbrev}${Version}' kamailio 2>/dev/null | sed -n 's/^ii *//p' || true; }
 
 # "installed": the machine's own sources, all of them, for what it has installed (the Kamailio project's own packages, Ubuntu's).
 suite_of() {
