@@ -396,7 +396,7 @@ fn gate_a_python_script_that_remembers_is_found_with_its_process() {
 
 /// Leaks that the packaged versions have and that were fixed upstream later: configuration, module that took the
 /// memory, function, versions that have it, traffic.
-const REAL: [(&str, &str, &str, &str, &[&str]); 5] = [
+const REAL: [(&str, &str, &str, &str, &[&str]); 6] = [
     (
         "uri_param.cfg",
         "core",
@@ -432,6 +432,20 @@ const REAL: [(&str, &str, &str, &str, &[&str]); 5] = [
         "5.6.3 6.0.1",
         &["--scenario", "options"],
     ),
+    (
+        "dmq_reply.cfg",
+        "dmq",
+        "build_notification_body",
+        "5.6.3 6.0.1",
+        &[
+            "--sipp",
+            "kdmq.xml",
+            "--listen",
+            "udp:ADDRESS",
+            "--define",
+            "PEER=\"sip:ADDRESS\"",
+        ],
+    ),
 ];
 
 #[test]
@@ -442,16 +456,12 @@ fn gate_leaks_that_were_fixed_upstream_later_are_found() {
                 continue;
             }
             let folder = project("tests/gate/real");
-            let words: Vec<String> = traffic
-                .iter()
-                .map(|word| {
-                    if word.ends_with(".xml") {
-                        folder.join(word).display().to_string()
-                    } else {
-                        (*word).into()
-                    }
-                })
-                .collect();
+            let address = free_port().to_string();
+            let word = |word: &&str| match word.ends_with(".xml") {
+                true => folder.join(word).display().to_string(),
+                false => word.replace("ADDRESS", &address),
+            };
+            let words: Vec<String> = traffic.iter().map(word).collect();
             let mut arguments: Vec<&str> = words.iter().map(String::as_str).collect();
             arguments.extend(["--requests", "40", "--rounds", "3", "--warmup", "1"]);
             let run = gate(pair, &folder.join(cfg), &arguments);
