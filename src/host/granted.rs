@@ -48,9 +48,21 @@ impl Numbers {
         }
     }
 
-    fn hint(&self, tables: &Tables, until: u64, now: u64) {
+    /// Sets the ends of its hints, or raises them where others may know better.
+    fn hint(&self, tables: &Tables, until: u64, now: u64, is_exact: bool) {
         for number in self.hints.into_iter().flatten() {
-            tables.hints.raise(number, until, now, 0);
+            match is_exact {
+                true => tables.hints.put(number, until, now, 0),
+                false => tables.hints.raise(number, until, now, 0),
+            };
+        }
+    }
+
+    /// The binding has ended. Another one of nearly the same URI loses its hints with it: it is known by its own number.
+    fn forget(&self, tables: &Tables) {
+        tables.bindings.remove(self.fp);
+        for number in self.hints.into_iter().flatten() {
+            tables.hints.remove(number);
         }
     }
 }
@@ -205,9 +217,7 @@ fn accepted(region: &Region, tables: &Tables, asked: &Asked, reply: &Reply<'_>, 
     if may_take_away {
         let gone = asked.wishes().iter().filter(|wish| wish.seconds == 0);
         gone.filter(|wish| asked.adds(wish.fp).is_none())
-            .for_each(|wish| {
-                tables.bindings.remove(wish.fp);
-            });
+            .for_each(|wish| wish.numbers.forget(tables));
     }
     let mut latest = 0;
     let mut listed = 0u32; // bit per wish
@@ -246,7 +256,7 @@ fn accepted(region: &Region, tables: &Tables, asked: &Asked, reply: &Reply<'_>, 
     for (_, wish) in wishes.filter(|(place, wish)| listed >> place & 1 == 0 && wish.seconds > 0) {
         if is_listing {
             tables.bindings.raise(wish.fp, latest, now, 0);
-            wish.numbers.hint(tables, latest, now);
+            wish.numbers.hint(tables, latest, now, false);
         } else if !is_told {
             latest = latest.max(learn(
                 region,
@@ -288,7 +298,7 @@ fn learn(
         true => tables.bindings.put(numbers.fp, until, now, 0),
         false => tables.bindings.raise(numbers.fp, until, now, 0),
     };
-    numbers.hint(tables, until, now);
+    numbers.hint(tables, until, now, is_exact);
     until
 }
 
