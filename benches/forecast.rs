@@ -4,7 +4,7 @@
 #[path = "../tests/simulator/mod.rs"]
 mod simulator;
 
-use simulator::minutes::{FAST, STRAIGHT, fast, middle_and_worst, straight};
+use simulator::minutes::{FAST, STRAIGHT, fast, straight};
 use simulator::{
     Alarms, EVENING_S, HEALTHY, HIDDEN, LEAKS, Random, Shape, World, health, leak, median,
     run_evening,
@@ -242,4 +242,11 @@ fn healthy(
         100.0 * unknown
     );
     sum
+}
+
+/// The middle and the worst tenth.
+fn middle_and_worst(values: &mut [f64]) -> (f64, f64) {
+    let middle = median(values);
+    let worst = values.get(values.len() * 9 / 10).copied();
+    (middle, worst.unwrap_or(f64::INFINITY))
 }

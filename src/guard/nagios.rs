@@ -220,6 +220,7 @@ mod tests {
             thresholds: (70, 80),
             exhaustion_s: NONE_FORESEEN_S,
             is_known: true,
+            full_in_s: NONE_FORESEEN_S,
         };
         let mut server = Server {
             level: Level::Emergency,
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_first_word_always_says_the_code() {
-        for level in Level::ALL {
+        for &level in Level::ALL {
             for permyriad in (0..=10_000).step_by(500) {
                 for pct in [None, Some((50, 60)), Some((98, 99))] {
                     for sample_age_ms in [0, 5] {
@@ -252,6 +253,7 @@ mod tests {
                             thresholds: (70, 80),
                             exhaustion_s: 5_000,
                             is_known: permyriad % 1_000 == 0,
+                            full_in_s: NONE_FORESEEN_S,
                         };
                         let server = Server {
                             level,

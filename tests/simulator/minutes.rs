@@ -1,7 +1,7 @@
 //! The ends that come within minutes, and the straight leaks of hours and days: how soon and how well they are told.
 //! Forbidden here: knowing how the forecast works.
 
-use super::{Family, Random, Run, World, median};
+use super::{Family, Random, Run, World};
 use memguard::guard::forecast::Outlook;
 
 /// Whether an end is foreseen.
@@ -229,10 +229,3 @@ pub const STRAIGHT: [Family; 4] = [
         world
     }),
 ];
-
-/// The middle and the worst tenth.
-pub fn middle_and_worst(values: &mut [f64]) -> (f64, f64) {
-    let middle = median(values);
-    let worst = values.get(values.len() * 9 / 10).copied();
-    (middle, worst.unwrap_or(f64::INFINITY))
-}

@@ -87,6 +87,9 @@ int register_procs(int count) { return 0; }
 sr_kemi_eng_t *sr_kemi_eng_get(void) { return NULL; }
 int sr_event_enabled(int type) { return 0; }
 cfg_action_t *get_cfg_crt_action(void) { return NULL; }
+/* no shared configuration: values live where the module has them */
+cfg_block_t **cfg_global;
+cfg_group_t *cfg_lookup_group(char *name, int length) { return NULL; }
 
 /* Never called here: there are no routes, no TCP, no script variables. */
 #define NEVER(symbol)                                       \
