@@ -122,13 +122,13 @@ fn read(region: &Region, mut file: &File, tables: [&Fingerprints; 2]) -> Result<
         ));
     }
     let buckets = tables.map(Fingerprints::buckets);
-    let head = bindings_file::load(&mut BufReader::new(file), buckets, |_, _, _| ())?;
-    let [k0, k1] = head.key;
-    if Key::new(k0, k1).probe() != head.probe {
+    let written = bindings_file::load(&mut BufReader::new(file), buckets, |_, _, _| ())?;
+    let [k0, k1] = written.key;
+    if Key::new(k0, k1).probe() != written.probe {
         return Err("its fingerprints were made by another version of memguard".into());
     }
     let now_s = state::now_ms() / 1000;
-    let (head, age_s) = head.read_at(&state::saved(), now_s);
+    let (head, age_s) = written.read_at(&state::saved(), now_s);
     let memory = u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
     let grace = [0, memory];
     let mut alive = [0; 2];
@@ -144,7 +144,7 @@ fn read(region: &Region, mut file: &File, tables: [&Fingerprints; 2]) -> Result<
             }
         },
     )?;
-    if again != head {
+    if again != written {
         return Err("it was changed while it was read".into());
     }
     Ok(Found { head, age_s, alive })
