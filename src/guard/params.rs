@@ -243,6 +243,30 @@ pub const fn int_defaults() -> [i64; Int::COUNT] {
     values
 }
 
+/// Thresholds of which each must be smaller than the one after it.
+const LADDERS: [[Int; 4]; 3] = [
+    [
+        Int::ShmWarning,
+        Int::ShmShed,
+        Int::ShmFull,
+        Int::ShmEmergency,
+    ],
+    [
+        Int::PkgWarning,
+        Int::PkgShed,
+        Int::PkgFull,
+        Int::PkgEmergency,
+    ],
+    [Int::OsWarning, Int::OsShed, Int::OsFull, Int::OsEmergency],
+];
+
+/// Whether there are no [`contradictions`]; without a sentence, for callers that must not allocate.
+pub fn is_consistent(values: &[i64; Int::COUNT]) -> bool {
+    let at = |p: Int| values[p as usize];
+    let mut pairs = LADDERS.iter().flat_map(|ladder| ladder.windows(2));
+    pairs.all(|pair| at(pair[0]) < at(pair[1])) && at(Int::RetryAfterMin) <= at(Int::RetryAfterMax)
+}
+
 /// The contradictions between numeric parameters, each as one sentence; empty when there are none.
 ///
 /// Runs at start (all in one message) and before a run-time change is accepted.
@@ -250,12 +274,7 @@ pub fn contradictions(values: &[i64; Int::COUNT]) -> Vec<String> {
     use Int::*;
     let at = |p: Int| values[p as usize];
     let mut found = Vec::new();
-    let ladders = [
-        [ShmWarning, ShmShed, ShmFull, ShmEmergency],
-        [PkgWarning, PkgShed, PkgFull, PkgEmergency],
-        [OsWarning, OsShed, OsFull, OsEmergency],
-    ];
-    for ladder in ladders {
+    for ladder in LADDERS {
         for pair in ladder.windows(2) {
             if at(pair[0]) >= at(pair[1]) {
                 found.push(format!(
@@ -345,5 +364,27 @@ mod tests {
         let found = contradictions(&values);
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].contains("shm_warning_pct (70)"));
+    }
+
+    #[test]
+    fn what_has_contradictions_is_not_consistent_and_all_else_is() {
+        assert!(is_consistent(&int_defaults()));
+        let changes = [
+            (Int::ShmShed, 70),
+            (Int::PkgFull, 100),
+            (Int::OsWarning, 99),
+            (Int::RetryAfterMin, 2000),
+            (Int::RetryAfterMax, 1),
+            (Int::SampleBytes, 1),
+        ];
+        for (param, value) in changes {
+            let mut values = int_defaults();
+            values[param as usize] = value;
+            assert_eq!(
+                is_consistent(&values),
+                contradictions(&values).is_empty(),
+                "{param:?} {value}"
+            );
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Run-time changes of parameters: Kamailio's cfg framework holds them, and the region follows what is in force there.
 //! Forbidden here: reading a cfg handle (a process's own view, which a worker that refuses everything never renews);
-//! locks, allocation and logs in `look`, which SIP workers call.
+//! locks, allocation and logs in `look`, which SIP workers call, and allocations under Kamailio's locks.
 //!
 //! A change is only checked when it is asked for (`on_change`, which Kamailio calls for `cfg.set_now_int` and for
 //! `cfg.set_delayed_int` alike); it counts when it stands in the shared configuration: at once, or with the commit.
-//! Whoever handles a message or a command looks there when something was asked for a moment ago or when the
-//! configuration was replaced; the sampling process looks ten times a second whatever happens.
+//! Whoever handles a message or a command, or has allocated some KiB, looks there when something was asked for a moment
+//! ago or when the configuration was replaced; the sampling process looks ten times a second whatever happens.
 //!
 //! `cfg.reset` skips every parameter that has a check (core/cfg/cfg_ctx.c), so one more stands in the group that has
 //! none: [`RESTORE`] rests at 0 and its default is 1. Who sets it, or resets the group, gets all values of the start.
@@ -159,7 +159,7 @@ fn numbers(region: &Region, group: &Group) -> Numbers {
 }
 
 /// Takes over what has changed, where something may have: two words to compare while nothing has. Process: any that
-/// handles messages or commands.
+/// handles messages or commands, or allocates.
 #[inline]
 pub fn look(region: &Region) {
     let control = &region.control;
@@ -177,7 +177,7 @@ fn look_closely(region: &Region, block: u64) {
         region.control.cfg_asked_ms.set(0); // who asks at this moment is served by the sampling process
     }
     if let Some(group) = read() {
-        let _ = take_over(region, &group); // the sampling process tells a refusal
+        let _ = take_over(region, &numbers(region, &group)); // the sampling process tells a refusal
         region.control.cfg_block.set(block);
     }
 }
@@ -191,16 +191,15 @@ fn read() -> Option<Group> {
     is_read.then_some(group)
 }
 
-/// Puts the group into force; the contradictions where it holds some, which a commit can make of changes that were
+/// Puts the values into force; false where they contradict each other, which a commit can make of changes that were
 /// checked one by one.
-fn take_over(region: &Region, group: &Group) -> Result<(), Vec<String>> {
-    let (now, wanted) = (region.settings.all(), numbers(region, group));
-    if now == wanted {
-        return Ok(());
+fn take_over(region: &Region, wanted: &Numbers) -> bool {
+    let now = region.settings.all();
+    if now == *wanted {
+        return true;
     }
-    let found = params::contradictions(&wanted);
-    if !found.is_empty() {
-        return Err(found);
+    if !params::is_consistent(wanted) {
+        return false;
     }
     for param in runtime_ints() {
         let at = param as usize;
@@ -210,7 +209,7 @@ fn take_over(region: &Region, group: &Group) -> Result<(), Vec<String>> {
             }
         }
     }
-    Ok(())
+    true
 }
 
 /// The sampling process's part: looks whatever happens, restores, and tells what has changed.
@@ -242,17 +241,16 @@ impl Follower {
                 "all parameters are back to their values of the start (cfg.reset)"
             );
         }
-        match take_over(region, &group) {
-            Ok(()) => self.refused = None,
-            Err(found) if self.refused != Some(group) => {
-                self.refused = Some(group);
-                log!(
-                    Severity::Error,
-                    "the changed configuration is not in force: {}; memguard.config shows what is",
-                    found.join("; ")
-                );
-            }
-            Err(_) => (),
+        let wanted = numbers(region, &group);
+        if take_over(region, &wanted) {
+            self.refused = None;
+        } else if self.refused != Some(group) {
+            self.refused = Some(group);
+            log!(
+                Severity::Error,
+                "the changed configuration is not in force: {}; memguard.config shows what is",
+                params::contradictions(&wanted).join("; ")
+            );
         }
         let now = region.settings.all();
         for param in runtime_ints() {

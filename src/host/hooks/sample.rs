@@ -18,7 +18,7 @@ use std::ffi::{c_char, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use super::super::{owners, stack, state, sys};
+use super::super::{follow, owners, stack, state, sys};
 use super::view::{Block, PoolView};
 use super::{LOCAL, is_main_thread};
 use crate::guard::params::Int;
@@ -203,6 +203,7 @@ fn expired(pool: SitePool, block: *mut c_void) -> *mut c_void {
         LOCAL_LEFT.store(i64::MAX, Ordering::Relaxed);
         return block;
     };
+    follow::look(region); // a process may handle neither messages nor commands of memguard
     let rate = region.settings.get_u64(Int::SampleBytes);
     // ORDERING: Acquire; pairs with the Release in is_drawn.
     if !LOCAL_DRAWN.is_taken.swap(true, Ordering::Acquire) && is_drawn(rate) {
