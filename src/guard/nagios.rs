@@ -220,6 +220,7 @@ mod tests {
             thresholds: (70, 80),
             exhaustion_s: NONE_FORESEEN_S,
             is_known: true,
+            full_in_s: NONE_FORESEEN_S,
         };
         let mut server = Server {
             level: Level::Emergency,
@@ -252,9 +253,10 @@ mod tests {
                             thresholds: (70, 80),
                             exhaustion_s: 5_000,
                             is_known: permyriad % 1_000 == 0,
+                            full_in_s: 34,
                         };
                         let server = Server {
-                            level,
+                            level: *level,
                             pools: &[pool],
                             cause: Cause::Leak,
                             headroom: 1,
