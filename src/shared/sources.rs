@@ -35,8 +35,9 @@ pub struct Account {
 
 impl Account {
     fn is_free(&self, now_us: u64) -> bool {
-        // ORDERING: Relaxed; a late look takes a place that just became busy: two share it then.
-        self.held.load(Ordering::Relaxed) <= now_us && self.tail.load(Ordering::Relaxed) <= now_us
+        // ORDERING: Acquire, with the Release of whoever wrote it: who finds it busy finds the key of who made it so. A
+        // late look takes a place that just became busy: two share it then.
+        self.held.load(Ordering::Acquire) <= now_us && self.tail.load(Ordering::Acquire) <= now_us
     }
 
     /// Moves on what the source is charged for; as [`super::region::Word::take`].
@@ -51,23 +52,23 @@ impl Account {
 
     /// It got a slot of its own queue that ends then: it stays there until that has passed.
     pub fn stays(&self, end_us: u64) {
-        // ORDERING: Relaxed; the word stands for itself.
-        self.held.fetch_max(end_us, Ordering::Relaxed);
+        // ORDERING: Release, for is_free().
+        self.held.fetch_max(end_us, Ordering::Release);
     }
 
     /// It got a slot of the common queue that ends then.
     pub fn got(&self, end_us: u64) {
-        // ORDERING: Relaxed; the word stands for itself.
-        self.tail.fetch_max(end_us, Ordering::Relaxed);
+        // ORDERING: Release, for is_free().
+        self.tail.fetch_max(end_us, Ordering::Release);
     }
 }
 
 fn take<T>(word: &AtomicU64, mut step: impl FnMut(u64) -> (u64, T)) -> T {
-    // ORDERING: Relaxed throughout; the word stands for itself.
+    // ORDERING: Release where it is written, for is_free(); Relaxed else, the word stands for itself.
     let mut seen = word.load(Ordering::Relaxed);
     for _ in 0..TRIES {
         let (next, made) = step(seen);
-        match word.compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
+        match word.compare_exchange_weak(seen, next, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => return made,
             Err(other) => seen = other,
         }
@@ -125,7 +126,14 @@ impl Sources {
         if let Some(own) = set.iter().find(is_own) {
             return Some(own);
         }
-        for account in set.iter().filter(|account| account.is_free(now_us)) {
+        for account in set {
+            if !account.is_free(now_us) {
+                // Another process of the same source may have taken it since the look above.
+                if is_own(&account) {
+                    return Some(account);
+                }
+                continue;
+            }
             // ORDERING: Relaxed; as above.
             let old = account.key.load(Ordering::Relaxed);
             let taken =
