@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::mapping::Scratch;
 use crate::guard::blackbox::format::{self, FILE_BYTES, Head, Ring, SECTION_BYTES};
 use crate::guard::blackbox::reading::{self, Run};
 
@@ -169,10 +170,21 @@ fn trouble(path: &Path, e: &io::Error) -> Trouble {
 
 /// The runs of a file of this format, or why it is none.
 fn read_ours(file: &mut File, length: u64) -> io::Result<Result<Vec<Run>, String>> {
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(match format::read_head(&bytes) {
-        Head::Ours if length == FILE_BYTES as u64 => Ok(reading::read(&bytes)
+    // Not on the heap: it is larger than the reserve for when libc has no memory.
+    let mut scratch = Scratch::of(FILE_BYTES + 1)?;
+    let bytes = scratch.bytes();
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == ErrorKind::Interrupted => (),
+            Err(e) => return Err(e),
+        }
+    }
+    let bytes = bytes.get(..filled).unwrap_or_default();
+    Ok(match format::read_head(bytes) {
+        Head::Ours if length == FILE_BYTES as u64 => Ok(reading::read(bytes)
             .map(|found| found.runs)
             .unwrap_or_default()),
         Head::Ours => Err(format!("it has {length} bytes instead of {FILE_BYTES}")),

@@ -59,6 +59,54 @@ pub fn map_shared(bytes: usize) -> io::Result<NonNull<u8>> {
     NonNull::new(address.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
 
+/// Zeroed bytes of this process alone, outside of any heap, for as long as it is kept: where a heap may have no memory,
+/// this says so instead of ending the process.
+pub struct Scratch {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+impl Scratch {
+    /// Maps them.
+    ///
+    /// # Errors
+    /// What mmap(2) says; `InvalidInput` for no bytes.
+    pub fn of(length: usize) -> io::Result<Scratch> {
+        if length == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Scratch { start, length })
+    }
+
+    /// The bytes.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping is that long, initialised by the kernel, and this one's alone while it lives.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `of` made; nobody refers to it any more.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
 /// Has the processor fetch the value's first cache line, without waiting for it.
 #[inline(always)]
 pub fn prefetch<T>(value: &T) {
