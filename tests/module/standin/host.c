@@ -91,6 +91,18 @@ cfg_action_t *get_cfg_crt_action(void) { return NULL; }
 cfg_block_t **cfg_global;
 cfg_group_t *cfg_lookup_group(char *name, int length) { return NULL; }
 
+/* Kamailio's parser, which is asked about forms that memguard does not read itself: it reads none of them */
+#define REFUSES(symbol)                                      \
+	int refuses_##symbol(void) __asm__(#symbol);             \
+	int refuses_##symbol(void)                               \
+	{                                                        \
+		return -1;                                           \
+	}
+REFUSES(parse_headers)
+REFUSES(parse_to_header)
+REFUSES(parse_contact)
+REFUSES(parse_uri)
+
 /* Never called here: there are no routes, no TCP, no script variables. */
 #define NEVER(symbol)                                       \
 	void never_##symbol(void) __asm__(#symbol);             \
