@@ -2,6 +2,7 @@
 //! Forbidden here: books at rest (accounting.rs, agreement.rs).
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -9,29 +10,35 @@ use super::guard::{number, rows};
 use super::harness::sip::Request;
 use super::harness::{Server, for_each_pair};
 
-/// Looks at the pools.
-const LOOKS: usize = 150;
+/// How long the pools are looked at.
+const TIME: Duration = Duration::from_secs(4);
 
 #[test]
 fn drift_read_in_the_middle_of_traffic_is_right_or_absent() {
     for_each_pair(|pair| {
         let server = Server::registrar(pair).workers(4).shm_mb(64).start();
         let is_over = AtomicBool::new(false);
-        let (wrong, shown) = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let client = server.udp();
-                for round in 0.. {
-                    // ORDERING: Relaxed; a flag.
-                    if is_over.load(Ordering::Relaxed) {
-                        return;
+        let (wrong, shown, looks) = std::thread::scope(|scope| {
+            for thread in 0..2 {
+                let (server, is_over) = (&server, &is_over);
+                scope.spawn(move || {
+                    let client = server.udp();
+                    for round in 0.. {
+                        // ORDERING: Relaxed; a flag.
+                        if is_over.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let phones = (0..200).map(|i| {
+                            Request::register(&format!("p{thread}-{}", (round * 200 + i) % 5000))
+                        });
+                        client.flood(phones, 32, |_, _, _| ());
                     }
-                    let phones = (0..200)
-                        .map(|i| Request::register(&format!("p{}", (round * 200 + i) % 5000)));
-                    client.flood(phones, 32, |_, _, _| ());
-                }
-            });
-            let (mut wrong, mut shown) = (Vec::new(), 0);
-            for _ in 0..LOOKS {
+                });
+            }
+            let (mut wrong, mut shown, mut looks) = (Vec::new(), 0, 0);
+            let end = Instant::now() + TIME;
+            while Instant::now() < end {
+                looks += 1;
                 let Ok(pools) = server.try_rpc("memguard.pools", json!([])) else {
                     continue;
                 };
@@ -46,12 +53,12 @@ fn drift_read_in_the_middle_of_traffic_is_right_or_absent() {
                 }
             }
             is_over.store(true, Ordering::Relaxed); // ORDERING: as above.
-            (wrong, shown)
+            (wrong, shown, looks)
         });
         assert!(wrong.is_empty(), "{} of {shown}: {}", wrong.len(), wrong[0]);
         let at_rest = server.rpc("memguard.pools", json!([]));
         let shm = &rows(&at_rest)[0];
         assert_eq!(number(shm, "drift"), number(shm, "unbooked"), "{shm}");
-        println!("   shown in {shown} of {LOOKS} looks");
+        println!("   shown in {shown} of {looks} looks");
     });
 }
