@@ -90,9 +90,9 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
 /// twice is enough; anything else must stay the same for longer than a process is stopped inside of an operation. The
 /// last look, and whether it may be believed.
 fn steady<T>(look: impl Fn() -> Option<T>, missing: impl Fn(&T) -> u64) -> (Option<T>, bool) {
-    const LOOKS: u32 = 24;
-    const MOMENT: Duration = Duration::from_millis(2);
-    const STAYS: u32 = 16;
+    const LOOKS: u32 = 40;
+    const MOMENT: Duration = Duration::from_millis(4);
+    const STAYS: u32 = 30;
     let mut last = look();
     let mut same = 0;
     for _ in 0..LOOKS {
