@@ -11,6 +11,7 @@ mod changes;
 mod classes;
 mod clients;
 mod cost;
+mod drift;
 mod examples;
 mod fast_clock;
 mod faults;

@@ -21,7 +21,10 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
         let figures = hooks::shm_now(size)?;
         Some((figures, hooks::shm_sum_of_all(region)))
     };
-    if let (Some((shm, sum)), is_steady) = steady(look, |(shm, sum)| (shm.used, *sum)) {
+    if let (Some((shm, sum)), is_steady) = steady(look, |(shm, sum)| {
+        let explained = (sum.live() as u64).wrapping_add(sum.unbooked);
+        shm.used.wrapping_sub(explained)
+    }) {
         let live = u64::try_from(sum.live()).unwrap_or(0);
         let mut row = pool_head(Pool::Shm, shm.size, shm.real_used, Some(live));
         row.extend([
@@ -47,7 +50,10 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
     let fullest = usize::try_from(figures.fullest_worker).unwrap_or(0);
     if let (Some(worker), size @ 1..) = (region.rows.get(fullest), control.pkg_size.get()) {
         let look = || Some((worker.pkg.used.get(), hooks::pkg_sum(fullest, worker)));
-        let (looked, is_steady) = steady(look, |looked| *looked);
+        let (looked, is_steady) = steady(look, |(booked, sum)| {
+            let explained = sum.live().wrapping_add(worker.pkg.unbooked.get());
+            booked.wrapping_sub(explained)
+        });
         let (booked, sum) = looked.unwrap_or_default();
         let (used, live) = (worker.pkg.real_used.get(), sum.live());
         let mut row = pool_head(Pool::Pkg, size, used, Some(live));
@@ -79,22 +85,25 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
     rows
 }
 
-/// Looks at a pool's books until two looks, a moment apart, agree: between them lie the many words of a sum that others
-/// write meanwhile, and a difference made of two moments is no drift. The last look, and whether it may be believed.
-fn steady<T, K: PartialEq>(
-    look: impl Fn() -> Option<T>,
-    key: impl Fn(&T) -> K,
-) -> (Option<T>, bool) {
-    const TRIES: u32 = 10;
-    const MOMENT: Duration = Duration::from_millis(1);
+/// Looks at a pool's books until they can be believed: between two looks lie the many words of a sum that others write
+/// meanwhile, and a difference made of two moments is no drift. `missing` is what neither count nor ledger explain: 0
+/// twice is enough; anything else must stay the same for longer than a process is stopped inside of an operation. The
+/// last look, and whether it may be believed.
+fn steady<T>(look: impl Fn() -> Option<T>, missing: impl Fn(&T) -> u64) -> (Option<T>, bool) {
+    const LOOKS: u32 = 40;
+    const MOMENT: Duration = Duration::from_millis(4);
+    const STAYS: u32 = 30;
     let mut last = look();
-    for _ in 0..TRIES {
+    let mut same = 0;
+    for _ in 0..LOOKS {
         std::thread::sleep(MOMENT); // whoever was in the middle of an operation ends it
         let again = look();
-        if last.as_ref().map(&key) == again.as_ref().map(&key) {
-            return (again, true);
-        }
+        let (before, now) = (last.as_ref().map(&missing), again.as_ref().map(&missing));
+        same = if before == now { same + 1 } else { 0 };
         last = again;
+        if same >= STAYS || (same > 0 && now == Some(0)) {
+            return (last, true);
+        }
     }
     (last, false)
 }
