@@ -109,8 +109,8 @@ impl Fast {
         }
     }
 
-    /// In words of the forecast.
-    pub(super) fn outlook(&self) -> Outlook {
+    /// Likely, earliest and latest seconds until the end.
+    pub(super) fn times(&self) -> (f64, f64, f64) {
         let doubt = INTERVAL * (self.error / self.slope.max(f64::MIN_POSITIVE)).max(LEAST_ERROR);
         // where within its noise use touches the end
         let noise_s = 2.0 * self.scatter / self.slope.max(f64::MIN_POSITIVE) + 1.0;
@@ -118,11 +118,18 @@ impl Fast {
             true => self.left_s / (1.0 - doubt) + noise_s,
             false => 10.0 * self.left_s + noise_s,
         };
+        let low = (self.left_s / (1.0 + doubt) - noise_s).max(0.0);
+        (self.left_s, low, high)
+    }
+
+    /// In words of the forecast.
+    pub(super) fn outlook(&self) -> Outlook {
+        let (likely, low, high) = self.times();
         Outlook {
             method: Method::Moments,
             growth: self.slope,
-            exhaustion_s: seconds(self.left_s),
-            low_s: seconds((self.left_s / (1.0 + doubt) - noise_s).max(0.0)),
+            exhaustion_s: seconds(likely),
+            low_s: seconds(low),
             high_s: seconds(high),
             samples: self.points,
             fit: self.fit,

@@ -241,6 +241,11 @@ impl Forecaster {
         }
         let likely = self.until_full(size, slope, span_s);
         let (low, high) = self.interval(size, &verdict.trend, likely, scale);
+        // Where the last seconds agree with a longer trend, they know better where use stands now.
+        let (likely, low, high) = match self.fast.is_on && FASTER * self.fast.slope() > slope {
+            true => self.fast.times(),
+            false => (likely, low, high),
+        };
         Outlook {
             method: Method::from_index(scale as u64 + 1).unwrap_or(Method::None),
             growth: slope,
