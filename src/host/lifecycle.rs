@@ -8,8 +8,8 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, binaries, bindings_file, blackbox, ending, gate, learn, memory, outside, profile, pv,
-    routes, rpc, sampler, script, serve, settings, state, stats, sys,
+    ballast, binaries, bindings_file, blackbox, ending, gate, learn, outside, profile, pv, routes,
+    rpc, sampler, script, serve, settings, state, stats, sys,
 };
 use crate::guard::aor::Key;
 use crate::guard::http;
@@ -48,7 +48,6 @@ pub fn said(result: Result<(), String>) -> Init {
 }
 
 fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
-    memory::prepare();
     let region = Region::map().map_err(|e| format!("cannot map memguard's shared region: {e}"))?;
     region.control.start_ms.set(state::now_ms());
     state::set_region(region);

@@ -267,13 +267,17 @@ unsafe impl GlobalAlloc for Allocator {
 }
 
 /// Makes what a process needs before it is short of memory: libc allocates a library's thread-local variables when a
-/// thread first touches one, and ends the process if it cannot; children inherit those of the main thread. Before the
-/// first fork.
-pub fn prepare() {
-    let _ = std::hash::RandomState::new();
+/// thread first touches one, and ends the process if it cannot (elf/dl-tls.c); children inherit those of the main thread.
+/// Run by the loader as part of loading the module, which itself fails in an orderly way where libc has nothing left.
+extern "C" fn prepare() {
+    let _ = std::hash::RandomState::new(); // its keys are the first such variable
     // SAFETY: our own pages: a huge one would be resident whole for a few bytes.
     unsafe { libc::madvise(LOCAL.start().cast(), SIZE, libc::MADV_NOHUGEPAGE) };
 }
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static PREPARE: extern "C" fn() = prepare;
 
 /// This process is started again when it ends. Process: sampling.
 pub fn may_end() {
