@@ -9,8 +9,8 @@ use super::entry::{Init, guarded};
 use super::hooks::{self, Refused};
 use super::log::{Severity, log};
 use super::{
-    ballast, binaries, bindings_file, blackbox, ending, follow, gate, learn, memory, outside,
-    profile, pv, routes, rpc, sampler, script, serve, settings, state, stats, sys, usrloc,
+    ballast, binaries, bindings_file, blackbox, ending, follow, gate, learn, outside, profile, pv,
+    routes, rpc, sampler, script, serve, settings, state, stats, sys, usrloc,
 };
 use crate::guard::aor::Key;
 use crate::guard::aor::local::Matching;
@@ -51,7 +51,6 @@ pub fn said(result: Result<(), String>) -> Init {
 }
 
 fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
-    memory::prepare();
     let region = Region::map().map_err(|e| format!("cannot map memguard's shared region: {e}"))?;
     state::start_clock(region);
     state::set_region(region);

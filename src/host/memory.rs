@@ -267,22 +267,17 @@ unsafe impl GlobalAlloc for Allocator {
 }
 
 /// Makes what a process needs before it is short of memory: libc allocates a library's thread-local variables when a
-/// thread first touches one, and ends the process if it cannot; children inherit those of the main thread. Before the
-/// first fork; [`AT_LOAD`] has touched those variables already.
-pub fn prepare() {
+/// thread first touches one, and ends the process if it cannot (elf/dl-tls.c); children inherit those of the main thread.
+/// Run by the loader as part of loading the module, which itself fails in an orderly way where libc has nothing left.
+extern "C" fn prepare() {
+    let _ = std::hash::RandomState::new(); // its keys are the first such variable
     // SAFETY: our own pages: a huge one would be resident whole for a few bytes.
     unsafe { libc::madvise(LOCAL.start().cast(), SIZE, libc::MADV_NOHUGEPAGE) };
 }
 
-/// The dynamic linker calls it while Kamailio loads the module: the thread-local variables of the main thread are there
-/// before anything is asked of the module.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static AT_LOAD: extern "C" fn() = touch_thread_locals;
-
-extern "C" fn touch_thread_locals() {
-    std::hint::black_box(std::hash::RandomState::new());
-}
+static PREPARE: extern "C" fn() = prepare;
 
 /// This process is started again when it ends. Process: sampling.
 pub fn may_end() {

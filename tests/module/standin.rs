@@ -169,7 +169,7 @@ fn standin_start_ends_well_or_with_a_sentence_whatever_cannot_be_allocated() {
             ("shm", 2, EACH),
             ("map", 8, EACH),
             ("fork", 1, EACH),
-            ("heap", 40, FIRST),
+            ("heap", 20, |n| if n < 15 { n + 1 } else { 2 * n }),
         ];
         for (kind, at_least, next) in most {
             for how in HOW {
