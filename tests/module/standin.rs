@@ -652,7 +652,8 @@ fn standin_killed_writers_leave_readers_sums_that_are_bounded() {
             let mut shm = Value::Null;
             let is_bounded = holds_within(SOON, || {
                 shm = pool(&mut host, "shm").expect("it is counted");
-                number(&shm, "drift").abs() <= bound
+                // Where the living never rest for long enough, no drift is shown at all.
+                shm.get("drift").is_none() || number(&shm, "drift").abs() <= bound
             });
             assert!(is_bounded, "{kill}: {shm}");
             if kill % LOOK_EVERY != 0 {
