@@ -1,16 +1,22 @@
 //! What every fuzz target asserts, as plain functions: cargo-fuzz calls them, and so does the replay in `cargo test`.
 //! Forbidden here: anything that depends on the fuzzer.
 
-use memguard::guard::aor::local::{Matching, PathBytes, Stored, is_same, stored_number};
-use memguard::guard::aor::{
-    Aor, Key, RegistrarRules, aor_point, binding_fingerprint, uri_fingerprints,
+use memguard::guard::config::{
+    filters,
+    params::{Int, check_int, parse_int},
+    priority,
 };
-use memguard::guard::class::{Known, classify};
-use memguard::guard::filters;
-use memguard::guard::params::{Int, check_int, parse_int};
-use memguard::guard::priority;
-use memguard::guard::reply::{MAX_REPLY, Refusal, build, via_port};
-use memguard::guard::sip::{Register, Scanned, scan};
+use memguard::guard::decide::class::{Known, classify};
+use memguard::guard::sip::{
+    Register, Scanned,
+    aor::{
+        Aor, Key, RegistrarRules, aor_point, binding_fingerprint,
+        local::{Matching, PathBytes, Stored, is_same, stored_number},
+        uri_fingerprints,
+    },
+    reply::{MAX_REPLY, Refusal, build, via_port},
+    scan,
+};
 
 const KEY: Key = Key::new(7, 11);
 
@@ -187,7 +193,7 @@ pub fn argued(text: &[u8]) {
     let words: Vec<&str> = text.split_whitespace().collect();
     let _ = filters::workers(&words);
     let _ = filters::sites(&words);
-    let _ = memguard::guard::priority::parse_change(&words);
+    let _ = memguard::guard::config::priority::parse_change(&words);
     let _ = filters::events(&words);
     let _ = filters::refusals(&words);
     let _ = filters::mode(&words);

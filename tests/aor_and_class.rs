@@ -1,10 +1,9 @@
 //! Facts about AoRs, binding fingerprints, refusal points and classes.
 //! Forbidden here: sockets, Kamailio.
 
-use memguard::guard::aor::*;
-use memguard::guard::class::{Known, classify};
-use memguard::guard::sip::{Contact, Expires, Scanned, scan};
-use memguard::guard::words::Class;
+use memguard::guard::decide::class::{Known, classify};
+use memguard::guard::sip::{Contact, Expires, Scanned, aor::*, scan};
+use memguard::guard::terms::words::Class;
 
 const KEY: Key = Key::new(7, 11);
 

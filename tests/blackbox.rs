@@ -14,13 +14,17 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use memguard::guard::blackbox::format::{self, FILE_BYTES, Ring};
-use memguard::guard::blackbox::reading::{self, Fate, Run};
-use memguard::guard::blackbox::story::{self, Scene};
-use memguard::guard::event::{Event, Reason};
-use memguard::guard::track::{Track, Values};
-use memguard::guard::words::{Level, Pool};
-use memguard::shared::blackbox::{self, Opened, Trouble};
+use memguard::guard::decide::track::{Track, Values};
+use memguard::guard::formats::blackbox::{
+    format::{self, FILE_BYTES, Ring},
+    reading::{self, Fate, Run},
+    story::{self, Scene},
+};
+use memguard::guard::terms::{
+    event::{Event, Reason},
+    words::{Level, Pool},
+};
+use memguard::shared::files::blackbox::{self, Opened, Trouble};
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -5,12 +5,12 @@
 //! * Higher use, a dearer class, an operator's shed: none of them ever admits what was refused without it.
 //! * One AoR's answer changes only when the share passes its point.
 
-use memguard::guard::admission::{
+use memguard::guard::config::params::{Int, int_defaults};
+use memguard::guard::decide::admission::{
     Curves, Decision, POINTS, Pressure, Reason, decide, reply_code, retry_after, share, share_of,
     shed_pct,
 };
-use memguard::guard::params::{Int, int_defaults};
-use memguard::guard::words::{Class, Mode, Pool};
+use memguard::guard::terms::words::{Class, Mode, Pool};
 use proptest::prelude::*;
 
 const ROOM: Pressure = Pressure {

@@ -3,8 +3,8 @@
 //! * What the contract lists is accepted, filters in any order and each once.
 //! * Everything else is one sentence that says what is accepted.
 
-use memguard::guard::filters::*;
-use memguard::guard::words::{Mode, Pool};
+use memguard::guard::config::filters::*;
+use memguard::guard::terms::words::{Mode, Pool};
 use proptest::prelude::*;
 
 #[test]

@@ -4,12 +4,12 @@
 //! * It is left only after use was low for it in every sample of the dwell, whatever happens between.
 //! * The tightest pool is the one nearest to its own shed threshold, not the fullest.
 
-use memguard::guard::level::{
+use memguard::guard::config::params::{Int, int_defaults};
+use memguard::guard::decide::level::{
     Impossible, LevelTracker, Standing, Thresholds, headroom_bytes, impossible, permyriad,
     tightest, worst,
 };
-use memguard::guard::params::{Int, int_defaults};
-use memguard::guard::words::{Level, Pool};
+use memguard::guard::terms::words::{Level, Pool};
 use proptest::prelude::*;
 
 const SHM: Thresholds = Thresholds {

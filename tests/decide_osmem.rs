@@ -8,10 +8,12 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use memguard::guard::cgroup::{Version, find_cgroup, limit_bytes, stat_field};
-use memguard::guard::osmem::{
-    Missing, OsMemory, OsSample, Plan, Source, host_memory, kib_field, private_bytes,
-    rss_anon_bytes,
+use memguard::guard::machine::{
+    cgroup::{Version, find_cgroup, limit_bytes, stat_field},
+    osmem::{
+        Missing, OsMemory, OsSample, Plan, Source, host_memory, kib_field, private_bytes,
+        rss_anon_bytes,
+    },
 };
 use proptest::prelude::*;
 

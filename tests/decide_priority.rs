@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use memguard::guard::priority::{
+use memguard::guard::config::priority::{
     Change, Entry, List, MAX_TEXT, canonical_user, parse_aor, parse_change, parse_domain,
     parse_source,
 };

@@ -4,8 +4,8 @@
 //! * The usual rate does not learn from a storm, unless the storm lasts so long that it is none.
 //! * No number that leaves here is NaN, infinite or (for rates) negative.
 
-use memguard::guard::rates::{Baseline, RateMeter, Window, per_second, storm};
-use memguard::guard::text::{
+use memguard::guard::decide::rates::{Baseline, RateMeter, Window, per_second, storm};
+use memguard::guard::terms::text::{
     Bytes, LARGEST, NONE_FORESEEN_S, Span, Until, finite, non_negative, seconds,
 };
 use proptest::prelude::*;

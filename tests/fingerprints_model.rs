@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use memguard::shared::fingerprints::{Fingerprints, Put};
+use memguard::shared::phones::fingerprints::{Fingerprints, Put};
 use proptest::prelude::*;
 
 const BASE: u64 = 1_700_000_000;

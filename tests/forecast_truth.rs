@@ -4,8 +4,8 @@
 
 mod simulator;
 
-use memguard::guard::forecast::{Forecaster, Method};
-use memguard::guard::text::NONE_FORESEEN_S;
+use memguard::guard::foresee::forecast::{Forecaster, Method};
+use memguard::guard::terms::text::NONE_FORESEEN_S;
 use simulator::minutes::{FAST, STRAIGHT, fast, straight};
 use simulator::{
     HEALTHY, HIDDEN, LEAKS, Random, Run, Shape, World, health, leak, median, run_evening,

@@ -6,7 +6,7 @@
 #[allow(dead_code)]
 mod simulator;
 
-use memguard::guard::fragments::{Fragments, Pieces};
+use memguard::guard::machine::fragments::{Fragments, Pieces};
 use simulator::Random;
 
 /// Units of a pool; a unit stands for 64 bytes.

@@ -1,7 +1,7 @@
 //! The HTTP reader: what is a request, what is refused and how, that no input panics, and that how the bytes arrive does not matter.
 //! Forbidden here: sockets.
 
-use memguard::guard::http::{
+use memguard::guard::formats::http::{
     self, Hosts, MAX_REQUEST, Method, Parsed, Status, Target, parse_listen,
 };
 use proptest::prelude::*;

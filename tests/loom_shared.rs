@@ -19,15 +19,15 @@
 use loom::sync::Arc;
 use loom::thread;
 
-use memguard::shared::clock::Clock;
-use memguard::shared::contexts::{Context, Contexts, Owner};
-use memguard::shared::fingerprints::{Bucket, Doubt, Fingerprints, Put};
-use memguard::shared::places::Places;
-use memguard::shared::published::DoubleBuffer;
-use memguard::shared::record::Record;
-use memguard::shared::ring::Ring;
-use memguard::shared::series::Series;
-use memguard::shared::sources::{Set, Sources};
+use memguard::shared::counters::contexts::{Context, Contexts, Owner};
+use memguard::shared::parts::{
+    clock::Clock, published::DoubleBuffer, record::Record, ring::Ring, series::Series,
+    slots::Places,
+};
+use memguard::shared::phones::{
+    fingerprints::{Bucket, Doubt, Fingerprints, Put},
+    sources::{Set, Sources},
+};
 
 /// Words that only belong together.
 fn words(value: u64) -> [u64; 2] {

@@ -12,8 +12,10 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
-use memguard::shared::marks::{Mark, Marks};
-use memguard::shared::sites::{Counts, Dictionary, Key, SitePool, Tally, Texts, Writer};
+use memguard::shared::counters::{
+    marks::{Mark, Marks},
+    sites::{Counts, Dictionary, Key, SitePool, Tally, Texts, Writer},
+};
 
 /// Interleavings with up to two forced changes of the running thread; all of them take hours here.
 fn model(of: impl Fn() + Sync + Send + 'static) {

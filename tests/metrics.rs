@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use memguard::guard::metrics::{self, Build, FAMILIES, Measures, PREFIX, Worker};
+use memguard::guard::formats::metrics::{self, Build, FAMILIES, Measures, PREFIX, Worker};
 
 /// The contract's names (design §8), typed a second time on purpose.
 const NAMES: &str = "build_info level enforcing level_changes_total shm_size_bytes shm_used_bytes shm_peak_bytes \

@@ -1,13 +1,14 @@
 //! The page: small whatever it shows, nothing foreign is markup, nothing is loaded, well-formed, and says what matters first.
 //! Forbidden here: a browser; how it looks is looked at in the pictures of ./dev screenshot.
 
-use memguard::guard::level::Thresholds;
-use memguard::guard::page::history::Point;
-use memguard::guard::page::{
-    EventRow, Outlook, Page, PoolRow, Registrations, SiteRow, WorkerRow, chart,
+use memguard::guard::decide::level::Thresholds;
+use memguard::guard::formats::page::{
+    EventRow, Outlook, Page, PoolRow, Registrations, SiteRow, WorkerRow, chart, history::Point,
 };
-use memguard::guard::text::NONE_FORESEEN_S;
-use memguard::guard::words::{Level, Mode, Pool};
+use memguard::guard::terms::{
+    text::NONE_FORESEEN_S,
+    words::{Level, Mode, Pool},
+};
 
 const NOW: u64 = 1_795_226_700;
 

@@ -16,14 +16,16 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use memguard::shared::contexts::{Context, Contexts, Owner};
-use memguard::shared::fingerprints::{Fingerprints, Put};
-use memguard::shared::mapping;
-use memguard::shared::places::Places;
-use memguard::shared::published::DoubleBuffer;
-use memguard::shared::record::Record;
-use memguard::shared::ring::Ring;
-use memguard::shared::sync::{AtomicU64, Ordering};
+use memguard::shared::counters::contexts::{Context, Contexts, Owner};
+use memguard::shared::parts::{
+    mapping,
+    published::DoubleBuffer,
+    record::Record,
+    ring::Ring,
+    slots::Places,
+    sync::{AtomicU64, Ordering},
+};
+use memguard::shared::phones::fingerprints::{Fingerprints, Put};
 
 const BASE: u64 = 1_700_000_000;
 /// How often a writer is killed at a random moment.

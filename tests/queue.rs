@@ -1,7 +1,7 @@
 //! The virtual queue as facts: within its bounds, in order, and an avalanche of 50,000 phones becomes a ramp.
 //! Properties: Retry-After never leaves the bounds; coming early moves nothing; the tail never moves back.
 
-use memguard::guard::queue::{
+use memguard::guard::decide::queue::{
     Rules, SOURCE_BOUND_S, charge, drained_in, early, is_crowd, length, own_rules, take,
 };
 use proptest::prelude::*;

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use memguard::guard::params::{INT_PARAMS, Kind, Param, TEXT_PARAMS};
+use memguard::guard::config::params::{INT_PARAMS, Kind, Param, TEXT_PARAMS};
 
 fn file(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -134,7 +134,7 @@ fn the_registrar_shows_the_defaults_of_the_parameters_that_have_an_effect() {
 
 #[test]
 fn readme_has_every_rpc_command_with_its_help() {
-    let text = file("src/host/rpc.rs");
+    let text = file("src/host/module/rpc.rs");
     // A help may go on in the next line of the source, after a backslash.
     let quoted = |block: &str, field: &str| -> Option<String> {
         let (text, _) = block.split_once(field)?.1.split_once("\",\n")?;
@@ -151,7 +151,7 @@ fn readme_has_every_rpc_command_with_its_help() {
 
 #[test]
 fn readme_has_every_statistic() {
-    let rows = memguard::guard::metrics::statistics().into_iter();
+    let rows = memguard::guard::formats::metrics::statistics().into_iter();
     holds_all(
         "README.md",
         &file("README.md"),
@@ -161,7 +161,7 @@ fn readme_has_every_statistic() {
 
 #[test]
 fn readme_has_every_key_of_the_pseudo_variable() {
-    let rows = table("src/host/pv.rs", "\nkeys! {").into_iter();
+    let rows = table("src/host/module/variables.rs", "\nkeys! {").into_iter();
     holds_all(
         "README.md",
         &file("README.md"),

@@ -6,7 +6,7 @@
 //!
 //! Seeds are fixed: a run that fails fails again.
 
-use memguard::guard::sampling::{Countdown, spread, weight};
+use memguard::guard::foresee::sampling::{Countdown, spread, weight};
 
 /// One process's stream.
 struct Stream {

@@ -7,10 +7,16 @@
 //! * a local usrloc's numbers are equal exactly where it would find the contact again;
 //! * knowing more never makes a REGISTER's class costlier.
 
-use memguard::guard::aor::local::{Matching, PathBytes, Stored, is_same, stored_number};
-use memguard::guard::aor::{Aor, Key, aor_fingerprint, binding_fingerprint, uri_fingerprints};
-use memguard::guard::class::{Known, classify};
-use memguard::guard::sip::{Expires, Register, Scanned, scan};
+use memguard::guard::decide::class::{Known, classify};
+use memguard::guard::sip::{
+    Expires, Register, Scanned,
+    aor::{
+        Aor, Key, aor_fingerprint, binding_fingerprint,
+        local::{Matching, PathBytes, Stored, is_same, stored_number},
+        uri_fingerprints,
+    },
+    scan,
+};
 use proptest::prelude::*;
 
 const KEY: Key = Key::new(1, 2);

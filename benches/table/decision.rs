@@ -4,14 +4,18 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use memguard::guard::admission::{self, Curves, Pressure};
-use memguard::guard::aor::{self, Aor, Key};
-use memguard::guard::class::{self, Known};
-use memguard::guard::params::int_defaults;
-use memguard::guard::sip::{Register, Scanned, scan};
-use memguard::guard::words::{Class, Mode};
-use memguard::shared::fingerprints::Fingerprints;
-use memguard::shared::pending::InFlight;
+use memguard::guard::config::params::int_defaults;
+use memguard::guard::decide::{
+    admission::{self, Curves, Pressure},
+    class::{self, Known},
+};
+use memguard::guard::sip::{
+    Register, Scanned,
+    aor::{self, Aor, Key},
+    scan,
+};
+use memguard::guard::terms::words::{Class, Mode};
+use memguard::shared::phones::{fingerprints::Fingerprints, pending::InFlight};
 
 use crate::register::register;
 use crate::report::{Table, progress, undisturbed};

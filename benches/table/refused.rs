@@ -8,8 +8,11 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use memguard::guard::reply::{self, Refusal};
-use memguard::guard::sip::{Scanned, scan};
+use memguard::guard::sip::{
+    Scanned,
+    reply::{self, Refusal},
+    scan,
+};
 use serde_json::json;
 
 use crate::harness::{Pair, Server, for_each_pair};

@@ -5,10 +5,12 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use memguard::guard::blackbox::format::FILE_BYTES;
-use memguard::guard::blackbox::reading;
-use memguard::guard::blackbox::story::{self, Scene};
-use memguard::shared::blackbox::is_held;
+use memguard::guard::formats::blackbox::{
+    format::FILE_BYTES,
+    reading,
+    story::{self, Scene},
+};
+use memguard::shared::files::blackbox::is_held;
 
 const USAGE: &str = "usage: memguard-blackbox [--all] [--json] FILE\n\
     Tells what memguard recorded in FILE (its parameter blackbox) before the server ended, and how it ended:\n\

@@ -1,7 +1,7 @@
 //! What to tell who has a module that does not fit: which of the strings differs, in what, and what to do.
 //! Forbidden here: commands of one distribution where it is not known which one it is.
 
-use super::Strings;
+use crate::fit::Strings;
 
 /// Sentences, a line each; none: the module fits.
 pub fn on(module: &Strings, installed: &Strings) -> Vec<String> {

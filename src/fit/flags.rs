@@ -1,7 +1,7 @@
 //! The compiler options that an installed module was built with, derived from its two strings.
 //! Forbidden here: an option that neither the strings name nor every Linux build has.
 
-use super::release::Identity;
+use crate::fit::release::Identity;
 
 /// Words of `module_flags` whose text is not the define itself, as core/ver_defs.h spells them (5.6 to 6.2).
 const RENAMED: &[(&str, &[&str])] = &[

@@ -11,7 +11,7 @@ pub mod flags;
 pub mod release;
 pub mod tree;
 
-use release::Identity;
+use crate::fit::release::Identity;
 
 /// The two strings that are compared.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! A tree says its release twice, for make and for CMake, and not always the same: 6.0.1's says 6.0.0-rc0 to CMake.
 //! Forbidden here: guessing: a tree that does not say its release is refused.
 
-use super::release::{Identity, Release};
+use crate::fit::release::{Identity, Release};
 
 /// The release that `src/Makefile.defs` declares (VERSION, PATCHLEVEL, SUBLEVEL, EXTRAVERSION).
 pub fn of_makefile(text: &str) -> Option<Release> {

@@ -22,29 +22,9 @@
 //!
 //! All-zero bytes are the initial state of all of them ([`mapping::SharedZeroable`]).
 
-pub mod bindings_file;
-pub mod blackbox;
-pub mod clock;
-pub mod contexts;
-pub mod events;
+pub mod counters;
 pub mod figures;
-pub mod fingerprints;
-pub mod forecasts;
-pub mod history;
-pub mod mapping;
-pub mod marks;
-pub mod outside;
-pub mod pending;
-pub mod places;
-pub mod priorities;
-pub mod published;
-pub mod record;
-pub mod refusals;
+pub mod files;
+pub mod parts;
+pub mod phones;
 pub mod region;
-pub mod ring;
-pub mod rows;
-pub mod sampling;
-pub mod series;
-pub mod sites;
-pub mod sources;
-pub mod sync;

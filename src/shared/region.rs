@@ -4,20 +4,24 @@
 use std::io;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use super::clock::Clock;
-use super::events::Events;
-use super::figures::{Figures, Published};
-use super::forecasts::Forecasts;
-use super::history::History;
-use super::mapping::{self, SharedZeroable};
-use super::outside::Outside;
-use super::priorities::Priorities;
-use super::refusals::Refusals;
-use super::rows::{MAX_PROCESSES, ROWS, Row};
-use super::sampling::Sampling;
-use crate::guard::params::{Int, int_defaults};
-use crate::guard::warnings::Warning;
-use crate::guard::words::Mode;
+use crate::guard::config::params::{Int, int_defaults};
+use crate::guard::terms::{warnings::Warning, words::Mode};
+use crate::shared::counters::{
+    outside::Outside,
+    rows::{MAX_PROCESSES, ROWS, Row},
+};
+use crate::shared::figures::{
+    events::Events,
+    forecasts::Forecasts,
+    history::History,
+    sampled::{Figures, Published},
+    sampling::Sampling,
+};
+use crate::shared::parts::{
+    clock::Clock,
+    mapping::{self, SharedZeroable},
+};
+use crate::shared::phones::{priorities::Priorities, refusals::Refusals};
 
 /// A number that anybody may set and everybody reads; each stands for itself.
 #[repr(transparent)]
@@ -136,7 +140,7 @@ pub struct Control {
     pub pkg_size: Word,
     /// Until when an operator's `shed` runs, server time in milliseconds; 0: none.
     pub shed_until_ms: Word,
-    /// End of the last slot of the queue, server time in microseconds ([`crate::guard::queue`]).
+    /// End of the last slot of the queue, server time in microseconds ([`crate::guard::decide::queue`]).
     pub queue_tail_us: Word,
     /// Counts `memguard.reset queue`: slots that were told before are not known any more.
     pub queue_epoch: Word,

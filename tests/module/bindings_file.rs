@@ -1,14 +1,14 @@
 //! A proxy without a location table knows its phones again after a restart; and what becomes of a file that cannot be
 //! used.
-//! Forbidden here: what stands in the file (src/shared/bindings_file.rs), usrloc in the proxy.
+//! Forbidden here: what stands in the file (src/shared/files/bindings_file.rs), usrloc in the proxy.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use memguard::shared::bindings_file::{Head, load, save};
-use memguard::shared::fingerprints::Fingerprints;
+use memguard::shared::files::bindings_file::{Head, load, save};
+use memguard::shared::phones::fingerprints::Fingerprints;
 
 use serde_json::json;
 

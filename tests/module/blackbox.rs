@@ -6,9 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use memguard::guard::blackbox::reading;
-use memguard::guard::blackbox::story::{self, Scene};
-use memguard::shared::blackbox::is_held;
+use memguard::guard::formats::blackbox::{
+    reading,
+    story::{self, Scene},
+};
+use memguard::shared::files::blackbox::is_held;
 use serde_json::{Value, json};
 
 use super::guard::{Guarded, SOON, number, rows, word};

@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use memguard::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS};
+use memguard::guard::config::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS};
 
 use super::guard::{Guarded, rows, word};
 use super::harness::{Pair, Server, for_each_pair};

@@ -2,7 +2,7 @@
 //! Forbidden here: knowing how the forecast works.
 
 use super::{Family, Random, Run, World};
-use memguard::guard::forecast::Outlook;
+use memguard::guard::foresee::forecast::Outlook;
 
 /// Whether an end is foreseen.
 pub fn is_told(outlook: &Outlook) -> bool {

@@ -3,9 +3,13 @@
 
 pub mod minutes;
 
-use memguard::guard::forecast::place::{self, Place};
-use memguard::guard::forecast::{Forecaster, Outlook};
-use memguard::guard::growth::Trail;
+use memguard::guard::foresee::{
+    forecast::{
+        Forecaster, Outlook,
+        place::{self, Place},
+    },
+    growth::Trail,
+};
 
 /// A small generator with a seed (splitmix64).
 pub struct Random(pub u64);

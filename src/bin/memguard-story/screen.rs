@@ -11,7 +11,7 @@ use crate::{Failure, pause};
 const BAR: usize = 40;
 /// Cells of the bar of the server without memguard.
 const SHORT_BAR: usize = 10;
-/// The default thresholds of shm, percent: warning, shed, full, emergency (src/guard/params.rs).
+/// The default thresholds of shm, percent: warning, shed, full, emergency (src/guard/config/params.rs).
 const THRESHOLDS: [f64; 4] = [70.0, 80.0, 92.0, 97.0];
 
 const BOLD: &str = "1";

@@ -1,9 +1,11 @@
 //! The Contacts of a REGISTER or of its reply, from any number of Contact headers.
 //! Forbidden here: allocation, panics; a ninth contact is counted, not kept.
 
-use super::Expires;
-use super::values::{Address, address, decimal, expires_param, has_uri_param, split_list};
-use crate::guard::words8::is_word;
+use crate::guard::sip::{
+    Expires,
+    swar::is_word,
+    values::{Address, address, decimal, expires_param, has_uri_param, split_list},
+};
 
 /// Contacts kept of one message. Phones send one; Kamailio's reply lists all bindings of the AoR.
 pub const MAX_CONTACTS: usize = 8;

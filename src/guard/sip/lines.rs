@@ -3,8 +3,10 @@
 
 use memchr::{memchr, memchr3};
 
-use super::Why;
-use crate::guard::words8::{self, is_word};
+use crate::guard::sip::{
+    Why,
+    swar::{self, is_word},
+};
 
 /// What the first line says.
 pub(super) enum Start<'a> {
@@ -83,29 +85,29 @@ impl Kind {
     #[inline]
     fn of(name: &[u8]) -> Kind {
         match name.len() {
-            1..8 => Kind::short(words8::lower_case(words8::last_word(name))),
+            1..8 => Kind::short(swar::lower_case(swar::last_word(name))),
             13 if is_word(name, b"authorization") => Kind::Credentials,
             19 if is_word(name, b"proxy-authorization") => Kind::Credentials,
             _ => Kind::Other,
         }
     }
 
-    /// A name of at most seven bytes, as [`words8::short_word`] gives it.
+    /// A name of at most seven bytes, as [`swar::short_word`] gives it.
     #[inline(always)]
     fn short(name: u64) -> Kind {
-        const V: u64 = words8::short(b"v");
-        const VIA: u64 = words8::short(b"via");
-        const F: u64 = words8::short(b"f");
-        const FROM: u64 = words8::short(b"from");
-        const T: u64 = words8::short(b"t");
-        const TO: u64 = words8::short(b"to");
-        const I: u64 = words8::short(b"i");
-        const CALL_ID: u64 = words8::short(b"call-id");
-        const CSEQ: u64 = words8::short(b"cseq");
-        const M: u64 = words8::short(b"m");
-        const CONTACT: u64 = words8::short(b"contact");
-        const PATH: u64 = words8::short(b"path");
-        const EXPIRES: u64 = words8::short(b"expires");
+        const V: u64 = swar::short(b"v");
+        const VIA: u64 = swar::short(b"via");
+        const F: u64 = swar::short(b"f");
+        const FROM: u64 = swar::short(b"from");
+        const T: u64 = swar::short(b"t");
+        const TO: u64 = swar::short(b"to");
+        const I: u64 = swar::short(b"i");
+        const CALL_ID: u64 = swar::short(b"call-id");
+        const CSEQ: u64 = swar::short(b"cseq");
+        const M: u64 = swar::short(b"m");
+        const CONTACT: u64 = swar::short(b"contact");
+        const PATH: u64 = swar::short(b"path");
+        const EXPIRES: u64 = swar::short(b"expires");
         match name {
             V | VIA => Kind::Via,
             F | FROM => Kind::From,
@@ -158,7 +160,7 @@ impl<'a> Headers<'a> {
         let mut end = 0;
         loop {
             let tail = value.get(end..).unwrap_or_default();
-            end += words8::find(tail, [b'\n']).ok_or(Why::CutOff)? + 1;
+            end += swar::find(tail, [b'\n']).ok_or(Why::CutOff)? + 1;
             if !matches!(value.get(end), Some(b' ' | b'\t')) {
                 break;
             }
@@ -181,7 +183,7 @@ impl<'a> Headers<'a> {
 /// all that are read. `None`: another name, or none.
 #[inline]
 fn known_name(line: &[u8]) -> Option<(Kind, &[u8])> {
-    let (name, len) = words8::short_word(line, b':')?;
+    let (name, len) = swar::short_word(line, b':')?;
     let kind = Kind::short(name);
     if kind == Kind::Other {
         return None;

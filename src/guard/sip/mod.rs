@@ -8,11 +8,13 @@ mod contact;
 mod lines;
 mod values;
 
-pub use contact::{Contact, Contacts, MAX_CONTACTS};
+pub use crate::guard::sip::contact::{Contact, Contacts, MAX_CONTACTS};
 
-use crate::guard::words8::is_word;
-use lines::{Headers, Kind, Start};
-use values::{address, cseq, expires_header, split_list};
+use crate::guard::sip::{
+    lines::{Headers, Kind, Start},
+    swar::is_word,
+    values::{address, cseq, expires_header, split_list},
+};
 
 /// What a message is to the gate.
 #[allow(clippy::large_enum_variant)] // it lives on the stack for one decision, and boxing would allocate
@@ -547,3 +549,6 @@ fn set_once<T>(place: &mut Option<T>, value: T) -> Result<(), Why> {
     *place = Some(value);
     Ok(())
 }
+pub mod aor;
+pub mod reply;
+pub mod swar;

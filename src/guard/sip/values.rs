@@ -3,8 +3,10 @@
 
 use memchr::{memchr, memchr2, memchr3};
 
-use super::Expires;
-use super::lines::{is_lws, trim, trim_start};
+use crate::guard::sip::{
+    Expires,
+    lines::{is_lws, trim, trim_start},
+};
 
 /// Cuts the first element off a comma list; commas in quotes and angle brackets do not count.
 ///

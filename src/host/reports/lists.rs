@@ -1,7 +1,7 @@
 //! The reports that are lists: events, refusals, configuration, priorities.
 //! Forbidden here: changing anything; shm locks. Process: RPC processes.
 
-use super::*;
+use crate::host::reports::*;
 
 /// Rows of `memguard.events` and `memguard.refusals` when no number is given.
 const USUAL_ROWS: u32 = 20;

@@ -8,37 +8,42 @@ mod registrations;
 mod status;
 mod workers;
 
-pub use lists::{config, events, priorities, refusals};
-pub use now::*;
-pub use pools::pools;
-pub use registrations::registrations;
-pub use status::status;
-pub use workers::workers;
+pub use crate::host::reports::lists::{config, events, priorities, refusals};
+pub use crate::host::reports::now::*;
+pub use crate::host::reports::pools::pools;
+pub use crate::host::reports::registrations::registrations;
+pub use crate::host::reports::status::status;
+pub use crate::host::reports::workers::workers;
 
-use super::commands::region;
-use super::rpc::COMMANDS;
-use super::{
-    answer, forecast_reports, growth, hooks, measures, memory, owners, pressure, sampler, state,
-    visit,
+use crate::guard::config::{
+    filters,
+    params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text},
+    priority::List,
 };
-use serde_json::Value;
-
-use crate::guard::admission::{self, Curves, Pressure};
-use crate::guard::filters;
-use crate::guard::growth::Leak;
-use crate::guard::level::{self, Standing, Thresholds, permyriad};
-use crate::guard::params::{INT_PARAMS, Int, Kind, TEXT_PARAMS, Text};
-use crate::guard::priority::List;
-use crate::guard::queue;
-use crate::guard::report::{
+use crate::guard::decide::{
+    admission::{self, Curves, Pressure},
+    level::{self, Standing, Thresholds, permyriad},
+    queue,
+};
+use crate::guard::foresee::growth::Leak;
+use crate::guard::formats::report::{
     self, Answer, Fault, Fields, MAX_ANSWER, Node, int, real, to_json, word,
 };
-use crate::guard::text::NONE_FORESEEN_S;
-use crate::guard::warnings::{self, Warning};
-use crate::guard::words::{Class, Level, Mode, Pool};
-use crate::shared::figures::Figures;
+use crate::guard::terms::{
+    text::NONE_FORESEEN_S,
+    warnings::{self, Warning},
+    words::{Class, Level, Mode, Pool},
+};
+use crate::host::commands::changing::region;
+use crate::host::kamailio::{own_memory, state};
+use crate::host::memory::hooks::{self, owners};
+use crate::host::module::rpc::COMMANDS;
+use crate::host::sampler::{growth, ticks};
+use crate::host::sip::{answer, pressure, visit};
+use crate::shared::counters::rows::Row;
+use crate::shared::figures::sampled::Figures;
 use crate::shared::region::Region;
-use crate::shared::rows::Row;
+use serde_json::Value;
 
 /// Refuses arguments where there are none.
 pub fn no_arguments(words: &[&str], command: &str) -> Result<(), Fault> {
@@ -95,7 +100,7 @@ pub fn json(words: &[&str]) -> Result<Answer, Fault> {
     if let Ok(fullest) = workers(&["top", "4096"]) {
         document.insert("workers".to_owned(), to_json(&fullest)); // the fullest first: they are kept
     }
-    memory::need(JSON_ROOM);
+    own_memory::need(JSON_ROOM);
     let cut = report::cut_lists(document, MAX_ANSWER, WHOLE);
     Ok(Answer::Text(Value::Object(cut).to_string()))
 }
@@ -103,7 +108,7 @@ pub fn json(words: &[&str]) -> Result<Answer, Fault> {
 /// All of it, however long.
 pub fn whole_json() -> String {
     let document = document();
-    memory::need(JSON_ROOM);
+    own_memory::need(JSON_ROOM);
     Value::Object(document).to_string()
 }
 
@@ -114,7 +119,7 @@ fn document() -> serde_json::Map<String, Value> {
         let Ok(answer) = (command.run)(&[]) else {
             continue;
         };
-        memory::need_in_pieces(weight(&answer));
+        own_memory::need_in_pieces(weight(&answer));
         let name = command
             .name
             .strip_prefix("memguard.")
@@ -153,3 +158,11 @@ const IN_JSON: [&str; 13] = [
     "memguard.forecast",
     "memguard.priority",
 ];
+pub mod binaries;
+pub mod forecast_reports;
+pub mod frames;
+pub mod measures;
+pub mod overview;
+pub mod path_reports;
+pub mod profile;
+pub mod site_reports;

@@ -1,7 +1,7 @@
 //! What holds at this moment, for every report: level, tightest pool, share refused, warnings, sums over the workers.
 //! Forbidden here: changing anything; formatting. Process: RPC processes.
 
-use super::*;
+use crate::host::reports::*;
 
 /// Largest use of shm since the start or `reset peaks`: sampled, and now.
 pub fn shm_peak(region: &Region) -> u64 {

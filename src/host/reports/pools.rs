@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::*;
+use crate::host::reports::*;
 
 /// `memguard.pools`
 pub fn pools(words: &[&str]) -> Result<Answer, Fault> {

@@ -1,7 +1,7 @@
 //! `memguard.registrations`: counters and rates by class, the tables, the queue.
 //! Forbidden here: changing anything; shm locks. Process: RPC processes.
 
-use super::*;
+use crate::host::reports::*;
 
 /// Field names of the classes: received, admitted, rejected, rejected_observed.
 macro_rules! class_names {

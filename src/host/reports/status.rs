@@ -1,7 +1,7 @@
 //! `memguard.status`: the first five seconds of an operator's night.
 //! Forbidden here: changing anything; shm locks. Process: RPC processes.
 
-use super::*;
+use crate::host::reports::*;
 
 /// `memguard.status`
 pub fn status(words: &[&str]) -> Result<Answer, Fault> {

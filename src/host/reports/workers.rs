@@ -1,14 +1,14 @@
 //! `memguard.workers`: one row per process.
 //! Forbidden here: changing anything; shm locks. Process: RPC processes.
 
-use super::*;
-use crate::shared::rows::{COMMON_ROW, MAX_PROCESSES};
+use crate::host::reports::*;
+use crate::shared::counters::rows::{COMMON_ROW, MAX_PROCESSES};
 
 /// `memguard.workers [pid N or rank N or index N or leaking or top N]`
 pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
     let region = region()?;
     let filter = filters::workers(words).map_err(Fault::bad)?;
-    let mut found: Vec<(u64, Fields)> = sampler::counted_processes()
+    let mut found: Vec<(u64, Fields)> = ticks::counted_processes()
         .enumerate()
         .filter(|(index, process)| match filter {
             filters::Workers::All | filters::Workers::Top(_) => true,
@@ -47,7 +47,7 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
     ))
 }
 
-fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &Row) -> Fields {
+fn worker_row(region: &Region, index: usize, process: &ticks::Process, row: &Row) -> Fields {
     let shm = hooks::shm_sum(index, row);
     let pkg = hooks::pkg_sum(index, row);
     let (growth, growth_per_message) = row.growth();
@@ -96,8 +96,7 @@ fn worker_row(region: &Region, index: usize, process: &sampler::Process, row: &R
         ("level", word(row.level())),
     ]);
     fields.extend(
-        sampler::sampling_pid(region, index, process.pid)
-            .map(|pid| ("sampling_pid", Node::Int(pid))),
+        ticks::sampling_pid(region, index, process.pid).map(|pid| ("sampling_pid", Node::Int(pid))),
     );
     if let Some(outside) = region.outside.get(index) {
         if row.leak() != Leak::None {

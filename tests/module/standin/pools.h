@@ -105,7 +105,7 @@ static struct pool pools[2];
 static struct layout layout;
 static const char *manager;
 
-/* tlsf has no header file that tells its layout; memguard's own knowledge of it is in src/host/hooks/manager.rs */
+/* tlsf has no header file that tells its layout; memguard's own knowledge of it is in src/host/memory/hooks/manager.rs */
 static const struct layout layout_tlsf = {8, ~3ul, 8, 1, 40, 32, 24, 16, 64, 72, 80, 96};
 
 static int choose_manager(const char *name)

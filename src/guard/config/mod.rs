@@ -1,0 +1,6 @@
+//! What an operator may say: parameters, priority lists, and the arguments of commands.
+//! Forbidden here: using what was said.
+
+pub mod filters;
+pub mod params;
+pub mod priority;

@@ -1,0 +1,264 @@
+//! Admission: whether one REGISTER may still cost memory, from live use at this moment (design §4).
+//! Forbidden here: allocation, division by what could be zero, panics: every worker runs this for every REGISTER.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+use crate::guard::config::params::Int;
+use crate::guard::decide::level::{Thresholds, WHOLE};
+use crate::guard::terms::words::{Class, Mode, Pool};
+
+/// How many points an AoR's hash may fall on; a share of this many refuses all of them.
+pub const POINTS: u32 = WHOLE;
+
+/// Part that is refused at a use: 0 up to `from`, everything from `to` on, linear between; all three in 1/100
+/// percent, the answer in 1/[`POINTS`].
+pub const fn share(used: u32, from: u32, to: u32) -> u32 {
+    if used >= to {
+        POINTS
+    } else if used <= from {
+        0
+    } else {
+        // from < used < to; 64 bits because a foreign `used` is not bounded
+        ((used - from) as u64 * POINTS as u64 / (to - from) as u64) as u32
+    }
+}
+
+/// The refusal curve of one pool: where refusing of `new` starts, where it is complete and that of `returning`
+/// starts, and where that is complete. In 1/100 percent, ascending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Curve {
+    shed: u32,
+    full: u32,
+    emergency: u32,
+}
+
+impl Curve {
+    /// The curve of a pool's thresholds; thresholds out of order are raised to the one before.
+    pub const fn of(thresholds: &Thresholds) -> Curve {
+        let shed = thresholds.shed.saturating_mul(100);
+        let full = at_least(thresholds.full.saturating_mul(100), shed);
+        let emergency = at_least(thresholds.emergency.saturating_mul(100), full);
+        Curve {
+            shed,
+            full,
+            emergency,
+        }
+    }
+
+    /// Part of class `new` that is refused at a use.
+    pub const fn share_new(&self, used_permyriad: u32) -> u32 {
+        share(used_permyriad, self.shed, self.full)
+    }
+
+    /// Part of class `returning` that is refused at a use.
+    pub const fn share_returning(&self, used_permyriad: u32) -> u32 {
+        share(used_permyriad, self.full, self.emergency)
+    }
+}
+
+const fn at_least(value: u32, floor: u32) -> u32 {
+    if value < floor { floor } else { value }
+}
+
+/// The curves of all three pools, made once when a parameter changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Curves {
+    /// Shared memory pool.
+    pub shm: Curve,
+    /// The worker's private pool.
+    pub pkg: Curve,
+    /// The machine's or container's memory.
+    pub os: Curve,
+}
+
+impl Curves {
+    /// The curves out of all numeric parameters.
+    pub fn of(values: &[i64; Int::COUNT]) -> Curves {
+        Self::by(|param| values.get(param as usize).copied().unwrap_or(100))
+    }
+
+    /// The curves, asking for the parameters that they need: cheap enough for every message.
+    #[inline]
+    pub fn by(value_of: impl Fn(Int) -> i64) -> Curves {
+        let curve = |pool| Curve::of(&Thresholds::by(&value_of, pool));
+        Curves {
+            shm: curve(Pool::Shm),
+            pkg: curve(Pool::Pkg),
+            os: curve(Pool::Os),
+        }
+    }
+}
+
+/// What memory looks like to one worker at this moment. All zero means: nothing is free and nothing is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Live use of shm, 1/100 percent.
+    pub shm_permyriad: u32,
+    /// Live use of this worker's pkg, 1/100 percent.
+    pub pkg_permyriad: u32,
+    /// Use of the machine's memory by the last sample, 1/100 percent; `None` when the sample is stale or missing.
+    pub os_permyriad: Option<u32>,
+    /// Bytes free in shm.
+    pub shm_free_bytes: u64,
+    /// Bytes free in this worker's pkg.
+    pub pkg_free_bytes: u64,
+    /// Learned shm cost of one registration in bytes; 0 while unknown.
+    pub registration_cost_bytes: u64,
+    /// pkg bytes that one message needs; 0 while unknown.
+    pub message_need_bytes: u64,
+    /// An operator's `memguard.shed` is running.
+    pub operator_shed: bool,
+    /// This worker has given its ballast away and not taken it back yet.
+    pub ballast_released: bool,
+}
+
+impl Pressure {
+    /// The pools cannot hold one more registration: the only thing that refuses class `priority`.
+    pub const fn is_exhausted(&self) -> bool {
+        self.shm_free_bytes < self.registration_cost_bytes
+            || self.pkg_free_bytes < self.message_need_bytes
+    }
+}
+
+/// What brings the share about that [`share_of`] answers, for logs and reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Nothing is refused.
+    None,
+    /// `memguard.shed`.
+    Operator,
+    /// The worker's ballast is gone.
+    Ballast,
+    /// The pools cannot hold one more registration.
+    Exhausted,
+    /// This pool's use.
+    Use(Pool),
+}
+
+impl Reason {
+    /// The spelling in events and refusals.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Reason::None => "none",
+            Reason::Operator => "operator",
+            Reason::Ballast => "ballast",
+            Reason::Exhausted => "exhausted",
+            Reason::Use(pool) => pool.word(),
+        }
+    }
+}
+
+/// Classes that free memory or keep a registration alive: whatever memory looks like, their share is 0.
+pub const fn is_never_refused(class: Class) -> bool {
+    matches!(
+        class,
+        Class::Unregister | Class::Query | Class::Followup | Class::Refresh
+    )
+}
+
+/// Part of a class that is refused now, in 1/[`POINTS`], and what brings it about.
+///
+/// What frees memory or keeps a registration alive is never refused here. The share never falls when use rises, and
+/// never falls from a class to one that is dearer to admit.
+pub fn share_of(class: Class, pressure: &Pressure, curves: &Curves) -> (u32, Reason) {
+    match class {
+        _ if is_never_refused(class) => (0, Reason::None),
+        Class::Priority if pressure.is_exhausted() => (POINTS, Reason::Exhausted),
+        Class::Priority => (0, Reason::None),
+        Class::Returning => refusable(pressure, curves, Curve::share_returning),
+        _ => refusable(pressure, curves, Curve::share_new),
+    }
+}
+
+/// The share of a class that memory's use may refuse: complete for a cause beyond the curves, or else the largest.
+fn refusable(
+    pressure: &Pressure,
+    curves: &Curves,
+    share_on: impl Fn(&Curve, u32) -> u32,
+) -> (u32, Reason) {
+    if pressure.operator_shed {
+        return (POINTS, Reason::Operator);
+    }
+    if pressure.ballast_released {
+        return (POINTS, Reason::Ballast);
+    }
+    if pressure.is_exhausted() {
+        return (POINTS, Reason::Exhausted);
+    }
+    let uses = [
+        (&curves.shm, pressure.shm_permyriad, Pool::Shm),
+        (&curves.pkg, pressure.pkg_permyriad, Pool::Pkg),
+        (&curves.os, pressure.os_permyriad.unwrap_or(0), Pool::Os),
+    ];
+    let mut largest = (0, Reason::None);
+    for (curve, used, pool) in uses {
+        let share = share_on(curve, used);
+        if share > largest.0 {
+            largest = (share, Reason::Use(pool));
+        }
+    }
+    largest
+}
+
+/// What happens to one REGISTER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Decision {
+    /// It goes on.
+    Admit,
+    /// It goes on, and is counted as one that mode `enforce` would refuse.
+    Observe,
+    /// It is answered and ends here.
+    Refuse,
+}
+
+/// Decides about one REGISTER. `point` (0 to [`POINTS`] − 1) is its AoR's: the same share gives one AoR always the same
+/// answer, and the answer changes only when the share passes the point.
+pub fn decide(
+    class: Class,
+    point: u32,
+    pressure: &Pressure,
+    curves: &Curves,
+    mode: Mode,
+) -> Decision {
+    let refusal = match mode {
+        Mode::Off => return Decision::Admit,
+        Mode::Observe => Decision::Observe,
+        Mode::Enforce => Decision::Refuse,
+    };
+    // a point beyond the last would never be refused
+    if point.min(POINTS - 1) < share_of(class, pressure, curves).0 {
+        refusal
+    } else {
+        Decision::Admit
+    }
+}
+
+/// A share in whole percent for reports: 0 only when nothing and 100 only when everything is refused.
+pub const fn shed_pct(share: u32) -> u32 {
+    if share == 0 || share >= POINTS {
+        return if share == 0 { 0 } else { 100 };
+    }
+    match share / 100 {
+        0 => 1,
+        percent => percent,
+    }
+}
+
+/// Retry-After in seconds, uniform between two bounds (both included); `min` when the bounds are out of order.
+///
+/// For answers that take no slot in the retry queue.
+pub const fn retry_after(random: u64, min_s: u32, max_s: u32) -> u32 {
+    let choices = max_s.saturating_sub(min_s) as u128 + 1;
+    // multiply-shift: maps the random word onto the choices without the bias of a remainder; < choices <= 2^32
+    min_s.saturating_add(((random as u128 * choices) >> 64) as u32)
+}
+
+/// Status code of a refusal: with more than one Via value the request came through a proxy, which must not take 503
+/// for a reason to stop sending calls (RFC 3261 §21.5.4).
+pub const fn reply_code(via_count: u32, direct: u32, proxied: u32) -> u32 {
+    if via_count > 1 { proxied } else { direct }
+}

@@ -1,0 +1,10 @@
+//! What grows, why, and when it ends.
+//! Forbidden here: refusing; a forecast decides about no REGISTER.
+
+pub mod cause;
+pub mod cost;
+pub mod forecast;
+pub mod growth;
+pub mod pace;
+pub mod sampling;
+pub mod trend;

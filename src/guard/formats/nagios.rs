@@ -1,0 +1,286 @@
+//! The answer of `memguard.check`: code, sentence and performance data as Nagios and Icinga read them.
+//! Forbidden here: printing, and looking at the server.
+
+use crate::guard::foresee::{
+    cause::Cause,
+    pace::{AtThisRate, SOON_S},
+};
+use crate::guard::terms::{
+    text::{Bytes, NONE_FORESEEN_S, Until},
+    words::{Level, Pool},
+};
+
+/// One pool as it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Which.
+    pub pool: Pool,
+    /// Use in 1/100 percent.
+    pub permyriad: u32,
+    /// Its own thresholds in percent, for when none are given: warning, and where refusing starts.
+    pub thresholds: (u32, u32),
+    /// Time until it is full.
+    pub exhaustion_s: u64,
+    /// That is known.
+    pub is_known: bool,
+    /// Time until it is full at the pace of the last seconds.
+    pub full_in_s: u64,
+}
+
+/// Seconds for when none are given: a day, and an hour.
+pub const USUAL_SECONDS: (u32, u32) = (86_400, 3_600);
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// 0 fine, 1 warning, 2 critical, 3 unknown.
+    pub code: u8,
+    /// One line.
+    pub text: String,
+    /// Performance data: 'label'=value[unit];warning;critical;least;most
+    pub perfdata: String,
+}
+
+/// What the check looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Server<'a> {
+    /// Its level.
+    pub level: Level,
+    /// Its pools.
+    pub pools: &'a [Standing],
+    /// Why what runs out first does so.
+    pub cause: Cause,
+    /// Bytes left in the tightest.
+    pub headroom: u64,
+    /// Age of the last sample, milliseconds.
+    pub sample_age_ms: u64,
+    /// Longest age that is believed, milliseconds.
+    pub stale_ms: u64,
+}
+
+/// Checks the server against percent and seconds; without percent each pool's own thresholds count.
+pub fn check(server: &Server<'_>, pct: Option<(u32, u32)>, seconds: Option<(u32, u32)>) -> Check {
+    let (warn_s, crit_s) = seconds.unwrap_or(USUAL_SECONDS);
+    let mut code = 0;
+    let mut said = Vec::new();
+    let mut perfdata = Vec::new();
+    for standing in server.pools {
+        let (warn, crit) = pct.unwrap_or(standing.thresholds);
+        let (used, pool) = (standing.permyriad, standing.pool);
+        let by_use = grade(used >= warn * 100, used >= crit * 100);
+        let left = standing.exhaustion_s;
+        let is_near =
+            |limit: u32| standing.is_known && left < NONE_FORESEEN_S && left < u64::from(limit);
+        let by_time = grade(is_near(warn_s), is_near(crit_s));
+        code = code.max(by_use).max(by_time);
+        if by_use > 0 {
+            said.push(format!("{pool} at {}.{} %", used / 100, used % 100 / 10));
+        }
+        if by_time > 0 {
+            said.push(format!("{pool} full in {}", Until(left)));
+        }
+        perfdata.push(format!(
+            "{pool}_used={}.{:02}%;{warn};{crit};0;100",
+            used / 100,
+            used % 100
+        ));
+        perfdata.push(format!(
+            "{pool}_exhaustion={left}s;{warn_s}:;{crit_s}:;0;{NONE_FORESEEN_S}"
+        ));
+    }
+    if server.sample_age_ms > server.stale_ms || server.pools.is_empty() {
+        let text = format!(
+            "UNKNOWN - the last sample is {} s old: is the sampling process alive?",
+            server.sample_age_ms / 1000
+        );
+        return Check {
+            code: 3,
+            text,
+            perfdata: perfdata.join(" "),
+        };
+    }
+    // An operator's shed and a worker's own level raise it as well, whatever the use of the fullest pool; given percents
+    // replace that, but at emergency phones are turned away that are registered nowhere else: no limit hides it.
+    let level = server.level;
+    code = code.max(match pct {
+        None => grade(level >= Level::Warning, level >= Level::Shedding),
+        Some(_) => grade(false, level >= Level::Emergency),
+    });
+    let word = ["OK", "WARNING", "CRITICAL"][usize::from(code.min(2))];
+    // No forecast: it raises nothing, and is said once it is a matter of minutes.
+    let first = server.pools.iter().min_by_key(|pool| pool.full_in_s);
+    let pace = first
+        .filter(|pool| pool.full_in_s <= SOON_S)
+        .map_or(String::new(), |pool| {
+            format!("; {} {}", pool.pool, AtThisRate(pool.full_in_s))
+        });
+    let text = match code {
+        0 => format!(
+            "{word} - level {}, {} left{pace}",
+            server.level,
+            Bytes(server.headroom)
+        ),
+        _ => format!(
+            "{word} - {}{}level {}, cause {}{pace}",
+            said.join(", "),
+            if said.is_empty() { "" } else { "; " },
+            server.level,
+            server.cause
+        ),
+    };
+    Check {
+        code,
+        text,
+        perfdata: perfdata.join(" "),
+    }
+}
+
+fn grade(is_warning: bool, is_critical: bool) -> u8 {
+    match (is_warning, is_critical) {
+        (_, true) => 2,
+        (true, false) => 1,
+        (false, false) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(permyriad: u32, exhaustion_s: u64, is_known: bool, age: u64) -> Check {
+        let pool = Standing {
+            pool: Pool::Shm,
+            permyriad,
+            thresholds: (70, 80),
+            exhaustion_s,
+            is_known,
+            full_in_s: NONE_FORESEEN_S,
+        };
+        let server = Server {
+            level: Level::Normal,
+            pools: &[pool],
+            cause: Cause::Leak,
+            headroom: 1 << 20,
+            sample_age_ms: age,
+            stale_ms: 10_000,
+        };
+        check(&server, None, None)
+    }
+
+    #[test]
+    fn use_and_time_left_each_raise_the_code() {
+        assert_eq!(said(5_000, NONE_FORESEEN_S, true, 0).code, 0);
+        assert_eq!(said(7_000, NONE_FORESEEN_S, true, 0).code, 1);
+        assert_eq!(said(8_000, NONE_FORESEEN_S, true, 0).code, 2);
+        assert_eq!(
+            said(5_000, 20_000, true, 0).text,
+            "WARNING - shm full in 5h 33m; level normal, cause leak"
+        );
+        assert_eq!(said(5_000, 600, true, 0).code, 2);
+        assert_eq!(
+            said(5_000, 600, false, 0).code,
+            0,
+            "what is not known raises nothing"
+        );
+        assert_eq!(said(9_900, 600, true, 11_000).code, 3);
+    }
+
+    #[test]
+    fn the_level_counts_unless_percents_are_given() {
+        let pool = Standing {
+            pool: Pool::Shm,
+            permyriad: 1_000,
+            thresholds: (70, 80),
+            exhaustion_s: NONE_FORESEEN_S,
+            is_known: true,
+            full_in_s: 34,
+        };
+        let mut server = Server {
+            level: Level::Shedding,
+            pools: &[pool],
+            cause: Cause::None,
+            headroom: 1,
+            sample_age_ms: 0,
+            stale_ms: 1,
+        };
+        let answer = check(&server, None, None);
+        assert_eq!(
+            (answer.code, answer.text.as_str()),
+            (
+                2,
+                "CRITICAL - level shedding, cause none; shm at this rate full in 34 s"
+            )
+        );
+        assert_eq!(check(&server, Some((70, 80)), None).code, 0);
+        server.level = Level::Warning;
+        assert_eq!(check(&server, None, None).code, 1);
+    }
+
+    #[test]
+    fn an_emergency_is_critical_by_code_and_text_whatever_percents_are_given() {
+        let pool = Standing {
+            pool: Pool::Shm,
+            permyriad: 9_700,
+            thresholds: (70, 80),
+            exhaustion_s: NONE_FORESEEN_S,
+            is_known: true,
+            full_in_s: NONE_FORESEEN_S,
+        };
+        let mut server = Server {
+            level: Level::Emergency,
+            pools: &[pool],
+            cause: Cause::Leak,
+            headroom: 1,
+            sample_age_ms: 0,
+            stale_ms: 1,
+        };
+        let answer = check(&server, Some((98, 99)), None);
+        assert_eq!(
+            (answer.code, answer.text.as_str()),
+            (2, "CRITICAL - level emergency, cause leak")
+        );
+        server.sample_age_ms = 2;
+        let answer = check(&server, Some((98, 99)), None);
+        assert_eq!(answer.code, 3);
+        assert!(answer.text.starts_with("UNKNOWN"), "{answer:?}");
+    }
+
+    #[test]
+    fn the_first_word_always_says_the_code() {
+        for &level in Level::ALL {
+            for permyriad in (0..=10_000).step_by(500) {
+                for pct in [None, Some((50, 60)), Some((98, 99))] {
+                    for sample_age_ms in [0, 5] {
+                        let pool = Standing {
+                            pool: Pool::Shm,
+                            permyriad,
+                            thresholds: (70, 80),
+                            exhaustion_s: 5_000,
+                            is_known: permyriad % 1_000 == 0,
+                            full_in_s: NONE_FORESEEN_S,
+                        };
+                        let server = Server {
+                            level,
+                            pools: &[pool],
+                            cause: Cause::Leak,
+                            headroom: 1,
+                            sample_age_ms,
+                            stale_ms: 1,
+                        };
+                        let answer = check(&server, pct, None);
+                        let word = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][answer.code as usize];
+                        assert!(answer.text.starts_with(word), "{answer:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn perfdata_has_value_unit_and_limits() {
+        assert_eq!(
+            said(1_234, 77, true, 0).perfdata,
+            "shm_used=12.34%;70;80;0;100 shm_exhaustion=77s;86400:;3600:;0;2592000"
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! Kamailio from Rust: bindings, log, the panic guard, processes, and where the shared things are.
+//! Forbidden here: decisions, SIP, counting of memory; every other room stands on this one.
+
+pub mod file_limit;
+pub mod follow;
+pub mod log;
+pub mod own_memory;
+pub mod panic_guard;
+pub mod state;
+pub mod sys;

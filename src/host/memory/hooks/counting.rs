@@ -1,0 +1,253 @@
+//! What one operation changes in the books: at its place, or in the totals, and the manager's figures published beside.
+//! Forbidden here: locks, system calls, allocation, logging, panics; callers may hold the global shm lock.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+
+use crate::host::memory::hooks::*;
+
+/// Publishes the private pkg totals after an operation that changed them.
+#[inline(always)]
+pub(super) fn publish_pkg(row: &Row) {
+    let real_used = publish_figures(row);
+    if real_used > row.pkg.peak.get() {
+        row.pkg.peak.set(real_used);
+    }
+}
+
+/// The manager's figures after an operation that cannot have raised the peak; answers `real_used`.
+#[inline(always)]
+pub(super) fn publish_figures(row: &Row) -> u64 {
+    let used = LOCAL.pkg_pool.get().used();
+    let real_used = LOCAL.pkg_pool.get().real_used();
+    row.pkg.used.set(used);
+    row.pkg.real_used.set(real_used);
+    row.ops.finished();
+    real_used
+}
+
+/// Counts a new block of the private pool; answers its size.
+#[inline(always)]
+pub(super) fn pkg_allocated<M: Manager>(block: *mut c_void, spot: Option<Spot>) -> u64 {
+    let size = LOCAL.pkg_pool.get().known::<M>().size_of(block);
+    match spot {
+        Some(spot) => {
+            spot.allocated(size);
+            if let Some(row) = owners::row() {
+                publish_pkg(row);
+            }
+        }
+        None => {
+            bump(&LOCAL.pkg.allocs, 1);
+            bump(&LOCAL.pkg.bytes_allocated, size);
+            publish_totals();
+            if let Some(row) = single_row() {
+                publish_pkg(row);
+            }
+        }
+    }
+    size
+}
+
+/// Counts a block of the private pool that is being freed.
+#[inline(always)]
+pub(super) fn pkg_freed(size: u64, spot: Option<Spot>) {
+    match spot {
+        Some(spot) => spot.freed(size),
+        None => {
+            bump(&LOCAL.pkg.frees, 1);
+            bump(&LOCAL.pkg.bytes_freed, size);
+            publish_totals();
+        }
+    }
+}
+
+/// After the long way of a free.
+pub(super) fn pkg_after_long_free() {
+    if let Some(row) = single_row() {
+        publish_figures(row);
+    }
+}
+
+/// After the manager has freed a block that was counted at its place: its figures have changed only now.
+#[inline(always)]
+pub(super) fn pkg_after_free() {
+    if let Some(row) = owners::row() {
+        publish_figures(row);
+    }
+}
+
+#[cold]
+pub(super) fn pkg_failed(size: usize, spot: Option<Spot>) {
+    if let Some(spot) = spot {
+        spot.failed(size as u64, state::coarse_ms() / 1000);
+    }
+    let failures = bump(&LOCAL.pkg.failures, 1);
+    if let Some(row) = single_row() {
+        row.pkg_failures.set(failures);
+        publish_pkg(row);
+    }
+}
+
+/// What an in-place or moving realloc did to the totals.
+pub(super) struct Change {
+    pub(super) grown: u64,
+    pub(super) shrunk: u64,
+    pub(super) unbooked: u64,
+}
+
+impl Change {
+    pub(super) fn of(pool: &PoolView, before: u64, after: u64, moved: bool) -> Change {
+        let shrunk = before.saturating_sub(after);
+        Change {
+            grown: after.saturating_sub(before),
+            shrunk,
+            unbooked: if pool.forgets_shrinks && !moved {
+                shrunk
+            } else {
+                0
+            },
+        }
+    }
+}
+
+pub(super) fn pkg_changed(change: Change, spot: Option<Spot>) {
+    match spot {
+        Some(spot) => spot.changed(change.grown, change.shrunk, change.unbooked),
+        None => {
+            bump(&LOCAL.pkg.bytes_allocated, change.grown);
+            bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+        }
+    }
+    bump(&LOCAL.pkg.unbooked, change.unbooked);
+    if let Some(row) = single_row() {
+        republish(row);
+    }
+}
+
+/// Publishes the private pkg totals while places are not counted; else they are the sums over the places.
+pub(super) fn publish_totals() {
+    if let Some(row) = single_row() {
+        let totals = &LOCAL.pkg;
+        row.pkg.allocs.set(totals.allocs.get());
+        row.pkg.bytes_allocated.set(totals.bytes_allocated.get());
+        row.pkg.frees.set(totals.frees.get());
+        row.pkg.bytes_freed.set(totals.bytes_freed.get());
+    }
+}
+
+/// Writes every pkg total of this process into its row (after a fork, or after a realloc).
+pub(super) fn republish(row: &Row) {
+    let totals = &LOCAL.pkg;
+    publish_totals();
+    row.pkg.unbooked.set(totals.unbooked.get());
+    row.pkg_failures.set(totals.failures.get());
+    publish_pkg(row);
+}
+
+/// Runs one of two bodies on this process's shm totals: the single-writer half for the main thread, the atomic half
+/// for any other.
+macro_rules! on_shm_totals {
+    (|$totals:ident| $body:expr) => {
+        if let Some(row) = own_row() {
+            if is_main_thread() && !owners::is_unnumbered() && !has_common_row() {
+                let $totals = &row.shm;
+                $body
+            } else {
+                let $totals = &row.shm_threads;
+                $body
+            }
+        }
+    };
+}
+
+/// Whether a spot's row is part of the sums that are this process's totals.
+#[inline(always)]
+pub(super) fn is_summed(spot: Option<Spot>) -> bool {
+    spot.is_some_and(|spot| spot.is_own())
+}
+
+/// What the operation did to the one number that all processes tell; and that it is in the books.
+#[inline(always)]
+fn note(spot: Option<Spot>, bytes: u64) {
+    if is_summed(spot) {
+        if let Some(row) = owners::row() {
+            row.ops.finished();
+        }
+    }
+    if is_summed(spot) || (is_main_thread() && !owners::is_unnumbered()) {
+        note_shm(bytes);
+    } else {
+        note_shm_elsewhere(bytes);
+    }
+}
+
+/// Counts a new block of the shared pool; answers its size.
+#[inline(always)]
+pub(super) fn shm_allocated<M: Manager>(block: *mut c_void, spot: Option<Spot>) -> u64 {
+    let size = LOCAL.shm_pool.get().known::<M>().size_of(block);
+    if let Some(spot) = spot {
+        spot.allocated(size);
+    }
+    note(spot, size);
+    if !is_summed(spot) {
+        on_shm_totals!(|totals| {
+            totals.allocs.add(1);
+            totals.bytes_allocated.add(size);
+        });
+    }
+    size
+}
+
+/// Counts a block of the shared pool that is being freed.
+#[inline(always)]
+pub(super) fn shm_freed(size: u64, spot: Option<Spot>) {
+    if let Some(spot) = spot {
+        spot.freed(size);
+    }
+    note(spot, size.wrapping_neg());
+    if !is_summed(spot) {
+        on_shm_totals!(|totals| {
+            totals.frees.add(1);
+            totals.bytes_freed.add(size);
+        });
+    }
+}
+
+/// After the manager has freed a block: the shared pool's figures are read in place.
+#[inline(always)]
+pub(super) fn shm_after_free() {}
+
+/// The same.
+pub(super) fn shm_after_long_free() {}
+
+#[cold]
+pub(super) fn shm_failed(size: usize, spot: Option<Spot>) {
+    if let Some(spot) = spot {
+        spot.failed(size as u64, state::coarse_ms() / 1000);
+    }
+    on_shm_totals!(|totals| totals.failures.add(1));
+}
+
+pub(super) fn shm_changed(change: Change, spot: Option<Spot>) {
+    let Change {
+        grown,
+        shrunk,
+        unbooked,
+    } = change;
+    if let Some(spot) = spot {
+        spot.changed(grown, shrunk, unbooked);
+    }
+    note(spot, grown.wrapping_sub(shrunk));
+    on_shm_totals!(|totals| {
+        if !is_summed(spot) {
+            totals.bytes_allocated.add(grown);
+            totals.bytes_freed.add(shrunk);
+        }
+        totals.unbooked.add(unbooked);
+    });
+}

@@ -1,0 +1,114 @@
+//! The pseudo-variable `$memguard(key)`: state of the guard for scripts, and the change in an event route.
+//! Forbidden here: values that do not live for ever; allocation. Process: SIP workers, and the secondary timer.
+
+use std::ffi::{c_char, c_int, c_ulong};
+
+use crate::guard::config::params::Int;
+use crate::guard::terms::words::Pool;
+use crate::host::kamailio::{
+    panic_guard::{Fallback, guarded},
+    state,
+};
+use crate::host::module::{event_routes, functions};
+use crate::host::reports;
+use crate::host::sip::{arrived::bytes, learn};
+use crate::shared::region::Region;
+
+/// A value of a key.
+enum Value {
+    Number(u64),
+    Word(&'static str),
+    Nothing,
+}
+
+/// One key.
+pub struct Key {
+    /// Its name between the parentheses.
+    pub name: &'static str,
+    /// What it is; the README says the same.
+    #[allow(dead_code)] // the documentation of a key belongs to its line
+    pub help: &'static str,
+    read: fn(&Region) -> Value,
+}
+
+macro_rules! keys {
+    ($($name:literal $help:literal $read:expr;)+) => {
+        /// Every key; the README's table is checked against it.
+        pub const KEYS: &[Key] = &[$(Key { name: $name, help: $help, read: $read }),+];
+    };
+}
+
+keys! {
+    "level" "normal, warning, shedding or emergency" |r| Value::Word(reports::level_now(r).word());
+    "mode" "enforce, observe or off" |r| Value::Word(r.settings.mode().word());
+    "tightest" "shm, pkg or os" |r| Value::Word(reports::tightest_now(r).map_or(Pool::Shm, |t| t.pool).word());
+    "headroom" "bytes left before the tightest is full" |r| Value::Number(reports::tightest_now(r).map_or(0, |t| t.headroom_bytes()));
+    "headroom_pct" "the same in whole percent" |r| Value::Number(u64::from(reports::tightest_now(r).map_or(0, |t| t.headroom_permyriad()) / 100));
+    "shed_pct" "share of class new that is refused now, in percent" |r| Value::Number(reports::shed_pct_now(r));
+    "class" "class of the REGISTER in hand; empty for anything else" |_| learn::class_in_hand().map_or(Value::Nothing, |c| Value::Word(c.word()));
+    "retry_after" "Retry-After that memguard_reject() will tell or has told; empty before memguard_admit() refused" |_| {
+        functions::told().map_or(Value::Nothing, |told| Value::Number(u64::from(told.retry_after)))
+    };
+    "retry_after_min" "smallest Retry-After of a refusal, seconds" |r| Value::Number(r.settings.get_u64(Int::RetryAfterMin));
+    "from" "in event_route[memguard:level-changed]: the level before" |_| event_routes::running().map_or(Value::Nothing, |e| Value::Word(e.from.word()));
+    "to" "in the event route: the level after" |_| event_routes::running().map_or(Value::Nothing, |e| Value::Word(e.to.word()));
+    "pool" "in the event route: shm, pkg or os" |_| event_routes::running().map_or(Value::Nothing, |e| Value::Word(e.pool.word()));
+    "worker" "in the event route: index of the worker whose pkg it is; empty for shm and os" |_| {
+        event_routes::running().and_then(|e| e.worker).map_or(Value::Nothing, |w| Value::Number(u64::from(w)))
+    };
+    "percent" "in the event route: use in percent" |_| event_routes::running().map_or(Value::Nothing, |e| Value::Number(u64::from(e.percent)));
+    "reason" "in the event route: memory, operator or ended" |_| event_routes::running().map_or(Value::Nothing, |e| Value::Word(e.reason.word()));
+}
+
+/// Answer of the two callbacks.
+struct Answer(c_int);
+impl Fallback for Answer {
+    fn fallback() -> Answer {
+        Answer(0)
+    }
+}
+
+/// Number of a key; runs when the script is parsed.
+///
+/// # Safety
+/// `length` bytes are readable at `name`.
+pub unsafe extern "C" fn key_of(name: *const c_char, length: c_int) -> c_int {
+    // SAFETY: the caller's promise.
+    let name = unsafe { bytes(name, length) };
+    let found = KEYS.iter().position(|key| key.name.as_bytes() == name);
+    found.and_then(|i| c_int::try_from(i).ok()).unwrap_or(-1)
+}
+
+/// Value of a key: 1 a number, 2 a text, 0 none (`$null`).
+///
+/// # Safety
+/// The three places are writable.
+pub unsafe extern "C" fn value_of(
+    key: c_int,
+    number: *mut c_ulong,
+    text: *mut *const c_char,
+    length: *mut c_int,
+) -> c_int {
+    guarded("a pseudo-variable", || {
+        let key = usize::try_from(key).ok().and_then(|i| KEYS.get(i));
+        let Some((key, region)) = key.zip(state::region()) else {
+            return Answer(0);
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (key.read)(region) {
+                Value::Number(n) => {
+                    *number = n;
+                    Answer(1)
+                }
+                Value::Word(word) => {
+                    *text = word.as_ptr().cast();
+                    *length = word.len() as c_int;
+                    Answer(2)
+                }
+                Value::Nothing => Answer(0),
+            }
+        }
+    })
+    .0
+}

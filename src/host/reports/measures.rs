@@ -1,0 +1,100 @@
+//! Gathers the metrics' figures from memguard's own region, for the text and for the statistics alike.
+//! Forbidden here: locks, allocation in `server` (a statistic is read through it), Kamailio's pools. Process: any.
+
+use crate::guard::foresee::growth::Leak;
+use crate::guard::formats::metrics::{self, Build, Measures};
+use crate::guard::terms::{
+    text::NONE_FORESEEN_S,
+    words::{Class, Mode},
+};
+use crate::host::kamailio::state;
+use crate::host::memory::hooks;
+use crate::host::reports::{self, forecast_reports};
+use crate::shared::counters::rows::Row;
+use crate::shared::region::Region;
+
+/// The versions of this build.
+pub const BUILD: Build<'static> = Build {
+    version: env!("CARGO_PKG_VERSION"),
+    kamailio: env!("MEMGUARD_KAMAILIO_VERSION"),
+};
+
+/// The rows that processes write, one for each process there is.
+fn rows(region: &Region) -> impl Iterator<Item = &Row> {
+    region.used_rows(hooks::processes()).iter()
+}
+
+/// The server's figures at this moment. Approximate: rows are summed while their processes run.
+pub fn server(region: &Region) -> Measures {
+    let figures = region.figures();
+    let control = &region.control;
+    let size = control.shm_size.get();
+    let shm = hooks::shm_now(size).unwrap_or_default();
+    let used = shm.real_used.min(size); // tlsf's can exceed it
+    let (shm_failures, pkg_failures) = reports::failures_since_start(region);
+    let outlook = forecast_reports::soonest(region).1.outlook;
+    let cost = control.registration_cost.get();
+    let mut measures = Measures {
+        level: reports::level_now(region).index() as u64,
+        enforcing: u64::from(region.settings.mode() == Mode::Enforce),
+        level_changes_total: region.events.pushed(),
+        shm_size_bytes: size,
+        shm_used_bytes: used,
+        shm_peak_bytes: reports::shm_peak(region).min(size),
+        shm_drift_bytes: control.shm_drift.get(),
+        shm_failures_total: shm_failures,
+        pkg_failures_total: pkg_failures,
+        pkg_size_bytes: control.pkg_size.get(),
+        pkg_used_max_bytes: figures.fullest_real_used,
+        os_limit_bytes: figures.os_limit,
+        os_used_bytes: figures.os_used,
+        headroom_bytes: reports::tightest_now(region).map_or(0, |t| t.headroom_bytes()),
+        exhaustion_seconds: match outlook.valid {
+            true => outlook.exhaustion_s.min(NONE_FORESEEN_S),
+            false => NONE_FORESEEN_S,
+        },
+        full_at_this_rate_seconds: reports::first_full_at_this_rate(&figures).1,
+        forecast_valid: u64::from(outlook.valid),
+        workers_leaking: reports::leaking(region),
+        registration_cost_bytes: cost,
+        registrations_left: match cost {
+            0 => 0,
+            cost => forecast_reports::registrations_left(region, cost),
+        },
+        known_bindings: reports::known().0,
+        queue_length: reports::queue_length(region),
+        storm: figures.storm,
+        workers: hooks::processes() as u64,
+        last_sample_timestamp_seconds: state::date(figures.time_ms / 1000),
+        sample_errors_total: figures.sample_errors,
+        ..Measures::default()
+    };
+    for row in rows(region) {
+        measures.fail_open_total += row.sip.fail_open.get();
+        for (index, class) in Class::ALL.iter().enumerate() {
+            measures.registers_total[index] += row.sip.received.get(*class);
+            measures.rejected_total[index] += row.sip.rejected.get(*class);
+            measures.rejected_observed_total[index] += row.sip.observed.get(*class);
+        }
+    }
+    measures
+}
+
+/// Each process's figures, by index.
+pub fn workers(region: &Region) -> Vec<metrics::Worker> {
+    let rows = rows(region).enumerate();
+    rows.map(|(index, row)| metrics::Worker {
+        index: index as u64,
+        pkg_used_bytes: row.pkg.real_used.get(),
+        private_bytes: row.private_bytes.get(),
+        leaking: u64::from(row.leak() != Leak::None),
+    })
+    .collect()
+}
+
+/// The whole Prometheus text; empty before the region exists.
+pub fn text() -> String {
+    state::region().map_or_else(String::new, |region| {
+        metrics::text(BUILD, &server(region), &workers(region))
+    })
+}

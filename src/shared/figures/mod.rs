@@ -1,0 +1,8 @@
+//! What the sampling process found: figures, forecasts, history, events.
+//! Forbidden here: writers other than the sampling process.
+
+pub mod events;
+pub mod forecasts;
+pub mod history;
+pub mod sampled;
+pub mod sampling;
