@@ -1,10 +1,12 @@
 //! The one shared mapping: run-time settings, control words, rows, published figures, events and refusals.
 //! Forbidden here: decisions; this is where things lie and how they are reached. Made before the first fork.
 
+use crate::shared::parts::sync::plain::{AtomicI64, Ordering};
+use crate::shared::parts::word::Word;
 use std::io;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::guard::config::params::{Int, int_defaults};
+use crate::guard::decide::queue::Rules;
 use crate::guard::terms::{warnings::Warning, words::Mode};
 use crate::shared::counters::{
     outside::Outside,
@@ -23,71 +25,8 @@ use crate::shared::parts::{
 };
 use crate::shared::phones::{priorities::Priorities, refusals::Refusals};
 
-/// A number that anybody may set and everybody reads; each stands for itself.
-#[repr(transparent)]
-#[derive(Default)]
-pub struct Word(AtomicU64);
-
-impl Word {
-    /// Present value.
-    #[inline(always)]
-    pub fn get(&self) -> u64 {
-        // ORDERING: Relaxed; each word stands for itself.
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Replaces the value.
-    #[inline(always)]
-    pub fn set(&self, value: u64) {
-        // ORDERING: Relaxed; each word stands for itself.
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    /// Adds.
-    pub fn add(&self, n: u64) {
-        // ORDERING: Relaxed; a counter.
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// Keeps the larger one.
-    pub fn raise(&self, value: u64) {
-        // Nearly always it is large enough: a load leaves the cache line shared.
-        if self.get() < value {
-            // ORDERING: Relaxed; each word stands for itself.
-            self.0.fetch_max(value, Ordering::Relaxed);
-        }
-    }
-
-    /// Moves the value on in one atomic step and answers what else the step made; bounded: after 64 lost races the
-    /// last try's answer stands and the value stays.
-    pub fn take<T>(&self, mut step: impl FnMut(u64) -> (u64, T)) -> T {
-        // ORDERING: Relaxed throughout; the word stands for itself.
-        let mut seen = self.0.load(Ordering::Relaxed);
-        for _ in 0..64 {
-            let (next, made) = step(seen);
-            match self
-                .0
-                .compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => return made,
-                Err(other) => seen = other,
-            }
-        }
-        step(seen).1
-    }
-
-    /// Sets bits.
-    pub fn set_bits(&self, bits: u64) {
-        // ORDERING: Relaxed; each bit stands for itself.
-        self.0.fetch_or(bits, Ordering::Relaxed);
-    }
-
-    /// Clears bits.
-    pub fn clear_bits(&self, bits: u64) {
-        // ORDERING: Relaxed; each bit stands for itself.
-        self.0.fetch_and(!bits, Ordering::Relaxed);
-    }
-}
+/// A sample older than this many intervals (plus a second) does not decide any more.
+const STALE_INTERVALS: u64 = 3;
 
 /// The numeric parameters in force, for every gate: cfg handles are never read on a SIP path (design §4).
 #[repr(C)]
@@ -243,6 +182,24 @@ pub struct Region {
 unsafe impl SharedZeroable for Region {}
 
 impl Region {
+    /// What the queue of refused registrations is made of, by the parameters in force.
+    pub fn queue_rules(&self) -> Rules {
+        Rules {
+            min_s: self.settings.get_u64(Int::RetryAfterMin),
+            max_s: self.settings.get_u64(Int::RetryAfterMax),
+            rate: self.settings.get_u64(Int::RetryRate),
+        }
+    }
+
+    /// Whether a sample of that time is too old to decide anything.
+    pub fn is_stale(&self, sampled_ms: u64, now_ms: u64) -> bool {
+        let interval = self.settings.get_u64(Int::SampleInterval);
+        let limit = interval
+            .saturating_mul(STALE_INTERVALS)
+            .saturating_add(1000);
+        now_ms.saturating_sub(sampled_ms) > limit
+    }
+
     /// Maps the region with the parameters' defaults.
     ///
     /// # Errors

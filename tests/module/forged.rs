@@ -330,7 +330,7 @@ fn forged_reply_in_the_transaction_but_from_elsewhere_takes_nothing_away() {
 
 #[test]
 fn forged_or_real_an_expires_of_136_years_makes_no_doubt_that_lasts() {
-    use memguard::shared::bindings_file::load;
+    use memguard::shared::files::bindings_file::load;
     for_each_pair(|pair| {
         let folder = super::harness::builder::Folder::of(pair, "expires");
         let file = folder.file("known");

@@ -4,3 +4,4 @@
 pub mod filters;
 pub mod params;
 pub mod priority;
+pub mod texts;

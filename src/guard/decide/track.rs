@@ -101,6 +101,18 @@ impl Minute {
     }
 }
 
+/// What was remembered in a tick.
+pub struct Kept {
+    /// The second, server time.
+    pub time_s: u64,
+    /// The second began with this tick; else this is what became of it since.
+    pub is_new: bool,
+    /// Its values.
+    pub values: Values,
+    /// The newest minute that is over since the tick before, by its last second.
+    pub minute: Option<(u64, Values)>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,13 +16,8 @@ use crate::host::kamailio::{
 };
 use crate::host::memory::hooks;
 use crate::host::reports;
+use crate::host::reports::region;
 use crate::shared::phones::priorities::{Added, MAX_ENTRIES};
-use crate::shared::region::Region;
-
-pub(in crate::host) fn region() -> Result<&'static Region, Fault> {
-    state::region()
-        .ok_or_else(|| Fault::cannot("memguard has no shared region; see the log of the start"))
-}
 
 /// `memguard.mode [enforce, observe or off]`
 pub fn mode(words: &[&str]) -> Result<Answer, Fault> {

@@ -14,12 +14,13 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::Mutex;
 
 use crate::guard::config::params::{self, Int};
+use crate::host::kamailio::panic_guard::said;
+use crate::host::kamailio::strings;
 use crate::host::kamailio::{
     log::{Severity, log},
     panic_guard::guarded,
     state, sys,
 };
-use crate::host::module::{lifecycle, parameters};
 use crate::shared::region::Region;
 
 /// Name of the parameter that puts all others back.
@@ -69,7 +70,7 @@ pub fn declare() -> Result<(), String> {
     // SAFETY: table and values live for ever; the core moves the handle, we never read it.
     let declared = unsafe {
         sys::cfg_declare(
-            parameters::leak("memguard"),
+            strings::leak("memguard"),
             defs.leak().as_mut_ptr(),
             values.as_mut_ptr().cast(),
             (count * size_of::<c_int>()) as c_int,
@@ -89,13 +90,13 @@ fn definition(
     on_change_cb: sys::cfg_on_change,
 ) -> sys::cfg_def_t {
     sys::cfg_def_t {
-        name: parameters::leak(name),
+        name: strings::leak(name),
         type_: sys::CFG_VAR_INT | (sys::CFG_VAR_INT << 3) | CFG_ATOMIC,
         min: c_int::try_from(min).unwrap_or(0),
         max: c_int::try_from(max).unwrap_or(c_int::MAX),
         on_change_cb,
         on_set_child_cb: None,
-        descr: parameters::leak(doc),
+        descr: strings::leak(doc),
     }
 }
 
@@ -123,9 +124,9 @@ unsafe extern "C" fn on_change(
                 false => 0,
             };
             let with: Option<Group> = (!handle.is_null()).then(|| std::array::from_fn(at));
-            (parameters::text_of(name), *value as isize as c_int, with)
+            (strings::text_of(name), *value as isize as c_int, with)
         };
-        lifecycle::said(check(&name, i64::from(value), with))
+        said(check(&name, i64::from(value), with))
     })
     .0
 }

@@ -6,5 +6,8 @@ pub mod follow;
 pub mod log;
 pub mod own_memory;
 pub mod panic_guard;
+pub mod processes;
+pub mod replace;
 pub mod state;
+pub mod strings;
 pub mod sys;

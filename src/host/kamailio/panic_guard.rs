@@ -84,3 +84,14 @@ fn failed(place: &'static str) {
         );
     }
 }
+
+/// What an initialisation function answers; a failure is a sentence in the log of the start.
+pub fn said(result: Result<(), String>) -> Init {
+    match result {
+        Ok(()) => Init(0),
+        Err(sentence) => {
+            log!(Severity::Error, "{sentence}");
+            Init(-1)
+        }
+    }
+}

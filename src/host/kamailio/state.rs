@@ -4,9 +4,9 @@
 use once_cell::sync::OnceCell;
 
 use crate::guard::config::priority;
+use crate::guard::config::texts::Texts;
 use crate::guard::sip::aor::{Key, local::Matching};
 use crate::guard::terms::clock;
-use crate::host::module::parameters::Texts;
 use crate::shared::phones::{fingerprints::Fingerprints, pending::InFlight, sources::Sources};
 use crate::shared::region::Region;
 
@@ -37,6 +37,21 @@ pub struct Tables {
     pub key: Key,
     /// The text parameters.
     pub texts: Texts,
+}
+
+impl Tables {
+    /// While a table may have forgotten: entries were pushed out, or bindings may be alive that were granted before it
+    /// knew of all (the start, where no earlier table was carried over): one longest Expires from then.
+    pub fn is_unsure(&self, region: &Region, now_s: u64) -> bool {
+        let control = &region.control;
+        now_s
+            < control
+                .knows_since_s
+                .get()
+                .saturating_add(control.longest_expires.get())
+            || self.bindings.forgotten_until() > now_s
+            || self.aors.forgotten_until() > now_s
+    }
 }
 
 /// The local registrar's rules, read once before the first fork (core/registrar cfg group, usrloc).
@@ -169,4 +184,17 @@ fn boot_number() -> u64 {
         .take(16)
         .collect();
     u64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
+/// The run before in one sentence, where it did not end well.
+static BEFORE: OnceCell<String> = OnceCell::new();
+
+/// The run before in one sentence; `None` where it ended in order, or is not known.
+pub fn before() -> Option<&'static str> {
+    BEFORE.get().map(String::as_str)
+}
+
+/// Keeps it.
+pub fn set_before(sentence: String) {
+    let _ = BEFORE.set(sentence); // once, in mod_init
 }

@@ -8,13 +8,14 @@ use std::ptr;
 use crate::guard::config::params::Int;
 use crate::guard::decide::admission::Decision;
 use crate::guard::terms::words::Class;
+use crate::host::kamailio::strings;
 use crate::host::kamailio::{
     log::{Severity, log},
     panic_guard::{GoOn, guarded},
     state, sys,
 };
 use crate::host::memory::hooks;
-use crate::host::module::parameters;
+use crate::host::sip::hand;
 use crate::host::sip::{
     answer::{self, Told},
     arrived::Arrived,
@@ -89,7 +90,7 @@ unsafe fn admit(msg: *mut sys::sip_msg, class: Option<Class>) -> c_int {
                 return YES;
             }
             // What the gate let in stands among those in flight, and is no retransmission by that.
-            match learn::is_again_in_hand(arrived.message) {
+            match hand::is_again_in_hand(arrived.message) {
                 Some(is_again) => visit.set_again(is_again),
                 None if sys::mg_is_received_here(msg) == 0 => visit.set_again(false),
                 None => (),
@@ -118,7 +119,7 @@ unsafe fn admit(msg: *mut sys::sip_msg, class: Option<Class>) -> c_int {
                     learn::has_transaction(arrived.message);
                 }
                 if sys::mg_is_received_here(msg) == 0 {
-                    learn::end(); // an async worker's: no script's end comes for it
+                    hand::end(); // an async worker's: no script's end comes for it
                 }
             }
             YES
@@ -212,7 +213,7 @@ unsafe extern "C" fn ki_admit(msg: *mut sys::sip_msg) -> c_int {
 unsafe extern "C" fn ki_admit_class(msg: *mut sys::sip_msg, class: *mut sys::str_) -> c_int {
     // SAFETY: Kamailio passes a live message and a live str.
     guarded("KSR.memguard.admit_class", || unsafe {
-        let class = class_of(&parameters::text_of(class));
+        let class = class_of(&strings::text_of(class));
         GoOn(admit(msg, class))
     })
     .0
@@ -227,7 +228,7 @@ unsafe extern "C" fn ki_reject(msg: *mut sys::sip_msg) -> c_int {
 pub fn commands() -> *mut sys::cmd_export_t {
     type Function = unsafe extern "C" fn(*mut sys::sip_msg, *mut c_char, *mut c_char) -> c_int;
     let line = |name: &str, function: Function, param_no: c_int| sys::cmd_export_t {
-        name: parameters::leak(name),
+        name: strings::leak(name),
         function: Some(function),
         param_no,
         fixup: None,
@@ -247,7 +248,7 @@ pub fn commands() -> *mut sys::cmd_export_t {
 /// The table of KEMI functions; read in place, lives for ever.
 pub fn kemi() -> *mut sys::sr_kemi_t {
     let text = |text: &str| sys::str_ {
-        s: parameters::leak(text),
+        s: strings::leak(text),
         len: text.len() as c_int,
     };
     let line = |name: &str, function: *mut c_void, first: c_uint| sys::sr_kemi_t {

@@ -3,22 +3,21 @@
 
 use std::ffi::{CString, c_int, c_uint, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::guard::config::params::{self, Int, Text};
 use crate::guard::formats::http;
 use crate::guard::sip::aor::{Key, local::Matching};
 use crate::guard::terms::warnings::{self, Warning};
+use crate::host::kamailio::panic_guard::said;
+use crate::host::kamailio::processes;
+use crate::host::kamailio::strings;
 use crate::host::kamailio::{
     follow,
     log::{Severity, log},
     panic_guard::{Init, guarded},
     state, sys,
 };
-use crate::host::memory::{
-    hooks::{self, Refused},
-    outside,
-};
+use crate::host::memory::{hooks, outside};
 use crate::host::module::{event_routes, functions, parameters, rpc, statistics, variables};
 use crate::host::outputs::{bindings_file, blackbox, ending, serve};
 use crate::host::reports::{binaries, profile};
@@ -41,17 +40,6 @@ const FIRST_EXPIRES: u64 = 3600;
 /// `mod_register`: maps the region and wraps pkg. Process: the one that reads the configuration.
 pub fn register(exports: &mut sys::module_exports_t) -> c_int {
     guarded("mod_register", || said(try_register(exports))).0
-}
-
-/// What an initialisation function answers; a failure is a sentence in the log of the start.
-pub fn said(result: Result<(), String>) -> Init {
-    match result {
-        Ok(()) => Init(0),
-        Err(sentence) => {
-            log!(Severity::Error, "{sentence}");
-            Init(-1)
-        }
-    }
 }
 
 fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
@@ -77,19 +65,8 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
     let sites = Sites::map().map_err(|e| format!("cannot map memguard's tables of places: {e}"))?;
     let refused = hooks::install_pkg(&region.rows, Some(sites)).is_err();
     region.warn(Warning::PkgNotCounted, refused);
-    hook_shm();
+    hooks::hook_shm();
     Ok(())
-}
-
-/// Wraps shm as soon as it exists; cheap to call again.
-pub fn hook_shm() {
-    if let Some(region) = state::region() {
-        let refused = hooks::install_shm(&region.rows).err();
-        region.warn(
-            Warning::ShmNotCounted,
-            refused.is_some_and(|r| r != Refused::NotReady),
-        );
-    }
 }
 
 /// Before the forks, in the main process; not under `-c`.
@@ -200,8 +177,7 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
         if rank != sys::PROC_INIT {
             outside::child_started();
         }
-        // ORDERING: Relaxed; one process's own flag.
-        LOCAL_IS_ASYNC.store(rank == sys::PROC_RPC, Ordering::Relaxed);
+        processes::forked_as(rank);
         match rank {
             sys::PROC_INIT => return said(bind_all()),
             PROC_MAIN => return said(ticks::start()),
@@ -211,15 +187,6 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
         Init(0)
     })
     .0
-}
-
-/// Whether this process was forked as PROC_RPC: an async worker, or one that answers RPC and runs no script.
-static LOCAL_IS_ASYNC: AtomicBool = AtomicBool::new(false);
-
-/// Whether this process may be an async worker, which has no rank of its own (core/async_task.c).
-pub fn is_async_worker() -> bool {
-    // ORDERING: Relaxed; one process's own flag.
-    LOCAL_IS_ASYNC.load(Ordering::Relaxed)
 }
 
 /// `sys::PROC_MAIN` is unsigned because it is 0 (core/sr_module.h).
@@ -370,12 +337,8 @@ fn usrloc_tables() -> Vec<CString> {
     unsafe extern "C" fn each(closure: *mut c_void, name: *mut sys::str_) {
         guarded("usrloc's tables", || {
             // SAFETY: the vector below; a live name.
-            let (names, name) = unsafe {
-                (
-                    &mut *closure.cast::<Vec<CString>>(),
-                    parameters::text_of(name),
-                )
-            };
+            let (names, name) =
+                unsafe { (&mut *closure.cast::<Vec<CString>>(), strings::text_of(name)) };
             let table = name.strip_suffix("contacts").and_then(|front| {
                 let (at, _separator) = front.char_indices().next_back()?;
                 front.get(..at)

@@ -1,41 +1,21 @@
 //! Parameters: modparam setters (at parse time) and text values; changes at run time are `follow`'s.
 //! Forbidden here: bounds and sentences (those are guard::params'); reading a cfg handle on any SIP path.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::ptr;
 use std::sync::Mutex;
 
+use crate::guard::config::texts::Texts;
 use crate::guard::config::{
     params::{self, INT_PARAMS, Int, Kind, Text},
     priority::{self, List},
 };
 use crate::guard::formats::http;
+use crate::host::kamailio::panic_guard::said;
+use crate::host::kamailio::strings;
 use crate::host::kamailio::{panic_guard::guarded, state, sys};
-use crate::host::module::lifecycle;
+use crate::host::memory::hooks;
 use crate::host::reports::profile;
-
-/// The text parameters as the configuration gave them.
-#[derive(Clone, Debug, Default)]
-pub struct Texts {
-    values: [Vec<String>; Text::COUNT],
-}
-
-impl Texts {
-    /// A single value: the last one given, or the default.
-    pub fn get(&self, text: Text) -> &str {
-        let given = self.values.get(text as usize).and_then(|v| v.last());
-        match (given, text.param().kind) {
-            (Some(value), _) => value,
-            (None, Kind::Text { default, .. }) => default,
-            _ => "",
-        }
-    }
-
-    /// All values of a list.
-    pub fn list(&self, text: Text) -> &[String] {
-        self.values.get(text as usize).map_or(&[], Vec::as_slice)
-    }
-}
 
 /// Values gathered while the configuration is parsed; moved out in `mod_init`. One thread, before any fork.
 static GATHERED: Mutex<Option<Texts>> = Mutex::new(None);
@@ -71,8 +51,8 @@ unsafe extern "C" fn set_int<const I: usize>(kind: c_uint, value: *mut c_void) -
     guarded("a parameter", || {
         // SAFETY: as Kamailio calls it.
         let text = unsafe { as_text(kind, value) };
-        lifecycle::hook_shm(); // the first modparam has made shm (core/cfg.y)
-        lifecycle::said(apply_int(I, &text))
+        hooks::hook_shm(); // the first modparam has made shm (core/cfg.y)
+        said(apply_int(I, &text))
     })
     .0
 }
@@ -91,8 +71,8 @@ unsafe extern "C" fn set_text<const I: usize>(kind: c_uint, value: *mut c_void) 
     guarded("a parameter", || {
         // SAFETY: as Kamailio calls it.
         let text = unsafe { as_text(kind, value) };
-        lifecycle::hook_shm();
-        lifecycle::said(apply_text(I, text))
+        hooks::hook_shm();
+        said(apply_text(I, text))
     })
     .0
 }
@@ -128,8 +108,7 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
         .map_err(|_| "internal error while reading parameters")?;
     let values = gathered
         .get_or_insert_default()
-        .values
-        .get_mut(index)
+        .given(index)
         .ok_or("unknown parameter")?;
     match text.param().kind {
         Kind::List { max_items } if values.len() >= max_items => {
@@ -181,7 +160,7 @@ pub fn param_table() -> *mut sys::param_export_t {
     let ints = INT_PARAMS.iter().zip(INT_SETTERS);
     let texts = params::TEXT_PARAMS.iter().zip(TEXT_SETTERS);
     for (param, setter) in ints.chain(texts) {
-        let name = leak(param.name);
+        let name = strings::leak(param.name);
         for kind in [sys::PARAM_INT, sys::PARAM_STRING] {
             table.push(sys::param_export_t {
                 name,
@@ -200,26 +179,3 @@ pub fn param_table() -> *mut sys::param_export_t {
 
 /// PARAM_USE_FUNC is `1U << (8*sizeof(int)-1)` (core/sr_module.h), which bindgen does not evaluate.
 const USE_FUNC: c_uint = 1 << 31;
-
-/// A C string that lives for ever, for Kamailio's tables.
-pub fn leak(text: &str) -> *mut c_char {
-    CString::new(text).unwrap_or_default().into_raw()
-}
-
-/// A `str` of Kamailio's as text.
-///
-/// # Safety
-/// Null, or a live `str`.
-pub unsafe fn text_of(text: *const sys::str_) -> String {
-    if text.is_null() {
-        return String::new();
-    }
-    // SAFETY: a live str has `len` readable bytes at `s`.
-    unsafe {
-        let (start, length) = ((*text).s, usize::try_from((*text).len).unwrap_or(0));
-        if start.is_null() {
-            return String::new();
-        }
-        String::from_utf8_lossy(std::slice::from_raw_parts(start.cast(), length)).into_owned()
-    }
-}

@@ -5,180 +5,10 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
 
-use crate::guard::formats::report::{self, Answer, Fault, Fields, Node};
-use crate::host::commands::changing;
+use crate::guard::formats::report::{self, Answer, Fields, Node};
+use crate::host::commands::{COMMANDS, json};
+use crate::host::kamailio::strings;
 use crate::host::kamailio::{follow, own_memory, panic_guard::guarded, state, sys};
-use crate::host::module::parameters;
-use crate::host::reports::{self, forecast_reports, path_reports, profile, site_reports};
-
-/// One command.
-pub struct Command {
-    /// Its name.
-    pub name: &'static str,
-    /// One line of help, arguments first.
-    pub help: &'static str,
-    /// Its answer is a list.
-    pub is_list: bool,
-    /// What answers it.
-    pub run: fn(&[&str]) -> Result<Answer, Fault>,
-}
-
-/// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 25] = [
-    Command {
-        name: "memguard.status",
-        help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
-        is_list: false,
-        run: reports::status,
-    },
-    Command {
-        name: "memguard.pools",
-        help: "Use of shm, of the fullest worker's pkg, and of the machine's memory. No arguments.",
-        is_list: true,
-        run: reports::pools,
-    },
-    Command {
-        name: "memguard.workers",
-        help: "Memory and messages per process. [pid N, rank N, index N, leaking or top N]",
-        is_list: true,
-        run: reports::workers,
-    },
-    Command {
-        name: "memguard.registrations",
-        help: "REGISTERs by class, rates, known bindings. No arguments.",
-        is_list: false,
-        run: reports::registrations,
-    },
-    Command {
-        name: "memguard.sites",
-        help: "The places that hold memory: what rises all the time first, then what is large. \
-               [pool P] [worker INDEX] [module M] [by live, growth, failures or drift] [top N] [from N]",
-        is_list: true,
-        run: site_reports::sites,
-    },
-    Command {
-        name: "memguard.modules",
-        help: "What each module holds. [pool P] [worker INDEX]",
-        is_list: true,
-        run: site_reports::modules,
-    },
-    Command {
-        name: "memguard.paths",
-        help: "How the memory that is held was reached, from samples: call path, configuration line, SIP method. \
-               [pool P] [worker INDEX] [module M] [top N] [from N]",
-        is_list: true,
-        run: path_reports::paths,
-    },
-    Command {
-        name: "memguard.failures",
-        help: "Allocations that failed, by worker and place. No arguments.",
-        is_list: true,
-        run: site_reports::failures,
-    },
-    Command {
-        name: "memguard.mark",
-        help: "Remembers what every place holds now; at most 8 marks, the oldest gives way. [NAME]",
-        is_list: false,
-        run: site_reports::mark,
-    },
-    Command {
-        name: "memguard.diff",
-        help: "What every place gained since a mark. [NAME] [top N]",
-        is_list: false,
-        run: site_reports::diff,
-    },
-    Command {
-        name: "memguard.profile",
-        help: "Writes the live heap by place and by sampled call path into profile_dir, for pprof and as folded stacks. [shm or pkg] [worker INDEX]",
-        is_list: false,
-        run: profile::profile,
-    },
-    Command {
-        name: "memguard.forecast",
-        help: "When each pool will be full, between when and when, and why. [shm, pkg or os]",
-        is_list: true,
-        run: forecast_reports::forecast,
-    },
-    Command {
-        name: "memguard.history",
-        help: "The last hour by second or the last day by minute of one figure. NAME [points] [step]",
-        is_list: false,
-        run: forecast_reports::history,
-    },
-    Command {
-        name: "memguard.check",
-        help: "Code, text and perfdata for Nagios and Icinga. [warn_pct crit_pct] [warn_s crit_s]",
-        is_list: false,
-        run: forecast_reports::check,
-    },
-    Command {
-        name: "memguard.events",
-        help: "The last level changes, newest first. [N]",
-        is_list: true,
-        run: reports::events,
-    },
-    Command {
-        name: "memguard.refusals",
-        help: "The last refused REGISTERs, newest first: whose, from where, why. [N]",
-        is_list: true,
-        run: reports::refusals,
-    },
-    Command {
-        name: "memguard.config",
-        help: "Every parameter with the value in force. No arguments.",
-        is_list: true,
-        run: reports::config,
-    },
-    Command {
-        name: "memguard.metrics",
-        help: "The Prometheus text in one string, as /metrics serves it. No arguments.",
-        is_list: false,
-        run: reports::metrics,
-    },
-    Command {
-        name: "memguard.json",
-        help: "Everything as one JSON document in one string. No arguments.",
-        is_list: false,
-        run: reports::json,
-    },
-    Command {
-        name: "memguard.mode",
-        help: "Shows or changes the mode, in force at once in every process. [enforce, observe or off]",
-        is_list: false,
-        run: changing::mode,
-    },
-    Command {
-        name: "memguard.priority",
-        help: "Shows or changes who is let in to the last, in force at once in every process, until the restart. \
-               [list, add or remove] [aor, domain or source] [VALUE; kamcmd takes digits as a number: sip:0301234]",
-        is_list: true,
-        run: changing::priority,
-    },
-    Command {
-        name: "memguard.shed",
-        help: "Refuses new and returning registrations for a time, whatever the memory. SECONDS",
-        is_list: false,
-        run: changing::shed,
-    },
-    Command {
-        name: "memguard.resume",
-        help: "Ends memguard.shed: refusing follows live use again. No arguments.",
-        is_list: false,
-        run: changing::resume,
-    },
-    Command {
-        name: "memguard.fault",
-        help: "Only with faults 1: lets the N-th allocation of a process fail, once, or says what became of it. [INDEX N]",
-        is_list: false,
-        run: changing::fault,
-    },
-    Command {
-        name: "memguard.reset",
-        help: "Starts peaks, the usual registration rate, failure counts or the queue of refused registrations anew. peaks, baseline, failures or queue",
-        is_list: false,
-        run: changing::reset,
-    },
-];
 
 /// More words than any command takes.
 const MAX_WORDS: usize = 16;
@@ -200,7 +30,7 @@ unsafe extern "C" fn run<const I: usize>(rpc: *mut sys::rpc_t, ctx: *mut c_void)
             unsafe {
                 match (command.run)(&words) {
                     Ok(answer) => {
-                        own_memory::need_in_pieces(2 * reports::weight(&answer)); // from here on nothing unwinds
+                        own_memory::need_in_pieces(2 * json::weight(&answer)); // from here on nothing unwinds
                         send(rpc, ctx, &answer)
                     }
                     Err(fault) => {
@@ -368,10 +198,10 @@ pub fn table() -> *mut sys::rpc_export_t {
         .iter()
         .zip(HANDLERS)
         .map(|(command, handler)| sys::rpc_export_t {
-            name: parameters::leak(command.name),
+            name: strings::leak(command.name),
             function: Some(handler),
             // rpc_lookup.c reads two entries without asking.
-            doc_str: vec![parameters::leak(command.help).cast_const(), ptr::null()]
+            doc_str: vec![strings::leak(command.help).cast_const(), ptr::null()]
                 .leak()
                 .as_mut_ptr(),
             flags: if command.is_list { returns_list } else { 0 },

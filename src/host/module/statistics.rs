@@ -6,12 +6,12 @@ use std::ffi::{c_int, c_long, c_void};
 use std::ptr;
 
 use crate::guard::formats::metrics::{self, Measures};
+use crate::host::kamailio::strings;
 use crate::host::kamailio::{
     panic_guard::{Value, guarded},
     state, sys,
 };
 use crate::host::memory::hooks;
-use crate::host::module::parameters;
 use crate::host::reports::measures;
 use crate::shared::region::Region;
 
@@ -59,18 +59,18 @@ unsafe extern "C" fn read(_handle: sys::counter_handle_t, number: *mut c_void) -
 
 /// Registers all of them; in `mod_init` (later is too late: core/counters.c).
 pub fn register() -> Result<(), String> {
-    let group = parameters::leak("memguard");
+    let group = strings::leak("memguard");
     for (number, statistic) in metrics::statistics().into_iter().enumerate() {
         // SAFETY: texts live for ever; the callback reads the table only.
         let registered = unsafe {
             sys::counter_register(
                 ptr::null_mut(),
                 group,
-                parameters::leak(&statistic.name),
+                strings::leak(&statistic.name),
                 sys::CNT_F_NO_RESET as c_int,
                 Some(read),
                 ptr::without_provenance_mut(number),
-                parameters::leak(&statistic.help),
+                strings::leak(&statistic.help),
                 0,
             )
         };

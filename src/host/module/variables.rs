@@ -11,7 +11,8 @@ use crate::host::kamailio::{
 };
 use crate::host::module::{event_routes, functions};
 use crate::host::reports;
-use crate::host::sip::{arrived::bytes, learn};
+use crate::host::sip::arrived::bytes;
+use crate::host::sip::hand;
 use crate::shared::region::Region;
 
 /// A value of a key.
@@ -45,7 +46,7 @@ keys! {
     "headroom" "bytes left before the tightest is full" |r| Value::Number(reports::tightest_now(r).map_or(0, |t| t.headroom_bytes()));
     "headroom_pct" "the same in whole percent" |r| Value::Number(u64::from(reports::tightest_now(r).map_or(0, |t| t.headroom_permyriad()) / 100));
     "shed_pct" "share of class new that is refused now, in percent" |r| Value::Number(reports::shed_pct_now(r));
-    "class" "class of the REGISTER in hand; empty for anything else" |_| learn::class_in_hand().map_or(Value::Nothing, |c| Value::Word(c.word()));
+    "class" "class of the REGISTER in hand; empty for anything else" |_| hand::class_in_hand().map_or(Value::Nothing, |c| Value::Word(c.word()));
     "retry_after" "Retry-After that memguard_reject() will tell or has told; empty before memguard_admit() refused" |_| {
         functions::told().map_or(Value::Nothing, |told| Value::Number(u64::from(told.retry_after)))
     };

@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::guard::config::params::{Int, Text};
+use crate::guard::config::texts::Texts;
 use crate::guard::formats::blackbox::reading::Fate;
 use crate::guard::sip::aor::Key;
 use crate::guard::terms::warnings::Warning;
@@ -17,7 +18,6 @@ use crate::host::kamailio::{
     log::{Severity, log},
     state::{self, Tables},
 };
-use crate::host::module::parameters;
 use crate::host::outputs::{blackbox, ending};
 use crate::host::sip::granted;
 use crate::shared::files::{
@@ -45,7 +45,7 @@ struct Found {
 }
 
 /// The path of the parameter; `None` when it is not set.
-fn path_of(texts: &parameters::Texts) -> Option<&Path> {
+fn path_of(texts: &Texts) -> Option<&Path> {
     Some(texts.get(Text::BindingsFile))
         .filter(|path| !path.is_empty())
         .map(Path::new)
@@ -58,7 +58,7 @@ fn path_of(texts: &parameters::Texts) -> Option<&Path> {
 /// A whole sentence, if the path can never work.
 pub fn restore(
     region: &Region,
-    texts: &parameters::Texts,
+    texts: &Texts,
     tables: [&Fingerprints; 2],
 ) -> Result<Option<Key>, String> {
     let start_s = region.control.start_ms.get() / 1000;

@@ -11,6 +11,7 @@ use once_cell::sync::OnceCell;
 use serde_json::{Map, Value, json};
 
 use crate::guard::config::params::{Int, Text};
+use crate::guard::decide::track::Kept;
 use crate::guard::decide::track::Values;
 use crate::guard::formats::{
     blackbox::{
@@ -21,15 +22,15 @@ use crate::guard::formats::{
     report::to_json,
 };
 use crate::guard::terms::warnings::Warning;
+use crate::host::commands::COMMANDS;
+use crate::host::kamailio::processes;
 use crate::host::kamailio::{
     file_limit,
     log::{Severity, log},
     own_memory, state, sys,
 };
-use crate::host::module::rpc;
 use crate::host::outputs::ending;
 use crate::host::reports::{self, measures};
-use crate::host::sampler::{past::Kept, ticks};
 use crate::shared::figures::events::{self, Event};
 use crate::shared::files::blackbox::{self, Opened, Trouble, Writer};
 use crate::shared::region::Region;
@@ -58,8 +59,6 @@ const PARTS: [(&str, &[&str], usize); 8] = [
 static BOX: Mutex<Option<Writer>> = Mutex::new(None);
 /// Where this run is recorded, for main if the sampling process dies.
 static PLACE: OnceCell<(PathBuf, (usize, u64))> = OnceCell::new();
-/// The run before in one sentence, where it did not end well.
-static BEFORE: OnceCell<String> = OnceCell::new();
 
 /// Begins this run's section. In `mod_init`.
 ///
@@ -113,7 +112,7 @@ pub fn open(region: &Region) -> Result<(), String> {
             Severity::Notice,
             "{said}; memguard-blackbox {path} tells more"
         );
-        let _ = BEFORE.set(said);
+        state::set_before(said);
     }
     let _ = PLACE.set((path, writer.place()));
     if let Ok(mut slot) = BOX.lock() {
@@ -125,11 +124,6 @@ pub fn open(region: &Region) -> Result<(), String> {
 /// Takes the box out of its place; dropping it closes the file in this process only.
 pub fn take() -> Option<Writer> {
     BOX.lock().ok()?.take()
-}
-
-/// The run before in one sentence; `None` where it ended in order, or is not known.
-pub fn before() -> Option<&'static str> {
-    BEFORE.get().map(String::as_str)
 }
 
 /// Whom the file shall belong to: the user that Kamailio's processes will run as.
@@ -180,7 +174,7 @@ fn view(time_s: u64, why: &str) -> String {
     view.insert("time".into(), time_s.into());
     view.insert("why".into(), why.into());
     for (name, words, rows) in PARTS {
-        let command = rpc::COMMANDS.iter().find(|command| command.name == name);
+        let command = COMMANDS.iter().find(|command| command.name == name);
         let Some(Ok(answer)) = command.map(|command| (command.run)(words)) else {
             continue;
         };
@@ -348,7 +342,7 @@ fn sample(time_s: u64, values: &Values) -> Vec<u64> {
 fn write_end(writer: &mut Writer, how: Fate, died: Option<usize>) -> io::Result<()> {
     let time_s = state::wall_ms() / 1000;
     let mut end = json!({ "time": time_s, "how": how.word() });
-    let process = died.and_then(|index| Some((index, ticks::process_table().nth(index)?)));
+    let process = died.and_then(|index| Some((index, processes::process_table().nth(index)?)));
     if let (Some((index, process)), Some(fields)) = (process, end.as_object_mut()) {
         let who = format!(
             "process {index} (pid {}, {})",

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::guard::formats::blackbox::reading::Fate;
+use crate::host::kamailio::processes;
 use crate::host::kamailio::{panic_guard::guarded, state, sys};
-use crate::host::sampler::ticks;
 use crate::shared::region::Region;
 
 /// Main has not said anything.
@@ -54,7 +54,9 @@ pub fn watch() {
 unsafe extern "C" fn on_shutdown() {
     guarded("the shutdown", || {
         if let Some(region) = state::region() {
-            let dead = ticks::process_table().skip(1).position(|p| is_gone(p.pid));
+            let dead = processes::process_table()
+                .skip(1)
+                .position(|p| is_gone(p.pid));
             let word = dead.map_or(TOLD, |index| DIED + index as u64 + 1);
             region.control.ending.set(word);
         }

@@ -16,10 +16,10 @@ use crate::guard::terms::{
     text::{NONE_FORESEEN_S, Until},
     words::Pool,
 };
-use crate::host::commands::changing::region;
 use crate::host::kamailio::state;
 use crate::host::memory::hooks;
 use crate::host::reports;
+use crate::host::reports::region;
 use crate::shared::figures::{
     forecasts::Forecast,
     history::{MINUTES, SECONDS, Track},

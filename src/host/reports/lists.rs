@@ -1,7 +1,23 @@
 //! The reports that are lists: events, refusals, configuration, priorities.
 //! Forbidden here: changing anything; shm locks. Process: RPC processes.
 
-use crate::host::reports::*;
+use crate::guard::config::filters;
+use crate::guard::config::params::INT_PARAMS;
+use crate::guard::config::params::Int;
+use crate::guard::config::params::Kind;
+use crate::guard::config::params::TEXT_PARAMS;
+use crate::guard::config::params::Text;
+use crate::guard::config::priority::List;
+use crate::guard::formats::report::Answer;
+use crate::guard::formats::report::Fault;
+use crate::guard::formats::report::Fields;
+use crate::guard::formats::report::Node;
+use crate::guard::formats::report::int;
+use crate::guard::formats::report::word;
+use crate::host::kamailio::state;
+use crate::host::reports::no_arguments;
+use crate::host::reports::region;
+use crate::shared::region::Region;
 
 /// Rows of `memguard.events` and `memguard.refusals` when no number is given.
 const USUAL_ROWS: u32 = 20;

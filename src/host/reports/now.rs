@@ -1,7 +1,27 @@
 //! What holds at this moment, for every report: level, tightest pool, share refused, warnings, sums over the workers.
 //! Forbidden here: changing anything; formatting. Process: RPC processes.
 
-use crate::host::reports::*;
+use crate::guard::decide::admission;
+use crate::guard::decide::admission::Curves;
+use crate::guard::decide::admission::Pressure;
+use crate::guard::decide::level;
+use crate::guard::decide::level::Standing;
+use crate::guard::decide::level::Thresholds;
+use crate::guard::decide::level::permyriad;
+use crate::guard::decide::queue;
+use crate::guard::foresee::growth::Leak;
+use crate::guard::terms::text::NONE_FORESEEN_S;
+use crate::guard::terms::warnings;
+use crate::guard::terms::warnings::Warning;
+use crate::guard::terms::words::Class;
+use crate::guard::terms::words::Level;
+use crate::guard::terms::words::Mode;
+use crate::guard::terms::words::Pool;
+use crate::host::kamailio::state;
+use crate::host::memory::hooks;
+use crate::host::reports::total;
+use crate::shared::figures::sampled::Figures;
+use crate::shared::region::Region;
 
 /// Largest use of shm since the start or `reset peaks`: sampled, and now.
 pub fn shm_peak(region: &Region) -> u64 {
@@ -80,7 +100,7 @@ pub(super) fn share_now(region: &Region, figures: &Figures) -> u32 {
     let control = &region.control;
     let now_ms = state::now_ms();
     let sampled = control.os_time_ms.get();
-    let is_used = sampled != 0 && !pressure::is_stale(region, sampled, now_ms);
+    let is_used = sampled != 0 && !region.is_stale(sampled, now_ms);
     let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
     let pressure = Pressure {
         shm_permyriad: permyriad(shm.real_used, shm.size),
@@ -106,7 +126,7 @@ pub fn shed_pct_now(region: &Region) -> u64 {
 pub fn warnings_now(region: &Region) -> Vec<&'static str> {
     let sampled = region.figures().time_ms.max(region.control.start_ms.get());
     let mut mask = region.control.warnings.get();
-    if pressure::is_stale(region, sampled, state::now_ms()) {
+    if region.is_stale(sampled, state::now_ms()) {
         mask |= 1 << Warning::StaleSample as u8;
     }
     warnings::sentences(mask)
@@ -132,7 +152,7 @@ pub fn queue_length(region: &Region) -> u64 {
     let common = queue::length(
         control.queue_tail_us.get(),
         state::now_ms(),
-        &answer::rules(region),
+        &region.queue_rules(),
     );
     common.saturating_add(control.queue_crowd_slots.get())
 }
@@ -150,5 +170,5 @@ pub(super) fn queue_seconds(region: &Region) -> u64 {
 pub(super) fn is_unsure(region: &Region) -> bool {
     let now = state::now_ms() / 1000;
     region.control.usrloc_in_memory.get() == 0
-        && state::tables().is_some_and(|tables| visit::is_unsure(region, tables, now))
+        && state::tables().is_some_and(|tables| tables.is_unsure(region, now))
 }

@@ -14,11 +14,10 @@ use crate::guard::terms::{
     text::NONE_FORESEEN_S,
     words::{Level, Pool},
 };
+use crate::host::kamailio::processes;
 use crate::host::kamailio::state;
 use crate::host::memory::hooks;
-use crate::host::outputs::blackbox;
 use crate::host::reports::{self, forecast_reports, measures, site_reports};
-use crate::host::sampler::ticks;
 use crate::shared::figures::{
     history::{SECONDS, Track},
     sampled::Figures,
@@ -55,7 +54,7 @@ pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
         sites: sites(),
         events: region.events.last(EVENTS).map(event_row).collect(),
         warnings: reports::warnings_now(region),
-        before: blackbox::before(),
+        before: state::before(),
         history,
         workers,
     }
@@ -215,7 +214,7 @@ fn registrations(region: &Region, figures: &Figures) -> Registrations {
 /// All processes, fullest first.
 fn workers(region: &Region) -> Vec<WorkerRow> {
     let size = region.control.pkg_size.get();
-    let processes = ticks::counted_processes().enumerate();
+    let processes = processes::counted_processes().enumerate();
     let mut rows: Vec<WorkerRow> = processes
         .filter_map(|(index, process)| {
             let row = region.rows.get(index)?;

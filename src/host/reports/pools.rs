@@ -3,7 +3,28 @@
 
 use std::time::Duration;
 
-use crate::host::reports::*;
+use crate::guard::decide::level;
+use crate::guard::decide::level::permyriad;
+use crate::guard::formats::report::Answer;
+use crate::guard::formats::report::Fault;
+use crate::guard::formats::report::Fields;
+use crate::guard::formats::report::Node;
+use crate::guard::formats::report::int;
+use crate::guard::formats::report::real;
+use crate::guard::formats::report::word;
+use crate::guard::terms::words::Level;
+use crate::guard::terms::words::Pool;
+use crate::host::memory::hooks;
+use crate::host::memory::hooks::owners;
+use crate::host::reports::bytes;
+use crate::host::reports::no_arguments;
+use crate::host::reports::now::failures_since_start;
+use crate::host::reports::now::full_at_this_rate;
+use crate::host::reports::now::shm_peak;
+use crate::host::reports::percent;
+use crate::host::reports::region;
+use crate::shared::counters::sites::SitePool;
+use crate::shared::region::Region;
 
 /// `memguard.pools`
 pub fn pools(words: &[&str]) -> Result<Answer, Fault> {
@@ -33,7 +54,7 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
             ("fragments", Node::Count(shm.fragments)),
             (
                 "growth",
-                real(owners::sites().map_or(0.0, |s| growth::of_shm(s).now)),
+                real(owners::sites().map_or(0.0, |s| s.growth_of(SitePool::Shm).now)),
             ),
         ]);
         let drift = Node::Signed(shm.used.wrapping_sub(live) as i64);

@@ -1,7 +1,22 @@
 //! `memguard.registrations`: counters and rates by class, the tables, the queue.
 //! Forbidden here: changing anything; shm locks. Process: RPC processes.
 
-use crate::host::reports::*;
+use crate::guard::config::params::Int;
+use crate::guard::formats::report::Answer;
+use crate::guard::formats::report::Fault;
+use crate::guard::formats::report::Fields;
+use crate::guard::formats::report::Node;
+use crate::guard::formats::report::int;
+use crate::guard::terms::words::Class;
+use crate::host::reports::milli;
+use crate::host::reports::no_arguments;
+use crate::host::reports::now::is_unsure;
+use crate::host::reports::now::known;
+use crate::host::reports::now::queue_length;
+use crate::host::reports::now::queue_seconds;
+use crate::host::reports::region;
+use crate::host::reports::total;
+use crate::shared::region::Region;
 
 /// Field names of the classes: received, admitted, rejected, rejected_observed.
 macro_rules! class_names {

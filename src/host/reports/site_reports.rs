@@ -9,10 +9,10 @@ use crate::guard::formats::{
     sites::Site,
 };
 use crate::guard::terms::words::Pool;
-use crate::host::commands::changing::region;
 use crate::host::kamailio::{own_memory, state};
 use crate::host::memory::hooks::{self, owners};
 use crate::host::reports;
+use crate::host::reports::region;
 use crate::shared::counters::{
     marks::Mark,
     sites::{SitePool, Sites, Tally},

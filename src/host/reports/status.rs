@@ -1,7 +1,28 @@
 //! `memguard.status`: the first five seconds of an operator's night.
 //! Forbidden here: changing anything; shm locks. Process: RPC processes.
 
-use crate::host::reports::*;
+use crate::guard::formats::report::Answer;
+use crate::guard::formats::report::Fault;
+use crate::guard::formats::report::Fields;
+use crate::guard::formats::report::Node;
+use crate::guard::formats::report::int;
+use crate::guard::formats::report::word;
+use crate::guard::terms::words::Pool;
+use crate::host::kamailio::state;
+use crate::host::memory::hooks;
+use crate::host::reports::bytes;
+use crate::host::reports::forecast_reports;
+use crate::host::reports::milli;
+use crate::host::reports::no_arguments;
+use crate::host::reports::now::leaking;
+use crate::host::reports::now::level_now;
+use crate::host::reports::now::shed_pct_now;
+use crate::host::reports::now::tightest_now;
+use crate::host::reports::now::warnings_now;
+use crate::host::reports::percent;
+use crate::host::reports::region;
+use crate::host::reports::total;
+use crate::shared::region::Region;
 
 /// `memguard.status`
 pub fn status(words: &[&str]) -> Result<Answer, Fault> {

@@ -1,14 +1,28 @@
 //! `memguard.workers`: one row per process.
 //! Forbidden here: changing anything; shm locks. Process: RPC processes.
 
-use crate::host::reports::*;
+use crate::guard::config::filters;
+use crate::guard::foresee::growth::Leak;
+use crate::guard::formats::report::Answer;
+use crate::guard::formats::report::Fault;
+use crate::guard::formats::report::Fields;
+use crate::guard::formats::report::Node;
+use crate::guard::formats::report::int;
+use crate::guard::formats::report::real;
+use crate::guard::formats::report::word;
+use crate::host::kamailio::processes;
+use crate::host::memory::hooks;
+use crate::host::reports::bytes;
+use crate::host::reports::region;
+use crate::shared::counters::rows::Row;
 use crate::shared::counters::rows::{COMMON_ROW, MAX_PROCESSES};
+use crate::shared::region::Region;
 
 /// `memguard.workers [pid N or rank N or index N or leaking or top N]`
 pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
     let region = region()?;
     let filter = filters::workers(words).map_err(Fault::bad)?;
-    let mut found: Vec<(u64, Fields)> = ticks::counted_processes()
+    let mut found: Vec<(u64, Fields)> = processes::counted_processes()
         .enumerate()
         .filter(|(index, process)| match filter {
             filters::Workers::All | filters::Workers::Top(_) => true,
@@ -47,7 +61,7 @@ pub fn workers(words: &[&str]) -> Result<Answer, Fault> {
     ))
 }
 
-fn worker_row(region: &Region, index: usize, process: &ticks::Process, row: &Row) -> Fields {
+fn worker_row(region: &Region, index: usize, process: &processes::Process, row: &Row) -> Fields {
     let shm = hooks::shm_sum(index, row);
     let pkg = hooks::pkg_sum(index, row);
     let (growth, growth_per_message) = row.growth();
@@ -96,7 +110,8 @@ fn worker_row(region: &Region, index: usize, process: &ticks::Process, row: &Row
         ("level", word(row.level())),
     ]);
     fields.extend(
-        ticks::sampling_pid(region, index, process.pid).map(|pid| ("sampling_pid", Node::Int(pid))),
+        processes::sampling_pid(region, index, process.pid)
+            .map(|pid| ("sampling_pid", Node::Int(pid))),
     );
     if let Some(outside) = region.outside.get(index) {
         if row.leak() != Leak::None {

@@ -1,7 +1,7 @@
 //! The sampling process's short history of every site and worker: growth of low-water marks, and what is called a leak.
 //! Forbidden here: Kamailio's allocators and locks; decisions (the rule is `guard::growth`'s).
 
-use crate::guard::foresee::growth::{Growth, Leak, LeakWatch, Trail};
+use crate::guard::foresee::growth::{Leak, LeakWatch, Trail};
 use crate::guard::machine::outside::{self, LeakIn, Look};
 use crate::host::kamailio::own_memory;
 use crate::host::memory::hooks::{self, owners};
@@ -219,12 +219,4 @@ fn blame(region: &Region, books: &Books, index: usize, live: i64, leak: Leak) {
             outside.set_leak_in(LeakIn::Shm);
         }
     }
-}
-
-/// Growth of shm: of all its sites together.
-pub fn of_shm(sites: &Sites) -> Growth {
-    (0..sites.count())
-        .filter(|index| sites.pool(*index) == Some(SitePool::Shm))
-        .map(|index| sites.growth(index))
-        .fold(Growth::default(), Growth::plus)
 }

@@ -1,6 +1,7 @@
 //! Keeps the last hour and day: one value per second of the clock into the region, and what the black box takes of it.
 //! Forbidden here: Kamailio's allocators and locks; deciding. Process: the sampling process.
 
+use crate::guard::decide::track::Kept;
 use crate::guard::decide::track::{Minute, Track, Values};
 use crate::host::memory::hooks;
 use crate::shared::figures::{
@@ -11,18 +12,6 @@ use crate::shared::region::Region;
 
 /// More seconds than anything is remembered for.
 const LONGEST: u64 = (MINUTES * 60) as u64;
-
-/// What was remembered in a tick.
-pub struct Kept {
-    /// The second, server time.
-    pub time_s: u64,
-    /// The second began with this tick; else this is what became of it since.
-    pub is_new: bool,
-    /// Its values.
-    pub values: Values,
-    /// The newest minute that is over since the tick before, by its last second.
-    pub minute: Option<(u64, Values)>,
-}
 
 /// What lies between two ticks.
 #[derive(Default)]

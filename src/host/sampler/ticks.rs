@@ -2,7 +2,6 @@
 //! Forbidden here: Kamailio's allocators, its locks and its log while a level does not change; blocking on anything.
 
 use std::ffi::c_int;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::guard::config::params::{Int, Text};
@@ -18,6 +17,7 @@ use crate::guard::terms::{
     warnings::Warning,
     words::{Class, Level, Pool},
 };
+use crate::host::kamailio::processes;
 use crate::host::kamailio::{
     follow::Follower,
     log::{Severity, log},
@@ -42,7 +42,6 @@ use crate::host::sampler::{
     past::Past,
     supervise,
 };
-use crate::host::sip::answer;
 use crate::shared::counters::rows::{COMMON_ROW, MAX_PROCESSES, ROWS, Row};
 use crate::shared::figures::{
     events::{Event, KEPT, Reason},
@@ -405,7 +404,7 @@ impl Sampler {
         let (mut fullest, mut fullest_used, mut fullest_sip) = (0, 0, 0);
         let mut unreadable = count > 0;
         let mut impossible = false;
-        for (index, process) in process_table().enumerate() {
+        for (index, process) in processes::process_table().enumerate() {
             let Some(row) = self.region.rows.get(index) else {
                 break;
             };
@@ -436,7 +435,7 @@ impl Sampler {
                 continue; // of memory outside the pools nothing is known of them
             }
             // Behind the line of the supervising process stands this one, too.
-            let second = sampling_pid(self.region, index, process.pid);
+            let second = processes::sampling_pid(self.region, index, process.pid);
             if let Some(bytes) = machine::rss_anon_bytes(process.pid) {
                 unreadable = false;
                 self.look_at_pkg_pages(index, second.unwrap_or(process.pid), row);
@@ -564,7 +563,7 @@ impl Sampler {
 
     /// How many sources queue behind themselves, and how long those queues are.
     fn sample_crowds(&self, sources: &Sources, now: u64) {
-        let rules = answer::rules(self.region);
+        let rules = self.region.queue_rules();
         let tails: Vec<u64> = sources
             .crowds(|held| queue::is_crowd(held, now, &rules))
             .collect();
@@ -605,65 +604,6 @@ impl Sampler {
     }
 }
 
-/// The process that samples, where this line of the process table is that of its supervisor.
-pub fn sampling_pid(region: &Region, index: usize, pid: c_int) -> Option<c_int> {
-    // ORDERING: Relaxed; a number for reports.
-    let of_row = region.rows.get(index)?.pid.load(Ordering::Relaxed);
-    let sampling = region.sampling.pid.get();
-    let own = c_int::try_from(sampling).ok()?;
-    (sampling != 0 && u64::from(of_row) == sampling && own != pid).then_some(own)
-}
-
 fn milli(rates: Rates) -> [u64; 5] {
     [rates.s1, rates.s10, rates.m1, rates.m5, rates.m15].map(|rate| (rate * 1000.0) as u64)
-}
-
-/// The rows that reports show: a process each, and one line for all that share the last row.
-pub fn counted_processes() -> impl Iterator<Item = Process> {
-    let beyond = hooks::processes().saturating_sub(MAX_PROCESSES);
-    process_table()
-        .take(ROWS)
-        .enumerate()
-        .map(move |(index, process)| match index {
-            COMMON_ROW => Process {
-                pid: 0,
-                rank: 0,
-                description: format!(
-                    "the {beyond} processes from index {MAX_PROCESSES} on, together"
-                ),
-            },
-            _ => process,
-        })
-}
-
-/// One line of Kamailio's process table.
-pub struct Process {
-    /// Process id.
-    pub pid: c_int,
-    /// Rank given to child_init (core/sr_module.h).
-    pub rank: c_int,
-    /// What `core.psx` says of it.
-    pub description: String,
-}
-
-/// The server's processes, by index.
-pub fn process_table() -> impl Iterator<Item = Process> {
-    (0..hooks::processes()).map_while(|index| {
-        own_memory::checkpoint();
-        // SAFETY: the table has at least `process_count` lines and lives in shm (core/pt.c).
-        unsafe {
-            let table = sys::pt;
-            if table.is_null() {
-                return None;
-            }
-            let line = &*table.add(index);
-            let text = line.desc.map(|c| c as u8);
-            let text = text.split(|b| *b == 0).next().unwrap_or_default();
-            Some(Process {
-                pid: line.pid,
-                rank: line.rank,
-                description: String::from_utf8_lossy(text).into_owned(),
-            })
-        }
-    })
 }

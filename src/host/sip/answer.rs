@@ -5,10 +5,7 @@ use std::ffi::{CString, c_int};
 use std::net::IpAddr;
 
 use crate::guard::config::params::{Int, Text};
-use crate::guard::decide::{
-    admission,
-    queue::{self, Rules},
-};
+use crate::guard::decide::{admission, queue};
 use crate::guard::sip::reply;
 use crate::guard::terms::words::Class;
 use crate::host::kamailio::{state::Tables, sys};
@@ -17,7 +14,6 @@ use crate::host::sip::{
     visit::{SLOT_WINDOW, Visit},
 };
 use crate::shared::phones::refusals::{AorText, Refusal, Stage};
-use crate::shared::region::Region;
 
 /// Retry-After of a REGISTER that is refused only because nothing can be parsed: its binding must not expire meanwhile.
 const SOON: u32 = 5;
@@ -31,16 +27,6 @@ pub struct Told {
     pub retry_after: u32,
     /// Place in the queue; 0 without one.
     pub position: u32,
-}
-
-/// The queue's rules in force.
-pub fn rules(region: &Region) -> Rules {
-    let settings = &region.settings;
-    Rules {
-        min_s: settings.get_u64(Int::RetryAfterMin),
-        max_s: settings.get_u64(Int::RetryAfterMax),
-        rate: settings.get_u64(Int::RetryRate),
-    }
 }
 
 /// Decides what a refusal says. `new` and `returning` get a slot of the queue, or are reminded of the one they hold.
@@ -64,7 +50,7 @@ pub fn tell(visit: &Visit<'_>, source: IpAddr, class: Class) -> Told {
 }
 
 fn queued(visit: &Visit<'_>, source: IpAddr) -> (u32, u32) {
-    let rules = rules(visit.region);
+    let rules = visit.region.queue_rules();
     let now_ms = visit.now_ms;
     if let Some(slot) = visit.slot().filter(|slot| *slot > visit.now_s()) {
         let slot_ms = slot.saturating_mul(1000);

@@ -6,6 +6,7 @@ use std::ptr;
 
 use crate::guard::decide::admission::Decision;
 use crate::guard::terms::words::{Class, Mode};
+use crate::host::kamailio::processes;
 use crate::host::kamailio::{
     follow,
     panic_guard::{GoOn, Leave, guarded},
@@ -13,11 +14,11 @@ use crate::host::kamailio::{
     sys,
 };
 use crate::host::memory::hooks;
-use crate::host::module::lifecycle;
+use crate::host::sip::hand;
 use crate::host::sip::{
     answer,
     arrived::Arrived,
-    ballast, learn, pressure,
+    ballast, pressure,
     reading::{self, Reading},
     visit::Visit,
 };
@@ -133,7 +134,7 @@ pub unsafe extern "C" fn on_request(
     _param: *mut c_void,
 ) -> c_int {
     guarded("the gate", || {
-        learn::end();
+        hand::end();
         // SAFETY: plain data, filled by the shim.
         let mut view: sys::mg_message_t = unsafe { std::mem::zeroed() };
         // SAFETY: Kamailio passes a live message for the duration of the call.
@@ -196,7 +197,7 @@ pub unsafe extern "C" fn on_going_on(
     _param: *mut c_void,
 ) -> c_int {
     guarded("a transaction that goes on", || {
-        if lifecycle::is_async_worker() {
+        if processes::is_async_worker() {
             ballast::take_first();
             ballast::make_room();
             let totals = hooks::own_row().map(|row| &row.sip.goes_on);

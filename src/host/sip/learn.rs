@@ -2,152 +2,21 @@
 //! relays. A message that merely looks like a reply teaches nothing.
 //! Forbidden here: deciding; locks (usrloc's callbacks run under its slot lock: write the table and return).
 
-use std::cell::Cell;
 use std::ffi::{c_int, c_uint, c_void};
-use std::net::IpAddr;
 
-use crate::guard::sip::{
-    Contact, MAX_CONTACTS, Register, Reply, Scanned,
-    aor::{self, local},
-    scan,
-};
-use crate::guard::terms::words::Class;
+use crate::guard::sip::{Register, Reply, Scanned, aor, scan};
 use crate::host::kamailio::{
     panic_guard::{GoOn, guarded},
     state, sys,
 };
 use crate::host::memory::{hooks, outside};
+use crate::host::sip::hand;
 use crate::host::sip::{
     arrived::bytes,
     granted::{self, Asked, Voucher},
     visit::IN_FLIGHT_AGE,
 };
-use crate::shared::phones::pending::{Kind, Pending, State};
-
-/// A REGISTER in hand.
-#[derive(Clone, Copy)]
-pub struct InHand {
-    pub pending: Pending,
-    class: Class,
-    /// Which message it is ([`sys::mg_message_t`]).
-    message: u64,
-    /// It is a retransmission of what is in flight.
-    is_again: bool,
-    /// The number of its record in a local usrloc that keeps bindings in memory; 0: there is none.
-    pub record: u64,
-    /// Numbers of the URIs of its contacts ([`local::uri_number`]; 0: none), to know them again in usrloc's callback: the
-    /// script may have changed the message by then.
-    pub said: [u64; MAX_CONTACTS],
-    /// Where it came from.
-    pub source: (IpAddr, u16),
-    /// A local usrloc that keeps bindings in memory has changed one since.
-    pub is_changed: bool,
-}
-
-impl InHand {
-    /// The number of a binding whose contact the request names with the URI of this number.
-    pub fn number_of(&self, uri: u64) -> Option<u64> {
-        let place = self.said.iter().position(|said| *said == uri)?;
-        self.pending.bindings().get(place).map(|binding| binding.fp)
-    }
-
-    /// Whether it names a contact with the URI of this number, or names more than are kept.
-    pub fn names(&self, uri: u64) -> bool {
-        self.said.contains(&uri) || self.said.last().is_some_and(|last| *last != 0)
-    }
-
-    /// The URIs that it names, by their numbers.
-    pub fn named(&self) -> impl Iterator<Item = u64> {
-        self.said.into_iter().filter(|said| *said != 0)
-    }
-
-    /// A local usrloc has told everything that this server's own 2xx would: what it changed, or that it had to change
-    /// nothing. What it did not store for a REGISTER that asks for a binding may be stored elsewhere.
-    fn is_told_by_usrloc(&self) -> bool {
-        self.is_changed || self.pending.kind != Kind::Add || self.class == Class::Refresh
-    }
-}
-
-/// The REGISTER that this process's main thread has in hand, for usrloc's callbacks. SIP workers are single-threaded.
-struct Hand(Cell<Option<InHand>>);
-// SAFETY: used by the main thread of each process only (script callbacks and usrloc callbacks run there).
-unsafe impl Sync for Hand {}
-static LOCAL_IN_HAND: Hand = Hand(Cell::new(None));
-
-/// A reply is in hand: what usrloc stores meanwhile is stored by the script that handles it.
-struct InReply(Cell<bool>);
-// SAFETY: used by the main thread of each process only, as above.
-unsafe impl Sync for InReply {}
-static LOCAL_IN_REPLY: InReply = InReply(Cell::new(false));
-
-/// A REGISTER was admitted and goes to the script; `record`: [`InHand::record`]. `is_again`: the first one of its
-/// transaction is remembered already.
-pub fn begin(
-    pending: Pending,
-    class: Class,
-    message: u64,
-    is_again: bool,
-    record: u64,
-    contacts: &[Contact<'_>],
-    source: (IpAddr, u16),
-) {
-    let mut said = [0; MAX_CONTACTS];
-    if let (Some(tables), true) = (state::tables(), state::registrar().is_some()) {
-        for (said, contact) in said.iter_mut().zip(contacts) {
-            *said = local::uri_number(&tables.key, contact.uri);
-        }
-    }
-    // At once: the reply, or a retransmission, may come to another process before the script ends here.
-    if let (false, Some(tables)) = (is_again, state::tables()) {
-        tables.in_flight.note(&pending);
-    }
-    LOCAL_IN_HAND.0.set(Some(InHand {
-        is_again,
-        said,
-        source,
-        pending,
-        class,
-        message,
-        record,
-        is_changed: false,
-    }));
-}
-
-/// The REGISTER in hand, for usrloc's callback.
-pub fn in_hand() -> Option<InHand> {
-    LOCAL_IN_HAND.0.get()
-}
-
-/// What usrloc's callback noted of the REGISTER in hand.
-pub fn keep_in_hand(hand: InHand) {
-    LOCAL_IN_HAND.0.set(Some(hand));
-}
-
-/// Class of the REGISTER in hand.
-pub fn class_in_hand() -> Option<Class> {
-    LOCAL_IN_HAND.0.get().map(|hand| hand.class)
-}
-
-/// Whether the message in hand is a retransmission; `None` when this one is not in hand.
-pub fn is_again_in_hand(message: u64) -> Option<bool> {
-    let hand = LOCAL_IN_HAND.0.get().filter(|h| h.message == message);
-    hand.map(|hand| hand.is_again)
-}
-
-/// The script is through with the message in hand, or another one has come. A REGISTER that got no final reply here was
-/// passed on, or waits: it stays among those in flight.
-pub fn end() {
-    LOCAL_IN_REPLY.0.set(false);
-    LOCAL_IN_HAND.0.set(None);
-}
-
-/// Whether what usrloc stores at this moment belongs to a REGISTER that came through here: to the one in hand, to a
-/// reply in hand, or to a transaction (a suspended one that goes on in another process, a reply or failure route of tm's).
-pub fn is_from_here() -> bool {
-    // SAFETY: looks at tm's transaction of this process.
-    let is_transaction = || unsafe { sys::mg_tm_in_register() != 0 };
-    LOCAL_IN_HAND.0.get().is_some() || LOCAL_IN_REPLY.0.get() || is_transaction()
-}
+use crate::shared::phones::pending::{Pending, State};
 
 /// Post-script callback for requests. Process: SIP workers.
 pub unsafe extern "C" fn on_script_end(
@@ -156,7 +25,7 @@ pub unsafe extern "C" fn on_script_end(
     _param: *mut c_void,
 ) -> c_int {
     guarded("the end of the script", || {
-        end();
+        hand::end();
         hooks::sample::message(&[]);
         outside::at_message_end();
         GoOn(1)
@@ -166,7 +35,7 @@ pub unsafe extern "C" fn on_script_end(
 
 /// A reply of this server's to the REGISTER in hand: what stands in it is known without reading it. False when it
 /// must be read all the same.
-fn answered_here(hand: &InHand, status: c_int) -> bool {
+fn answered_here(hand: &hand::InHand, status: c_int) -> bool {
     let (Some(region), Some(tables), Some(row)) =
         (state::region(), state::tables(), hooks::own_row())
     else {
@@ -247,15 +116,12 @@ pub unsafe extern "C" fn on_answer(answer: *const sys::mg_answer_t) {
             };
             (view, answer)
         };
-        let hand = LOCAL_IN_HAND
-            .0
-            .get()
-            .filter(|hand| hand.message == view.message && answer.voucher == Voucher::Own);
+        let hand = hand::of_message(view.message).filter(|_| answer.voucher == Voucher::Own);
         if hand.is_none_or(|hand| !answered_here(&hand, view.status)) {
             answer.learn();
         }
         if hand.is_some() && view.status >= 200 {
-            LOCAL_IN_HAND.0.set(None); // it is answered: nothing to remember
+            hand::drop_in_hand(); // it is answered: nothing to remember
         }
     });
 }
@@ -267,7 +133,7 @@ pub unsafe extern "C" fn on_transaction(message: u64) {
 
 /// As [`on_transaction`].
 pub fn has_transaction(message: u64) {
-    let hand = LOCAL_IN_HAND.0.get().filter(|h| h.message == message);
+    let hand = hand::of_message(message);
     if let (Some(hand), Some(tables)) = (hand, state::tables()) {
         let pending = &hand.pending;
         tables
@@ -285,8 +151,8 @@ pub unsafe extern "C" fn on_reply(
     _param: *mut c_void,
 ) -> c_int {
     guarded("a relayed reply", || {
-        end();
-        LOCAL_IN_REPLY.0.set(true);
+        hand::end();
+        hand::set_in_reply(true);
         if let Some(row) = hooks::own_row() {
             row.sip.messages.add(1);
         }
@@ -309,7 +175,7 @@ pub unsafe extern "C" fn on_reply_end(
     _flags: c_uint,
     _param: *mut c_void,
 ) -> c_int {
-    LOCAL_IN_REPLY.0.set(false);
+    hand::set_in_reply(false);
     1
 }
 

@@ -6,6 +6,7 @@ pub mod arrived;
 pub mod ballast;
 pub mod gate;
 pub mod granted;
+pub mod hand;
 pub mod learn;
 pub mod pressure;
 pub mod reading;

@@ -11,9 +11,6 @@ use crate::host::memory::hooks;
 use crate::host::sip::ballast;
 use crate::shared::region::Region;
 
-/// A sample older than this many intervals (plus a second) does not decide any more.
-const STALE_INTERVALS: u64 = 3;
-
 /// What a registration takes of shm at least, bytes, while the real cost is not learned yet: one in usrloc takes 919 to
 /// 1143 by manager (`./dev size`), a relayed one several times that.
 const LEAST_COST: u64 = 1024;
@@ -24,7 +21,7 @@ pub fn now(region: &Region, now_ms: u64) -> Pressure {
     let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
     let pkg = hooks::pkg_now(control.pkg_size.get()).unwrap_or_default();
     let sampled = control.os_time_ms.get();
-    let is_used = sampled != 0 && !is_stale(region, sampled, now_ms);
+    let is_used = sampled != 0 && !region.is_stale(sampled, now_ms);
     Pressure {
         shm_permyriad: permyriad(shm.real_used, shm.size),
         pkg_permyriad: permyriad(pkg.real_used, pkg.size),
@@ -39,15 +36,6 @@ pub fn now(region: &Region, now_ms: u64) -> Pressure {
         operator_shed: control.shed_until_ms.get() > now_ms,
         ballast_released: ballast::is_released(),
     }
-}
-
-/// Whether a sample of that time is too old to decide anything.
-pub fn is_stale(region: &Region, sampled_ms: u64, now_ms: u64) -> bool {
-    let interval = region.settings.get_u64(Int::SampleInterval);
-    let limit = interval
-        .saturating_mul(STALE_INTERVALS)
-        .saturating_add(1000);
-    now_ms.saturating_sub(sampled_ms) > limit
 }
 
 /// Whether nothing can be refused at this moment, by multiplications alone: the answer of nearly every message's first

@@ -21,12 +21,8 @@ use crate::host::kamailio::{
     sys,
 };
 use crate::host::memory::hooks;
-use crate::host::sip::{
-    arrived::text,
-    granted,
-    learn::{self, InHand},
-    visit::{self, Visit},
-};
+use crate::host::sip::hand;
+use crate::host::sip::{arrived::text, granted, hand::InHand, visit::Visit};
 use crate::shared::region::Region;
 
 /// usrloc's events (ul_callback.h).
@@ -48,8 +44,8 @@ pub unsafe extern "C" fn on_binding(event: c_int, contact: *const sys::mg_stored
         let Some(contact) = (unsafe { contact.as_ref() }) else {
             return;
         };
-        let in_hand = learn::in_hand();
-        if event == INSERTED && !learn::is_from_here() {
+        let in_hand = hand::in_hand();
+        if event == INSERTED && !hand::is_from_here() {
             if let Some(row) = hooks::own_row() {
                 row.sip.replicated.add(1);
             }
@@ -142,7 +138,7 @@ impl<'a> Change<'a> {
         }
         if let Some(mut hand) = in_hand {
             hand.is_changed = true;
-            learn::keep_in_hand(hand);
+            hand::keep_in_hand(hand);
         }
     }
 
@@ -381,8 +377,7 @@ pub fn known(visit: &Visit<'_>, registrar: &'static Registrar) -> Known {
     Known {
         all_bindings: question.marks.count() == wanted,
         aor: question.is_found || ended(record) || ended(visit.aor_fp),
-        unsure: control.saves_elsewhere.get() != 0
-            && visit::is_unsure(visit.region, visit.tables, now),
+        unsure: control.saves_elsewhere.get() != 0 && visit.tables.is_unsure(visit.region, now),
     }
 }
 

@@ -15,7 +15,8 @@ use crate::guard::sip::{
 };
 use crate::guard::terms::words::Class;
 use crate::host::kamailio::state::{self, Tables};
-use crate::host::sip::{granted, learn, pressure, usrloc};
+use crate::host::sip::hand;
+use crate::host::sip::{granted, pressure, usrloc};
 use crate::shared::counters::rows::Row;
 use crate::shared::phones::{
     fingerprints::Fingerprints,
@@ -130,7 +131,7 @@ impl<'a> Visit<'a> {
         Known {
             all_bindings,
             aor: ended.is_some(),
-            unsure: !all_bindings && is_unsure(self.region, self.tables, now),
+            unsure: !all_bindings && self.tables.is_unsure(self.region, now),
         }
     }
 
@@ -325,7 +326,7 @@ impl<'a> Visit<'a> {
         let sampled = control.os_time_ms.get();
         if !admission::is_never_refused(class)
             && sampled != 0
-            && pressure::is_stale(self.region, sampled, self.now_ms)
+            && self.region.is_stale(sampled, self.now_ms)
         {
             control.stale_decisions.add(1);
         }
@@ -355,19 +356,6 @@ impl<'a> Visit<'a> {
         let record = self.record().unwrap_or(0);
         let source = (self.source, self.source_port);
         let contacts = self.register.contacts.kept();
-        learn::begin(pending, class, message, is_again, record, contacts, source);
+        hand::begin(pending, class, message, is_again, record, contacts, source);
     }
-}
-
-/// While the table may have forgotten: entries were pushed out, or bindings may be alive that were granted before it
-/// knew of all (the start, where no earlier table was carried over): one longest Expires from then.
-pub fn is_unsure(region: &Region, tables: &Tables, now_s: u64) -> bool {
-    let control = &region.control;
-    now_s
-        < control
-            .knows_since_s
-            .get()
-            .saturating_add(control.longest_expires.get())
-        || tables.bindings.forgotten_until() > now_s
-        || tables.aors.forgotten_until() > now_s
 }

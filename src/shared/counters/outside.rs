@@ -11,7 +11,7 @@
 use crate::guard::machine::outside::{LeakIn, Part};
 use crate::guard::terms::{text::NONE_FORESEEN_S, words::Pool};
 use crate::shared::parts::mapping::SharedZeroable;
-use crate::shared::region::Word;
+use crate::shared::parts::word::Word;
 
 /// What a process tells of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@
 //! Recovery: every word is a counter of its own; a process killed between two stores leaves sums that differ by
 //! the one operation that it was in. Nothing waits for anything.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::shared::parts::sync::plain::{AtomicU32, AtomicU64, Ordering};
 
 use crate::guard::foresee::growth::Leak;
 use crate::guard::terms::words::{Class, Level};

@@ -2,7 +2,7 @@
 //! Forbidden here: deciding; figures of a sample (those are `figures`).
 
 use crate::guard::formats::blackbox::format::Ring;
-use crate::shared::region::Word;
+use crate::shared::parts::word::Word;
 
 /// Written by the sampling process and by the one that supervises it; read by every process.
 #[repr(C)]

@@ -9,3 +9,4 @@ pub mod ring;
 pub mod series;
 pub mod slots;
 pub mod sync;
+pub mod word;

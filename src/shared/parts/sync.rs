@@ -31,3 +31,8 @@ pub const MARKS: usize = if cfg!(loom) { 1 } else { 8 };
 pub fn zeroed<const N: usize>() -> [AtomicU64; N] {
     std::array::from_fn(|_| AtomicU64::new(0))
 }
+
+/// The standard atomics for what no model looks at: words that stand for themselves, each of them.
+pub mod plain {
+    pub use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+}

@@ -42,7 +42,7 @@ impl Account {
         self.held.load(Ordering::Acquire) <= now_us && self.tail.load(Ordering::Acquire) <= now_us
     }
 
-    /// Moves on what the source is charged for; as [`crate::shared::region::Word::take`].
+    /// Moves on what the source is charged for; as [`crate::shared::parts::word::Word::take`].
     pub fn charge<T>(&self, step: impl FnMut(u64) -> (u64, T)) -> T {
         take(&self.held, step)
     }

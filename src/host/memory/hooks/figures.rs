@@ -3,6 +3,7 @@
 
 use std::ffi::c_void;
 
+pub use crate::host::kamailio::processes::processes;
 use crate::host::kamailio::sys;
 use crate::host::memory::hooks::{owners, view::*, *};
 
@@ -89,19 +90,6 @@ fn steady(pool: &PoolView, size: u64) -> PoolNow {
         figures.real_used = figures.real_used.min(figures.used.saturating_add(overhead));
     }
     figures
-}
-
-/// How many processes the server has; 0 before the table exists. Rows beyond are untouched memory: leave them so.
-pub fn processes() -> usize {
-    // SAFETY: a pointer into shm, null before init_pt (core/pt.c); an aligned int that only grows.
-    unsafe {
-        let count = sys::process_count;
-        if count.is_null() {
-            0
-        } else {
-            usize::try_from(count.read_volatile()).unwrap_or(0)
-        }
-    }
 }
 
 /// memguard's own count of shm: what all processes allocated and did not free.

@@ -4,6 +4,8 @@
 use std::ffi::c_void;
 use std::ptr;
 
+use crate::guard::terms::warnings::Warning;
+use crate::host::kamailio::state;
 use crate::host::kamailio::sys;
 use crate::host::memory::hooks::{
     counting::republish,
@@ -289,5 +291,16 @@ pub fn publish_process() {
         // ORDERING: Relaxed; read by reports only.
         row.pid
             .store(std::process::id(), std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Wraps shm as soon as it exists, and warns where it cannot be; cheap to call again.
+pub fn hook_shm() {
+    if let Some(region) = state::region() {
+        let refused = install_shm(&region.rows).err();
+        region.warn(
+            Warning::ShmNotCounted,
+            refused.is_some_and(|r| r != Refused::NotReady),
+        );
     }
 }

@@ -29,7 +29,6 @@ mod wrappers;
 use crate::host::kamailio::{state, sys};
 pub use crate::host::memory::hooks::figures::*;
 pub use crate::host::memory::hooks::install::*;
-pub use crate::host::memory::hooks::view::Refused;
 use crate::host::memory::hooks::{
     manager::{Any, Manager},
     owners::{Caller, Spot},

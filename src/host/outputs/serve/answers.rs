@@ -9,6 +9,7 @@ use crate::guard::formats::{
     metrics, page,
 };
 use crate::guard::terms::words::Level;
+use crate::host::commands::json;
 use crate::host::kamailio::{own_memory, state};
 use crate::host::outputs::serve::connection::Answer;
 use crate::host::reports::{self, measures, overview};
@@ -108,5 +109,5 @@ fn ready() -> Answer {
 }
 
 fn status() -> String {
-    reports::whole_json() + "\n"
+    json::whole_json() + "\n"
 }

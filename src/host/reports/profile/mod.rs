@@ -14,10 +14,10 @@ use crate::guard::formats::{
     profile::{self, Mapping, Profile},
     report::{Answer, Fault, Node, int, word},
 };
+use crate::host::kamailio::processes;
+use crate::host::kamailio::replace;
 use crate::host::kamailio::{own_memory, state};
-use crate::host::outputs::textfile;
 use crate::host::reports::{binaries, measures, site_reports};
-use crate::host::sampler::ticks;
 
 mod paths;
 mod places;
@@ -122,7 +122,7 @@ const SAMPLE_ROOM: usize = 1024;
 
 /// Index, as a word, and description of every worker, in the order of the indices.
 fn workers() -> Vec<(String, String)> {
-    ticks::process_table()
+    processes::process_table()
         .enumerate()
         .map(|(index, process)| (index.to_string(), process.description))
         .collect()
@@ -164,8 +164,8 @@ impl Files<'_> {
         let (file, folded) = (path("pb"), path("folded"));
         own_memory::need(heap.samples.len() * SAMPLE_ROOM);
         let beside = folder.join(format!(".{name}.{}", std::process::id()));
-        textfile::replace(&file, &beside, &profile::encode(heap))?;
-        textfile::replace(&folded, &beside, profile::folded(heap).as_bytes())?;
+        replace::replace(&file, &beside, &profile::encode(heap))?;
+        replace::replace(&folded, &beside, profile::folded(heap).as_bytes())?;
         Ok((file, folded))
     }
 }

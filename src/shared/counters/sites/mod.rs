@@ -119,6 +119,14 @@ fn load_real(word: &AtomicU64) -> f64 {
 }
 
 impl Sites {
+    /// Growth of a pool: of all its places together.
+    pub fn growth_of(&self, pool: SitePool) -> Growth {
+        (0..self.count())
+            .filter(|index| self.pool(*index) == Some(pool))
+            .map(|index| self.growth(index))
+            .fold(Growth::default(), Growth::plus)
+    }
+
     /// Maps empty tables.
     ///
     /// # Errors
