@@ -1,4 +1,4 @@
-//! README.md and the examples say what the tables in the code say: parameters, RPC commands, statistics, `$memguard`.
+//! README.md, docs/ and the examples say what the tables in the code say, and every link of theirs leads somewhere.
 //! Forbidden here: judging prose.
 //!
 //! A failing test prints the lines that are missing, ready to be put in.
@@ -32,7 +32,47 @@ fn holds_all(name: &str, text: &str, lines: impl IntoIterator<Item = String>) {
     );
 }
 
-/// A line of the README's table of parameters.
+/// As [`holds_all`], of one page.
+#[track_caller]
+fn holds_page(path: &str, lines: impl IntoIterator<Item = String>) {
+    holds_all(path, &file(path), lines);
+}
+
+/// README.md, CONTRIBUTING.md and every page of docs/.
+fn pages() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let names = fs::read_dir(folder).expect("there are pages");
+    let mut paths: Vec<String> = names
+        .map(|entry| entry.expect("a page").file_name())
+        .map(|name| format!("docs/{}", name.to_string_lossy()))
+        .filter(|path| path.ends_with(".md"))
+        .chain(["README.md".into(), "CONTRIBUTING.md".into()])
+        .collect();
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| (path.clone(), file(&path)))
+        .collect()
+}
+
+/// The anchors of a page's headings, as they are made for links: lower case, words joined by hyphens.
+fn anchors(text: &str) -> Vec<String> {
+    let mut is_code = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        is_code ^= line.starts_with("```");
+        if let (false, true) = (is_code, line.starts_with('#')) {
+            let name = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = name
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            found.push(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
+        }
+    }
+    found
+}
+
+/// A line of the table of parameters.
 fn row(param: &Param) -> String {
     let (default, accepts) = match param.kind {
         Kind::Int { default, min, max } => (
@@ -98,13 +138,13 @@ fn table(source: &str, begin: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn readme_has_every_parameter_with_default_bounds_and_meaning() {
-    holds_all("README.md", &file("README.md"), params().map(row));
+fn docs_have_every_parameter_with_default_bounds_and_meaning() {
+    holds_page("docs/parameters.md", params().map(row));
 }
 
 #[test]
-fn readme_has_an_example_of_every_parameter() {
-    holds_all("README.md", &file("README.md"), params().map(example));
+fn docs_have_an_example_of_every_parameter() {
+    holds_page("docs/parameters.md", params().map(example));
 }
 
 #[test]
@@ -133,8 +173,8 @@ fn the_registrar_shows_the_defaults_of_the_parameters_that_have_an_effect() {
 }
 
 #[test]
-fn readme_has_every_rpc_command_with_its_help() {
-    let text = file("src/host/module/rpc.rs");
+fn docs_have_every_rpc_command_with_its_help() {
+    let text = file("src/host/commands/mod.rs");
     // A help may go on in the next line of the source, after a backslash.
     let quoted = |block: &str, field: &str| -> Option<String> {
         let (text, _) = block.split_once(field)?.1.split_once("\",\n")?;
@@ -146,66 +186,115 @@ fn readme_has_every_rpc_command_with_its_help() {
         .map(|(name, help)| format!("| `{name}` | {help} |"))
         .collect();
     assert!(rows.len() >= 12, "{rows:?}");
-    holds_all("README.md", &file("README.md"), rows);
+    holds_page("docs/rpc.md", rows);
 }
 
 #[test]
-fn readme_has_every_statistic() {
+fn docs_have_every_statistic() {
     let rows = memguard::guard::formats::metrics::statistics().into_iter();
-    holds_all(
-        "README.md",
-        &file("README.md"),
+    holds_page(
+        "docs/monitoring.md",
         rows.map(|s| format!("| `{}` | {} |", s.name, s.help)),
     );
 }
 
 #[test]
-fn readme_has_every_key_of_the_pseudo_variable() {
+fn docs_have_every_key_of_the_pseudo_variable() {
     let rows = table("src/host/module/variables.rs", "\nkeys! {").into_iter();
-    holds_all(
-        "README.md",
-        &file("README.md"),
+    holds_page(
+        "docs/functions.md",
         rows.map(|(name, help)| format!("| `$memguard({name})` | {help} |")),
     );
 }
 
 #[test]
-fn readme_names_files_and_commands_that_exist() {
-    let text = file("README.md");
+fn pages_name_files_and_commands_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let words = text.split(['`', '(', ')', ' ', '\n']);
     let prefixes = [
         "src/",
         "tests/",
+        "tools/",
         "kamailio-cfg/",
         "c_shim/",
         "benches/",
-        "fuzz/",
     ];
-    for path in words
-        .clone()
-        .filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix)))
-    {
-        let path = path.trim_end_matches(['.', ',', ':', ';', '*', '/']);
-        assert!(
-            root.join(path).exists(),
-            "README.md names {path}, which does not exist"
-        );
+    for (page, text) in pages() {
+        let words = text.split(['`', '(', ')', ' ', '\n']);
+        for path in words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix))) {
+            let path = path.trim_end_matches(['.', ',', ':', ';', '*', '/', ']', '"', '\u{27}']);
+            let path = path.split(':').next().unwrap_or(path);
+            let is_pattern = path.contains('*') || path.contains("NAME");
+            assert!(
+                is_pattern || root.join(path).exists(),
+                "{page} names {path}, which does not exist"
+            );
+        }
+        for command in text
+            .split("./dev ")
+            .skip(1)
+            .filter_map(|rest| rest.split(|c: char| !c.is_ascii_lowercase()).next())
+        {
+            assert!(
+                command.is_empty()
+                    || command == "help"
+                    || root.join("tools").join(command).exists(),
+                "{page} names ./dev {command}"
+            );
+        }
     }
-    for command in text
-        .split("./dev ")
-        .skip(1)
-        .filter_map(|rest| rest.split(|c: char| !c.is_ascii_lowercase()).next())
-    {
+}
+
+#[test]
+fn every_link_of_every_page_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut broken = Vec::new();
+    for (page, text) in pages() {
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            if link.contains("://") || link.starts_with("mailto:") || link.contains(' ') {
+                continue;
+            }
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => root.join(&page),
+                _ => root.join(&page).parent().expect("a folder").join(path),
+            };
+            let is_there = match (target.exists(), anchor) {
+                (true, "") => true,
+                (true, anchor) => fs::read_to_string(&target)
+                    .is_ok_and(|text| anchors(&text).iter().any(|name| name == anchor)),
+                _ => false,
+            };
+            if !is_there {
+                broken.push(format!("{page}: {link}"));
+            }
+        }
+    }
+    assert!(
+        broken.is_empty(),
+        "links that lead nowhere:\n{}\n",
+        broken.join("\n")
+    );
+}
+
+#[test]
+fn readme_is_one_screen_to_run_and_one_to_install() {
+    let text = file("README.md");
+    assert!(text.len() < 12 * 1024, "README.md has {} bytes", text.len());
+    assert!(text.lines().count() <= 200);
+    for (page, _) in pages().iter().filter(|(page, _)| page.starts_with("docs/")) {
         assert!(
-            command == "help" || root.join("tools").join(command).exists(),
-            "README.md names ./dev {command}"
+            text.contains(&format!("]({page})")),
+            "README.md does not link {page}"
         );
     }
 }
 
 #[test]
-fn readme_names_every_crate_that_is_loaded_into_the_server() {
+fn architecture_names_every_crate_that_is_loaded_into_the_server() {
     let text = file("Cargo.toml");
     let body = text
         .split_once("\n[dependencies]\n")
@@ -215,13 +304,13 @@ fn readme_names_every_crate_that_is_loaded_into_the_server() {
         .lines()
         .take_while(|line| !line.starts_with('['))
         .filter_map(|line| line.split_once(" = "));
-    let readme = file("README.md");
+    let page = file("docs/architecture.md");
     // What is optional is for the companion programs, not loaded.
     let loaded = |(name, how): &(&str, &str)| !name.starts_with('#') && !how.contains("optional");
     for (name, _) in names.filter(loaded) {
         assert!(
-            readme.contains(&format!("\n| {name} | ")),
-            "README.md lacks the crate {name}"
+            page.contains(&format!("\n| {name} | ")),
+            "docs/architecture.md lacks the crate {name}"
         );
     }
 }
