@@ -121,14 +121,14 @@ test_module() {
     (prepare_valgrind) || complaints+=("valgrind is not here; see above")
     MEMGUARD_VALGRIND=$(valgrind_program)
     export MEMGUARD_VALGRIND MEMGUARD_KAMAILIOS=$BUILD/kamailios.txt MEMGUARD_PROMETHEUS=$BUILD/prometheus/bin MEMGUARD_PPROF=$BUILD/pprof/pprof
-    tests "real Kamailio, $pairs" env MEMGUARD_PAIRS="$pairs" cargo test --test module -- --test-threads=4 "$@"
+    tests "real Kamailio, $pairs" env MEMGUARD_PAIRS="$pairs" cargo test --test module -- --test-threads=3 "$@"
 }
 
 # The module in Kamailios that were compiled here. One that lacks what compiles it is a skip, as any other.
 test_own() {
     local pairs=$1 version
     for version in $(versions_of "$pairs"); do ready_own "$version"; done
-    tests "own compile, $pairs" env MEMGUARD_PAIRS="$pairs" MEMGUARD_KAMAILIOS="$BUILD/kamailios.txt" cargo test --test module -- --test-threads=4 "${OWN_TESTS[@]}"
+    tests "own compile, $pairs" env MEMGUARD_PAIRS="$pairs" MEMGUARD_KAMAILIOS="$BUILD/kamailios.txt" cargo test --test module -- --test-threads=3 "${OWN_TESTS[@]}"
 }
 ready_own() {
     local version=$1 status=0
