@@ -72,7 +72,12 @@ fn each_fault(server: &Server, mut one: impl FnMut(String)) -> [i64; 2] {
 /// What holds whatever has failed.
 #[track_caller]
 fn assert_unharmed(server: &Server, pids: &[i32]) {
-    assert_eq!(server.pids(), pids, "nobody died");
+    // The sampling process may have been started after the first look.
+    let now = server.pids();
+    assert!(
+        pids.iter().all(|pid| now.contains(pid)),
+        "nobody died: {pids:?} {now:?}"
+    );
     let injected = faults(server);
     for pool in POOLS {
         assert_eq!(

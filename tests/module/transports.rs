@@ -93,7 +93,12 @@ fn zero_pkg(server: &Server, connect: &dyn Fn() -> Box<dyn Connection>) {
         200,
         "the moment memory is back"
     );
-    assert_eq!(server.pids(), pids, "nobody died");
+    // The sampling process may have been started after the first look.
+    let now = server.pids();
+    assert!(
+        pids.iter().all(|pid| now.contains(pid)),
+        "nobody died: {pids:?} {now:?}"
+    );
 }
 
 #[test]
@@ -236,7 +241,12 @@ fn transports_tls_phones_get_503_before_tls_turns_them_away_and_nothing_dies_bel
             200,
             "the moment memory is back"
         );
-        assert_eq!(server.pids(), pids, "nobody died");
+        // The sampling process may have been started after the first look.
+        let now = server.pids();
+        assert!(
+            pids.iter().all(|pid| now.contains(pid)),
+            "nobody died: {pids:?} {now:?}"
+        );
     });
 }
 

@@ -81,7 +81,12 @@ fn zero_pkg_with_ballast_serves_who_is_registered_and_refuses_who_is_new() {
         until(SOON, "new registrations get in again", || {
             client.request(&Request::register("late")).code == 200
         });
-        assert_eq!(server.pids(), pids, "nobody died");
+        // The sampling process may have been started after the first look.
+        let now = server.pids();
+        assert!(
+            pids.iter().all(|pid| now.contains(pid)),
+            "nobody died: {pids:?} {now:?}"
+        );
     });
 }
 
@@ -157,7 +162,12 @@ fn zero_shm_refuses_who_is_new_and_keeps_who_is_registered_on_udp_and_tcp() {
         server.rpc("mgtest.release", json!([]));
         assert_eq!(client.request(&Request::register("late")).code, 200);
         assert_eq!(tcp.request(&Request::options()).code, 200);
-        assert_eq!(server.pids(), pids, "nobody died");
+        // The sampling process may have been started after the first look.
+        let now = server.pids();
+        assert!(
+            pids.iter().all(|pid| now.contains(pid)),
+            "nobody died: {pids:?} {now:?}"
+        );
     });
 }
 
@@ -207,7 +217,12 @@ fn zero_pkg_and_zero_shm_at_once_every_register_over_udp_is_answered() {
                 let late = client.request(&Request::register("late"));
                 assert_eq!(late.code, 200, "the moment memory returns: {late:?}");
             }
-            assert_eq!(server.pids(), pids, "nobody died");
+            // The sampling process may have been started after the first look.
+            let now = server.pids();
+            assert!(
+                pids.iter().all(|pid| now.contains(pid)),
+                "nobody died: {pids:?} {now:?}"
+            );
         }
     });
 }
