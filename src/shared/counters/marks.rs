@@ -151,7 +151,7 @@ impl Slot {
 impl Marks {
     /// No marks, outside of any mapping.
     pub fn new() -> Marks {
-        use super::sync::zeroed;
+        use crate::shared::parts::sync::zeroed;
         let word = || AtomicU64::new(0);
         Marks {
             made: word(),

@@ -99,7 +99,7 @@ impl Place {
 impl Place {
     /// Nothing described, outside of any mapping.
     pub fn new() -> Place {
-        use super::super::sync::zeroed;
+        use crate::shared::parts::sync::zeroed;
         Place {
             tag: AtomicU64::new(0),
             file: zeroed(),
