@@ -193,7 +193,7 @@ pub fn argued(text: &[u8]) {
     let words: Vec<&str> = text.split_whitespace().collect();
     let _ = filters::workers(&words);
     let _ = filters::sites(&words);
-    let _ = memguard::guard::config::priority::parse_change(&words);
+    let _ = priority::parse_change(&words);
     let _ = filters::events(&words);
     let _ = filters::refusals(&words);
     let _ = filters::mode(&words);
@@ -201,7 +201,6 @@ pub fn argued(text: &[u8]) {
     let _ = filters::reset(&words);
     let _ = filters::history(&words);
     let _ = filters::check(&words);
-    let _ = filters::priority(&words);
     let _ = filters::diff(&words);
     for param in Int::ALL {
         if let Ok(value) = parse_int(*param, &text) {

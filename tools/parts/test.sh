@@ -105,7 +105,7 @@ into_table() {
 }
 
 host_clippy() {
-    (host_env "$BUILD/$1/src" "$BUILD/$1/modules" && cargo clippy -q --lib --features host --target-dir "$BUILD/target-$1" -- -D warnings)
+    (host_env "$BUILD/$1/src" "$BUILD/$1/modules" && cargo clippy -q --lib --no-default-features --features host --target-dir "$BUILD/target-$1" -- -D warnings)
 }
 
 test_module() {
