@@ -71,6 +71,7 @@ test_unit() {
     if cargo clippy --version >/dev/null 2>&1; then check "clippy" cargo clippy -q --all-targets -- -D warnings; else note "no clippy here: lints are not checked"; fi
     mapfile -t targets < <(named_tests)
     tests "unit and process tests" cargo test --lib --bins "${targets[@]}"
+    check "links in the code's documentation" env RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --lib --document-private-items
     tests "documentation tests" cargo test --doc
 }
 
