@@ -311,3 +311,46 @@ fn usrloc_a_contact_that_the_script_rewrites_or_stores_under_another_aor_is_a_re
         }
     });
 }
+
+#[test]
+fn usrloc_phones_that_it_loads_under_another_aor_are_known() {
+    for_each_pair(|pair| {
+        let folder = Folder::of(pair, "aliases");
+        let file = folder.file("location.sqlite");
+        make_tables(pair, &file);
+        let registrar = Server::registrar(pair).config(|c| {
+            c.modules.insert(0, "db_sqlite".into());
+            c.param("usrloc", "db_mode", 1);
+            c.param("usrloc", "db_url", url(&file));
+            c.register =
+                "if (!save(\"location\", \"0\", \"sip:alias-$tU@example.test\")) { sl_reply_error(); }"
+                    .into();
+        });
+        let server = registrar.start();
+        let client = server.udp();
+        let mut ann = Request::register("ann");
+        assert_eq!(client.request(&ann).code, 200);
+        assert!(server.stop().success());
+        // Nothing is known of what happened before; the first worker loads it, and no callback tells.
+        let server = registrar.start();
+        server.rpc("memguard.shed", json!([60]));
+        let client = server.udp();
+        until(SOON, "what was loaded is known", || {
+            ann = ann.next();
+            client.request(&ann).code == 200
+        });
+        assert_eq!(server.statistic("usrloc:registered_users"), 1);
+        let contacts = server.rpc("ul.lookup", json!(["location", "alias-ann"]));
+        assert_eq!(
+            contacts["Contacts"]
+                .to_string()
+                .matches("\"Address\"")
+                .count(),
+            1
+        );
+        let moved = Request::register("ben").contact("<sip:ben@192.0.2.99:5060>");
+        assert_eq!(client.request(&moved).code, 503, "a stranger");
+        let moved = ann.next().contact("<sip:ann@192.0.2.99:5060>");
+        assert_eq!(client.request(&moved).code, 503, "another binding");
+    });
+}

@@ -136,8 +136,22 @@ impl<'a> Contacts<'a> {
         Some(())
     }
 
+    /// Adds a contact as another parser found it; `*` alone stands for all.
+    pub fn add_found(
+        &mut self,
+        uri: &'a [u8],
+        expires: &'a [u8],
+        instance: &'a [u8],
+        reg_id: &'a [u8],
+    ) {
+        match uri {
+            b"*" => self.star = true,
+            _ => self.add(of_parts(uri, expires, instance, reg_id)),
+        }
+    }
+
     /// Adds one contact.
-    pub(super) fn add(&mut self, contact: Contact<'a>) {
+    fn add(&mut self, contact: Contact<'a>) {
         match contact.expires {
             Expires::Absent => self.own_absent += 1,
             own if own.is_zero() => self.own_zero += 1,
@@ -159,7 +173,7 @@ pub(super) fn cut_first(value: &[u8]) -> Option<(Contact<'_>, &[u8])> {
 }
 
 /// A contact of which another parser found the parts.
-pub(super) fn of_parts<'a>(
+fn of_parts<'a>(
     uri: &'a [u8],
     expires: &'a [u8],
     instance: &'a [u8],
