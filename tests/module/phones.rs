@@ -142,6 +142,16 @@ const ROWS: &[Row] = &[
     Row("a folded line", &["<sip:@192.0.2.1:5060>\r\n ;q=0.5", "<sip:@192.0.2.1:5060>;q=0.5\r\n\t;expires=60"]),
     Row("names in brackets and commas", &["\"Doe, <J>\" <sip:@192.0.2.1:5060>, <sip:@192.0.2.2:5060>", "<sip:@192.0.2.2:5060>, \"a\\\"b\" <sip:@192.0.2.1:5060>"]),
     Row("instance and GRUU of a temporary kind", &["{Supported: gruu} | <sip:@192.0.2.1:5060>I1", "{Supported: gruu} | <sip:@192.0.2.1:5060>I1;temp-gruu=\"sip:t@y;gr\"", "to=sip:uNAME@example.test;gr=urn:x | <sip:@192.0.2.1:5060>I1"]),
+    Row("user parameters in the AoR", &["to=sip:uNAME;day=tue@example.test | <sip:@192.0.2.1:5060>", "id+ | to=sip:uNAME;day=tue@example.test | <sip:@192.0.2.1:5060>", "id+ | to=sip:uNAME@example.test | <sip:@192.0.2.1:5060>"]),
+    Row("an AoR at an IPv6 address", &["to=sip:uNAME@[2001:db8::1] | <sip:@192.0.2.1:5060>", "id+ | to=sip:uNAME@[2001:DB8::1] | <sip:@192.0.2.1:5060>"]),
+    Row("blanks within the brackets", &["< sip:@192.0.2.1:5060 >", "id+ | <sip:@192.0.2.1:5060>"]),
+    Row("no brackets", &["sip:@192.0.2.1,sip:@192.0.2.2;rinstance=1", "id+ | <sip:@192.0.2.1>,<sip:@192.0.2.2>", "id+ | sip:@192.0.2.2"]),
+    Row("a name with a colon", &["<sip:@192.0.2.1>", "a:b <sip:@192.0.2.1>", "a:c <sip:@192.0.2.1>"]),
+    Row("a name that ends otherwise in Kamailio", &["<sip:@192.0.2.1>", "\"a\\\\\" <sip:@192.0.2.1>;expires=0;y=\"<sip:@192.0.2.2>;v=\";z=\";w=a\"", "\"a\\\\\" <sip:@192.0.2.1>"]),
+    Row("a value in single quotes", &["<sip:@192.0.2.1>", "<sip:@192.0.2.2>;x='a;expires=0;b'", "<sip:@192.0.2.1>;expires='0'"]),
+    Row("a bracket in a parameter", &["<sip:@192.0.2.1>", "<sip:@192.0.2.1>;x=<a,sip:@192.0.2.2;y=>sip:@192.0.2.3"]),
+    Row("a quote within a value", &["<sip:@192.0.2.1>;x=a\"b;q=0.5", "<sip:@192.0.2.1>;x=a\";expires=0"]),
+    Row("an escape in a quoted value", &["<sip:@192.0.2.1>", "<sip:@192.0.2.1>;x=\"a\\\";expires=0;y=\"b\"", "<sip:@192.0.2.1>;x=\"a\\\\\";expires=60"]),
     Row("SIP/2.00", &["v=2.00 | <sip:@192.0.2.1:5060>", "v=2.00 | <sip:@192.0.2.1:5060>", "v=2.00 | <sip:@192.0.2.2:5060>"]),
     Row("an empty Call-ID", &["noid | <sip:@192.0.2.1:5060>", "noid | <sip:@192.0.2.1:5060>", "noid | x=0 | <sip:@192.0.2.1:5060>"]),
     Row("outbound required of a registrar that has none", &["=420 new | {Require: outbound} | <sip:@192.0.2.1:5060>I1;reg-id=1"]),
@@ -580,6 +590,72 @@ fn phones_class_is_what_a_registrar_with_limits_and_edges_then_does() {
                 .start();
             wrong.extend(wrong_rows(&server, 0, rows_of).0);
         }
+        assert_right(&wrong);
+    });
+}
+
+/// What Contact headers are thrown together from.
+#[rustfmt::skip]
+const PIECES: [&str; 24] = [
+    "<sip:@192.0.2.1>", "<sip:@192.0.2.2>", "sip:@192.0.2.1", "sip:@192.0.2.3", ";expires=0", ";expires=60", ";x=", ";y=\"a\"", "\"", "'", "\\", ",",
+    ";", " ", "<", ">", "=", "a", "b:", ", ", "\t", ";+sip.instance=\"<urn:1>\"", ";expires=\"0\"", ";z=\"",
+];
+
+#[test]
+fn phones_whatever_a_contact_header_looks_like_its_class_is_what_the_registrar_does() {
+    const HEADERS: usize = 400;
+    for_each_pair(|pair| {
+        let server = Server::registrar(pair).start();
+        let client = server.udp();
+        let mut random = 0x2545_f491_4f6c_dd1du64;
+        let mut draw = |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            usize::try_from(random % below as u64).expect("small")
+        };
+        let (mut wrong, mut stored) = (Vec::new(), 0);
+        for place in 0..HEADERS {
+            let mut phone = Phone {
+                call_id: format!("any{place}"),
+                name: format!("{}", 20_000 + place),
+                cseq: 0,
+                sent: 0,
+                local: client.local(),
+                tag: "w",
+            };
+            assert_eq!(
+                answer(&client, &phone.message("<sip:@192.0.2.1>")).code,
+                200
+            );
+            let begin = draw(4); // often with what is a contact
+            let pieces = [begin].into_iter().chain((0..draw(7)).map(|_| 0));
+            let header: String = pieces
+                .enumerate()
+                .map(|(at, first)| PIECES[if at == 0 { first } else { draw(PIECES.len()) }])
+                .collect();
+            let mut message = phone.message("<sip:@192.0.2.1>");
+            let user = format!(":u{}@", phone.name);
+            let written = header.replace(":@", &user);
+            message.text = message
+                .text
+                .replace(&format!("<sip{user}192.0.2.1>"), &written);
+            let (before, since) = (held(&server, &phone.name), books(&server));
+            let reply = answer(&client, &message);
+            let (classes, _) = classes_since(&server, &since);
+            let after = held(&server, &phone.name);
+            let has_added = after.keys().any(|which| !before.contains_key(which));
+            stored += usize::from(reply.code == 200);
+            // What the registrar refuses adds nothing, whatever it asked for.
+            if (reply.code == 200 || has_added) && (classes == ["returning"]) != has_added {
+                wrong.push(format!(
+                    "{written:?}: {classes:?}, {}: {before:?} -> {after:?}",
+                    reply.code
+                ));
+            }
+            let _ = server.try_rpc("ul.rm", json!(["location", format!("u{}", phone.name)]));
+        }
+        assert!(stored > HEADERS / 4, "only {stored} were taken at all");
         assert_right(&wrong);
     });
 }

@@ -132,7 +132,7 @@ impl<'a> Contacts<'a> {
             self.star = true;
             return Some(());
         }
-        self.add(read(address(element)?));
+        self.add(read(address(element)?)?);
         Some(())
     }
 
@@ -169,7 +169,7 @@ impl<'a> Contacts<'a> {
 pub(super) fn cut_first(value: &[u8]) -> Option<(Contact<'_>, &[u8])> {
     let (element, after) = split_list(value)?;
     (!element.is_empty() && element != b"*").then_some(())?;
-    Some((read(address(element)?), after))
+    Some((read(address(element)?)?, after))
 }
 
 /// A contact of which another parser found the parts.
@@ -188,14 +188,16 @@ fn of_parts<'a>(
     }
 }
 
+/// `None`: Kamailio may read it otherwise.
 #[inline]
-fn read<'a>(address: Address<'a>) -> Contact<'a> {
+fn read<'a>(address: Address<'a>) -> Option<Contact<'a>> {
     let mut contact = Contact {
         uri: address.uri,
         sos: has_uri_param(address.uri, b"sos"),
         ..NO_CONTACT
     };
-    for (name, value) in address.params {
+    let mut params = address.params;
+    for (name, value) in params.by_ref() {
         match name.len() {
             7 if is_word(name, b"expires") => contact.expires = expires_param(value),
             6 if is_word(name, b"reg-id") => {
@@ -207,5 +209,5 @@ fn read<'a>(address: Address<'a>) -> Contact<'a> {
             _ => (),
         }
     }
-    contact
+    (!params.is_odd).then_some(contact)
 }
