@@ -354,3 +354,27 @@ fn usrloc_phones_that_it_loads_under_another_aor_are_known() {
         assert_eq!(client.request(&moved).code, 503, "another binding");
     });
 }
+
+#[test]
+fn usrloc_a_binding_that_has_ended_but_is_still_there_is_refreshed() {
+    for_each_pair(|pair| {
+        let server = Server::registrar(pair)
+            .config(|c| {
+                c.param("registrar", "min_expires", 1);
+                c.param("usrloc", "timer_interval", 600);
+            })
+            .start();
+        let client = server.udp();
+        let phone = Request::register("late");
+        assert_eq!(client.request(&phone.clone().expires(1)).code, 200);
+        let contacts =
+            || server.rpc("ul.lookup", json!(["location", "late"]))["Contacts"].to_string();
+        until(SOON, "it has ended, and usrloc has not cleaned up", || {
+            contacts().contains("expired")
+        });
+        server.rpc("memguard.shed", json!([60]));
+        assert_eq!(client.request(&phone.next()).code, 200);
+        assert_eq!(server.by_class("received").get("refresh"), Some(&1));
+        assert_eq!(contacts().matches("\"Address\"").count(), 1);
+    });
+}
