@@ -106,10 +106,10 @@ static int may_parse(struct sip_msg *msg)
 	return !(msg->msg_flags & FL_SHM_CLONE);
 }
 
-/* flags are macros; all headers of a message, parsed now or before */
+/* flags are macros (the last one has all bits); all headers of a message, parsed now or before */
 static int has_headers(struct sip_msg *msg)
 {
-	return (msg->parsed_flag & HDR_EOH_F) || (may_parse(msg) && parse_headers(msg, HDR_EOH_F, 0) >= 0);
+	return (msg->parsed_flag & HDR_EOH_F) == HDR_EOH_F || (may_parse(msg) && parse_headers(msg, HDR_EOH_F, 0) >= 0);
 }
 
 /* as above: To's parts, which every transaction needs parsed anyway */

@@ -123,12 +123,16 @@ pub unsafe extern "C" fn on_answer(answer: *const sys::mg_answer_t) {
             };
             (view, answer)
         };
-        let hand = hand::of_message(view.message).filter(|_| answer.voucher == Voucher::Own);
+        let is_own = answer.voucher == Voucher::Own;
+        if is_own && hand::is_answered(view.message) {
+            return;
+        }
+        let hand = hand::of_message(view.message).filter(|_| is_own);
         if hand.is_none_or(|hand| !answered_here(&hand, view.status)) {
             answer.learn();
         }
         if hand.is_some() && view.status >= 200 {
-            hand::drop_in_hand(); // it is answered: nothing to remember
+            hand::drop_in_hand(view.message); // nothing to remember
         }
     });
 }
