@@ -145,14 +145,10 @@ fn bindings_file_phones_that_only_hints_tell_of_are_known_after_a_restart() {
             .param("bindings_file", folder.file("registrar").display())
             .config(|c| c.register = ELSEWHERE.into());
         let proxy = proxy(pair, upstream.sip(), &folder.file("proxy"));
-        let other = |phone: &Request| phone.next().contact("<sip:p@192.0.2.1:5060;ob>");
-        for (builder, again) in [
-            (
-                registrar,
-                (|phone: &Request| phone.next()) as fn(&Request) -> Request,
-            ),
-            (proxy, other),
-        ] {
+        let same: fn(&Request) -> Request = |phone| phone.next();
+        let more: fn(&Request) -> Request =
+            |phone| phone.next().contact("<sip:p@192.0.2.1:5060;ob>");
+        for (builder, again) in [(registrar, same), (proxy, more)] {
             let first = builder.start();
             let phone = Request::register("p").contact("<sip:p@192.0.2.1:5060>");
             assert_eq!(first.udp().request(&phone).code, 200);
