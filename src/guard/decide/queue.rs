@@ -51,7 +51,7 @@ struct Holding {
 
 /// Bits of a word for the microseconds: more than [`SOURCE_BOUND_S`], or one slot at the lowest rate.
 const US_BITS: u32 = 24;
-/// The time in the other bits is in units of so many halvings of a second.
+/// The time in the other bits is in units of 2 to the power of this, milliseconds.
 const SINCE_BITS: u32 = 4;
 /// Who has just begun is not done yet, whatever its last slot says: other processes write that down a moment later.
 const BEGINS_MS: u64 = 200;
