@@ -21,7 +21,7 @@ use crate::host::memory::{hooks, outside};
 use crate::host::module::{event_routes, functions, parameters, rpc, statistics, variables};
 use crate::host::outputs::{bindings_file, blackbox, ending, serve};
 use crate::host::reports::{binaries, profile};
-use crate::host::sampler::ticks;
+use crate::host::sampler::{memory, ticks};
 use crate::host::sip::{ballast, gate, learn, loaded, usrloc};
 use crate::shared::counters::{contexts::Contexts, sites::Sites};
 use crate::shared::phones::{fingerprints::Fingerprints, pending::InFlight, sources::Sources};
@@ -124,6 +124,7 @@ fn try_init() -> Result<(), String> {
 fn make_tables(region: &Region) -> Result<(), String> {
     let base = region.control.start_ms.get() / 1000;
     let capacity = region.settings.get_u64(Int::Bindings) as usize;
+    memory::map().map_err(|e| format!("cannot map the sampling process's memory: {e}"))?;
     let mapped = |e: std::io::Error| format!("cannot map the table of known bindings: {e}");
     let texts = parameters::take_texts();
     let bindings = Fingerprints::map(capacity, base).map_err(mapped)?;

@@ -39,6 +39,7 @@
 #include "pools.h"
 #include "answers.h"
 #include "registrar.h"
+#include "moments.h"
 
 #define PROCESSES 600 /* more than memguard has rows for */
 #define LINE 70000
@@ -341,6 +342,7 @@ static int set_up(char *name, char *shm_kib)
 	pt = map(NULL, PROCESSES * sizeof(*pt), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	process_count = map(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	records = (struct record **)(process_count + 2); /* on the same page, which has room */
+	moments = (struct moments *)(records + 1);
 	if((void *)faults == MAP_FAILED || (void *)pt == MAP_FAILED || (void *)process_count == MAP_FAILED
 			|| choose(name, shm_kib) < 0)
 		return -1;
@@ -415,10 +417,15 @@ static void call_rpc(char *words)
 	call.count = count - 1;
 	for(command = its->rpc_methods; command->name && strcmp(command->name, list[0]) != 0; command++)
 		;
-	if(command->name)
+	if(command->name) {
+		if(step_at)
+			trap_each();
 		command->function(&rpc, &call);
-	else
+		trap_no_more();
+		step_at = 0;
+	} else {
 		rpc_fault(&call, 404, "no such command");
+	}
 	disarm();
 	printf("{\"code\":%d,\"sentence\":", call.code);
 	print_text(call.sentence);
@@ -485,6 +492,7 @@ static void churn(unsigned state)
 
 	is_churning = 1;
 	for(;;) {
+		rest_if_told();
 		int shared = chance(&state, 3) == 0, at = chance(&state, 8);
 		size_t size = 1 + chance(&state, 2000);
 		void **slot = &held[shared][at];
@@ -620,6 +628,19 @@ int main(int argc, char **argv)
 			if(pid == 0)
 				churn(atoi(rest));
 			printf("%d\n", pid);
+		} else if(is(line, "rest", &rest)) {
+			tell_to_rest(atoi(rest));
+			puts("0");
+		} else if(is(line, "partner", &rest)) {
+			pid = fork_process(2, "udp receiver that takes a block", 1);
+			if(pid == 0)
+				partner();
+			printf("%d\n", pid);
+		} else if(is(line, "step", &rest)) { /* the next command, at this instruction; -1: only counts them */
+			step_at = atol(rest);
+			puts("0");
+		} else if(is(line, "steps", &rest)) {
+			printf("%ld\n", steps);
 		} else if(is(line, "lines", &rest)) { /* of the process table, with nobody behind them */
 			for(pid = atoi(rest); pid > 0 && *process_count < PROCESSES; pid--) {
 				pt[*process_count].rank = 1;
