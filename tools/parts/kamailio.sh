@@ -2,7 +2,7 @@
 # Kamailio's Debian packages: fetched and unpacked into build/VERSION, once.
 # Forbidden here: anything outside ./build, except one announced apt-get install.
 
-LAYOUT=2 # of build/VERSION: raise it when prepare() changes what it makes
+LAYOUT=3 # of build/VERSION: raise it when prepare() changes what it makes
 
 need_tools() {
     local packages=()
@@ -133,7 +133,7 @@ CONF
 }
 
 WANTED=(kamailio kamailio-extra-modules kamailio-tls-modules kamailio-websocket-modules kamailio-python3-modules
-    kamailio-lua-modules kamailio-sqlite-modules sip-tester stunnel4)
+    kamailio-lua-modules kamailio-sqlite-modules kamailio-presence-modules sip-tester stunnel4)
 # What these depend on by their maintainer scripts or for command line tools, and never load.
 UNNEEDED='^(perl|perl-base|perl-modules-.*|libperl.*|systemd.*|dpkg|tar|coreutils|bash|debconf|adduser|passwd|util-linux|mount|login.*|sed|gawk|mawk|base-passwd|init-system-helpers|python3-minimal|mysql-common|tzdata|media-types|sysvinit-utils|libpam.*)_'
 
