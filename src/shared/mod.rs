@@ -10,6 +10,7 @@
 //! | [`record`] | words and their check | any | the record reads as absent until the next store |
 //! | [`ring`] | the last events or refusals | any | one hole |
 //! | [`fingerprints`] | known bindings, known AoRs | any | nothing: an entry is one word |
+//! | [`kept`] | what the sampler remembers | one at a time | the value that was in hand begins anew |
 //! | [`marks`] | an operator's snapshots of all places | any | the mark is absent |
 //! | [`outside`] | memory outside the pools, as told and as judged | its process, the sampler | some figures are older |
 //! | [`pending`] | registrations in flight | any | one registration is unknown |
