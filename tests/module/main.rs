@@ -15,6 +15,7 @@ mod drift;
 mod examples;
 mod fast_clock;
 mod faults;
+mod focus;
 mod followup;
 mod forecast;
 mod forged;

@@ -34,6 +34,8 @@ pub struct Site {
     pub failures: u64,
     /// Bytes that the manager did not book off when blocks of this place shrank.
     pub unbooked: u64,
+    /// In focus: the way to one in so many of its allocations is noted.
+    pub focus: Option<u64>,
 }
 
 /// Kamailio's file literal is "module: path" (core/mem/src_loc.h), cut from its beginning when long.
@@ -65,6 +67,7 @@ pub fn merged(sites: impl IntoIterator<Item = Site>) -> Vec<Site> {
                 known.allocations = known.allocations.wrapping_add(site.allocations);
                 known.failures += site.failures;
                 known.unbooked += site.unbooked;
+                known.focus = known.focus.max(site.focus);
                 known.growth = known.growth.zip(site.growth).map(|(a, b)| a.plus(b));
             }
             None => {
@@ -179,6 +182,7 @@ mod tests {
             }),
             failures: 0,
             unbooked: 0,
+            focus: None,
         }
     }
 

@@ -57,6 +57,7 @@ fn site(sites: &Sites, index: usize, tally: &Tally, growth: Option<Growth>) -> O
         growth,
         failures: tally.failures,
         unbooked: tally.unbooked,
+        focus: None,
     })
 }
 
@@ -86,6 +87,7 @@ pub fn tallies(sites: &Sites, worker: Option<u32>) -> Result<Vec<Tally>, Fault> 
 /// The sites that a filter lets pass, merged by text.
 fn found(sites: &Sites, filter: &Filter) -> Result<Vec<Site>, Fault> {
     let tallies = tallies(sites, filter.worker)?;
+    let focused = sites.focused();
     let all = tallies.iter().enumerate().filter_map(|(index, tally)| {
         let is_active =
             tally.allocs != 0 || tally.frees != 0 || tally.failures != 0 || tally.unbooked != 0;
@@ -94,7 +96,13 @@ fn found(sites: &Sites, filter: &Filter) -> Result<Vec<Site>, Fault> {
             Some(worker) => Growth::of_minute(sites.worker_growth(worker as usize, index)),
         };
         is_active
-            .then(|| site(sites, index, tally, Some(growth())))
+            .then(|| {
+                let of = focused.iter().find(|focused| focused.index == index);
+                Some(Site {
+                    focus: of.map(|focused| 1 << focused.thinned),
+                    ..site(sites, index, tally, Some(growth()))?
+                })
+            })
             .flatten()
     });
     let mut all = listed::merged(all);
@@ -157,6 +165,7 @@ pub fn sites(words: &[&str]) -> Result<Answer, Fault> {
             }
             row.push(("unbooked", Node::Count(site.unbooked)));
             row.push(("failures", Node::Count(site.failures)));
+            row.extend(site.focus.map(|every| ("focus", int(every))));
             row
         });
     Ok(Answer::Many(rows.collect()))

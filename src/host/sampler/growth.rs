@@ -5,7 +5,7 @@ use crate::guard::foresee::growth::{Leak, LeakWatch, Trail};
 use crate::guard::machine::outside::{self, LeakIn, Look};
 use crate::host::kamailio::own_memory;
 use crate::host::memory::hooks::{self, owners};
-use crate::host::sampler::books::Books;
+use crate::host::sampler::{books::Books, focus::Focus};
 use crate::shared::counters::{
     rows::{MAX_PROCESSES, Row},
     sites::{Held, Leading, SitePool, Sites},
@@ -44,6 +44,7 @@ pub struct Growths {
     sites: Vec<Site>,
     books: Books,
     leading: Leading,
+    focus: Focus,
     messages: Trail,
     registers: Trail,
     /// Rises while known bindings do: then registrations explain what shm gains, and no shm leak is called.
@@ -65,6 +66,7 @@ impl Growths {
             sites: Vec::new(),
             books: Books::default(),
             leading: Leading::default(),
+            focus: Focus::default(),
             messages: Trail::default(),
             registers: Trail::default(),
             bindings: LeakWatch::slow(),
@@ -192,6 +194,8 @@ impl Growths {
                 }
             }
         }
+        let growths = self.sites.iter().map(|site| site.trail.growth());
+        self.focus.look(region, sites, growths.enumerate(), now_ms);
         let unbooked = total(&|row| row.shm_sum().unbooked);
         if let Some(pool) = hooks::shm_now(region.control.shm_size.get()) {
             let booked = (pool.real_used as i64).saturating_sub(unbooked);
