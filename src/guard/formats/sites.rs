@@ -87,6 +87,11 @@ fn rising(site: &Site) -> f64 {
     site.growth.map_or(0.0, |g| g.steady.min(g.now)).max(0.0)
 }
 
+/// Whether a place rises all the time.
+pub fn is_rising(site: &Site) -> bool {
+    rising(site) >= LEAST_GROWTH
+}
+
 /// The order an engineer wants: what rises all the time first, then what is large; or by live bytes,
 /// growth, failures, or what the manager forgot to book off.
 pub fn rank(sites: &mut [Site], by: Option<By>) {
@@ -94,13 +99,7 @@ pub fn rank(sites: &mut [Site], by: Option<By>) {
     let down = |a: f64, b: f64| b.total_cmp(&a);
     match by {
         None => sites.sort_by(|a, b| {
-            let significant = |s: &Site| {
-                if rising(s) < LEAST_GROWTH {
-                    0.0
-                } else {
-                    rising(s)
-                }
-            };
+            let significant = |s: &Site| if is_rising(s) { rising(s) } else { 0.0 };
             down(significant(a), significant(b)).then(live(a).cmp(&live(b)))
         }),
         Some(By::Live) => sites.sort_by_key(live),

@@ -8,7 +8,7 @@ use crate::guard::formats::{
     sites as listed,
     sites::Site,
 };
-use crate::guard::terms::words::Pool;
+use crate::guard::terms::{text::finite, words::Pool};
 use crate::host::kamailio::{own_memory, state};
 use crate::host::memory::hooks::{self, owners};
 use crate::host::reports;
@@ -169,6 +169,22 @@ pub fn sites(words: &[&str]) -> Result<Answer, Fault> {
             row
         });
     Ok(Answer::Many(rows.collect()))
+}
+
+/// The places that rise all the time, the fastest first, with what each keeps of a message and of a REGISTER.
+pub fn rising(count: usize) -> Vec<(Site, Option<f64>, Option<f64>)> {
+    let rates = tables().map_or([0.0; 2], |sites| sites.rates(None));
+    let per = |growth: f64, rate: f64| (rate > 0.0).then(|| finite(growth / rate));
+    let mut all = largest(usize::MAX);
+    all.retain(|site| listed::is_rising(site));
+    all.truncate(count);
+    all.into_iter()
+        .map(|site| {
+            let growth = site.growth.map_or(0.0, |growth| growth.now);
+            let [messages, registers] = rates.map(|rate| per(growth, rate));
+            (site, messages, registers)
+        })
+        .collect()
 }
 
 /// The sites that hold most, for the page; none while places are not counted.
