@@ -12,6 +12,7 @@ mod classes;
 mod clients;
 mod cost;
 mod drift;
+mod evidence;
 mod examples;
 mod fast_clock;
 mod faults;
