@@ -25,6 +25,8 @@ pub struct Suspect {
     pub since_s: u64,
     /// The way to it that grows most.
     pub path: Option<Path>,
+    /// Other ways to it that grow.
+    pub others: Vec<Path>,
 }
 
 /// How full a pool is.
@@ -43,7 +45,7 @@ pub struct PoolUse {
 /// What the report is made of.
 #[derive(Clone, Debug)]
 pub struct Report<'a> {
-    /// Of Kamailio and of memguard.
+    /// Of Kamailio (as `kamailio -v` begins) and of memguard.
     pub kamailio: &'a str,
     /// As above.
     pub version: &'a str,
@@ -149,7 +151,9 @@ impl Report<'_> {
             None => writeln!(
                 out,
                 "# Kamailio {}: memory at level {}, and no place rises all the time\n\n{}\n",
-                self.kamailio, self.level, self.explanation
+                self.release(),
+                self.level,
+                sentence(self.explanation)
             )?,
         }
         self.server(out)?;
@@ -164,6 +168,13 @@ impl Report<'_> {
         )
     }
 
+    /// The bare version.
+    fn release(&self) -> &str {
+        let mut words = self.kamailio.split_whitespace();
+        let version = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+        version.unwrap_or(self.kamailio)
+    }
+
     fn leak(&self, suspect: &Suspect, out: &mut String) -> Result {
         let Suspect { site, path, .. } = suspect;
         let growth = site.growth.map_or(0.0, |growth| growth.now);
@@ -174,11 +185,15 @@ impl Report<'_> {
         writeln!(
             out,
             "# Kamailio {}: module {} keeps {kept} ({}, {}:{})\n",
-            self.kamailio, site.module, site.function, site.file, site.line
+            self.release(),
+            site.module,
+            site.function,
+            site.file,
+            site.line
         )?;
         writeln!(out, "| | |\n|---|---|")?;
         let mut row = |name: &str, text: &dyn Display| writeln!(out, "| {name} | {} |", Cell(text));
-        row("Kamailio", &format!("{}{}", self.kamailio, on(self.system)))?;
+        row("version", &format!("{}{}", self.kamailio, on(self.system)))?;
         let [shm, pkg] = self.managers;
         row("memory manager", &format!("shm {shm}, pkg {pkg}"))?;
         row("pool", &site.pool)?;
@@ -253,7 +268,32 @@ impl Report<'_> {
                 "Not known: the way to no block of this place was noted. `cfg.set_now_int memguard sample_bytes 16384` notes more.\n"
             )?,
         }
+        self.other_ways(&suspect.others, out)?;
         self.found(suspect, out)
+    }
+
+    fn other_ways(&self, others: &[Path], out: &mut String) -> Result {
+        if others.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "Other ways to the same place that leave blocks behind:\n\n| growth per second | configuration line | last calls |\n|---|---|---|"
+        )?;
+        for path in others {
+            let from = path.frames.len().saturating_sub(LAST_CALLS);
+            let last = path.frames.get(from..).unwrap_or_default();
+            let last: Vec<String> = last.iter().map(ToString::to_string).collect();
+            writeln!(
+                out,
+                "| {} | {} | {} |",
+                number(path.growth),
+                Cell(&path.cfg),
+                Cell(last.join(", "))
+            )?;
+        }
+        out.push('\n');
+        Ok(())
     }
 
     fn found(&self, suspect: &Suspect, out: &mut String) -> Result {
@@ -297,11 +337,11 @@ impl Report<'_> {
             Span(self.uptime_s),
             self.processes,
             Count(self.messages),
-            self.explanation
+            sentence(self.explanation)
         )?;
         writeln!(
             out,
-            "Full: {}.\n\n| pool | used | of | |\n|---|---|---|---|",
+            "Time until it is full: {}.\n\n| pool | used | of | |\n|---|---|---|---|",
             self.exhaustion
         )?;
         for row in self.pools {
@@ -347,6 +387,20 @@ impl Report<'_> {
         out.push('\n');
         Ok(())
     }
+}
+
+/// Calls of another way that are shown.
+const LAST_CALLS: usize = 4;
+
+/// With its capital and its full stop.
+fn sentence(text: &str) -> String {
+    let mut rest = text.trim_end_matches('.').chars();
+    let first: String = rest
+        .next()
+        .into_iter()
+        .flat_map(char::to_uppercase)
+        .collect();
+    format!("{first}{}.", rest.as_str())
 }
 
 /// Bytes that may be less than one.
@@ -440,6 +494,7 @@ mod tests {
             per_message: Some(96.0),
             per_register: Some(96.0),
             since_s: 1_795_226_700,
+            others: Vec::new(),
             path: Some(Path {
                 pool: Pool::Shm,
                 module: "htable".into(),
@@ -459,7 +514,7 @@ mod tests {
 
     fn report<'a>(suspects: &'a [Suspect]) -> Report<'a> {
         Report {
-            kamailio: "5.6.3",
+            kamailio: "kamailio 5.6.3 (x86_64/linux)",
             version: "0.1.0",
             system: "Debian GNU/Linux 12 (bookworm)",
             managers: ["q_malloc", "q_malloc"],
@@ -468,7 +523,7 @@ mod tests {
             processes: 14,
             messages: 12_345,
             level: Level::Warning,
-            explanation: "A leak.",
+            explanation: "a leak",
             exhaustion: "5h 33m",
             pools: &[],
             suspects,
@@ -480,10 +535,17 @@ mod tests {
 
     #[test]
     fn a_report_says_what_a_maintainer_asks_for() {
-        let suspects = [suspect(), suspect()];
+        let mut suspects = [suspect(), suspect()];
+        let way = suspects[0].path.clone().map(|path| Path {
+            growth: 1.5,
+            cfg: "b.cfg:7 route[B]".into(),
+            ..path
+        });
+        suspects[0].others.extend(way);
         let text = report(&suspects).markdown();
         for said in [
             "# Kamailio 5.6.3: module htable keeps 96.0 bytes for each message (ht_cell_new, ht_api.c:186)\n",
+            "| version | kamailio 5.6.3 (x86_64/linux) on Debian GNU/Linux 12 (bookworm) |",
             "| memory manager | shm q_malloc, pkg q_malloc |",
             "| place | `htable` ht_api.c:186 `ht_cell_new` |",
             "| configuration line | `kamailio.cfg:42 route[A]` (the enclosing action",
@@ -493,6 +555,8 @@ mod tests {
             "the way to each of its allocations is noted",
             "`kamcmd mod.stats htable shm` shows\n\n```\nht_cell_new(186): 623040\n```",
             "## Other places that rise",
+            "messages handled. A leak.\n",
+            "| 1.5 bytes | b.cfg:7 route[B] | core run_actions, htable ht_set_cell |",
         ] {
             assert!(text.contains(said), "{said}\n{text}");
         }

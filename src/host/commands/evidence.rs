@@ -31,6 +31,8 @@ use crate::shared::region::Region;
 const REPORT: &str = "report.md";
 /// Places that the report names.
 const SUSPECTS: usize = 12;
+/// Other ways to one place that the report names.
+const OTHER_WAYS: usize = 5;
 /// More than one sample takes in a profile's file.
 const SAMPLE_ROOM: usize = 1024;
 /// More than the history takes as text.
@@ -184,8 +186,12 @@ fn suspects(now_s: u64, uptime_s: u64) -> Vec<Suspect> {
                 (path.pool, &path.file, path.line) == (site.pool, &site.file, site.line)
                     && path.function == site.function
             };
+            let mut here = ways.iter().filter(is_here).cloned();
+            let path = here.next();
+            let is_growing = |path: &paths::Path| path.growth > 0.0;
             Suspect {
-                path: ways.iter().find(is_here).cloned(),
+                path,
+                others: here.filter(is_growing).take(OTHER_WAYS).collect(),
                 since_s: now_s.saturating_sub(age),
                 site,
                 per_message,

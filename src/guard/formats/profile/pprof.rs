@@ -271,6 +271,7 @@ mod tests {
             time_ms: 1,
             uptime_ms: 0,
             kinds: &[("samples", "count"), ("inuse_space", "bytes")],
+            shown: "",
             period: 512,
             is_named: false,
             mappings: &[mapping],
