@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::accounting::assert_shm_books;
-use super::guard::{Guarded, number, rows, word};
+use super::guard::{number, rows, word};
 use super::harness::sip::Request;
 use super::harness::wait::holds_within;
 use super::harness::{Server, for_each_pair_at_once, until};
@@ -27,7 +27,7 @@ const PER_SECOND: usize = 100;
 /// Each leak by the header that asks for it, its call in the configuration, and what its path must lead through.
 const LEAKS: [(&str, &str, &str); 3] = [
     ("module", "mgtest_forget_xavp(", "mgtest mgtest_forget_xavp"),
-    ("native", "$sht(t=>$ci) =", "pv"),
+    ("native", "$sht(t=>$ci) =", "core lval_assign"),
     ("python", "python_exec(", "app_python3"),
 ];
 
@@ -162,26 +162,35 @@ fn focus_comes_and_goes_and_what_is_held_stays_told_without_bias() {
             .config(|c| _ = c.module("cfg_rpc"))
             .start();
         let hold = |count: i64| server.rpc("mgtest.hold_shm", json!([500, count]));
-        // Blocks from before it is in focus stand for others; 200 of 4,000 are noted.
+        // Blocks from before it is in focus stand for others; some 200 of 4,000 are noted.
         hold(4000);
         let mut seen = held(&server);
-        let is_focused = holds_within(Duration::from_secs(60), || {
-            hold(20);
-            seen = held(&server);
-            seen.2.is_some()
-        });
-        assert!(is_focused, "{seen:?}");
-        let before = held(&server);
-        for _ in 0..20 {
+        let mut until_focus = |count: i64, is_it: fn(i64) -> bool| {
+            let came = holds_within(Duration::from_secs(60), || {
+                hold(count);
+                seen = held(&server);
+                seen.2.is_some_and(is_it)
+            });
+            assert!(came, "{seen:?}");
+        };
+        // About 1,000 allocations a second are thinned out, a tenth of that is not.
+        until_focus(20, |every| every > 1);
+        for _ in 0..50 {
             hold(20);
         }
+        until_focus(2, |every| every == 1);
+        let before = held(&server);
+        for _ in 0..20 {
+            hold(2);
+        }
         let after = held(&server);
+        assert!(after.0 - before.0 >= 20 * 2 * 500);
         assert_eq!(
             after.1 - before.1,
-            20 * 20 * 500,
+            after.0 - before.0,
             "each stands for itself: {before:?} {after:?}"
         );
-        // about 205 noted of at least 4,000: six standard deviations of the sum are 42 %
+        // by far most of it was noted one in ten or denser; six standard deviations of the sum are 42 % at most
         let ratio = after.1 as f64 / after.0 as f64;
         assert!((0.58..1.42).contains(&ratio), "{after:?}");
         server.rpc("mgtest.release", json!([]));
@@ -196,7 +205,7 @@ fn focus_comes_and_goes_and_what_is_held_stays_told_without_bias() {
         // and off is off
         hold(1);
         let is_focused = holds_within(Duration::from_secs(60), || {
-            hold(20);
+            hold(2);
             held(&server).2.is_some()
         });
         assert!(is_focused);

@@ -212,13 +212,14 @@ fn noticed(pool: SitePool, block: *mut c_void, focus: i64) -> *mut c_void {
         LOCAL_LEFT.store(i64::MAX, Ordering::Relaxed);
         return block;
     };
-    let rate = region.settings.get_u64(Int::SampleBytes);
     // ORDERING: Relaxed; see LOCAL_LEFT.
-    let is_drawn = LOCAL_LEFT.load(Ordering::Relaxed) < 0 && {
+    let is_over = LOCAL_LEFT.load(Ordering::Relaxed) < 0;
+    if is_over {
         follow::look(region); // a process may handle neither messages nor commands of memguard
-        // ORDERING: Acquire; pairs with the Release in is_drawn.
-        !LOCAL_DRAWN.is_taken.swap(true, Ordering::Acquire) && is_drawn(rate)
-    };
+    }
+    let rate = region.settings.get_u64(Int::SampleBytes);
+    // ORDERING: Acquire; pairs with the Release in is_drawn.
+    let is_drawn = is_over && !LOCAL_DRAWN.is_taken.swap(true, Ordering::Acquire) && is_drawn(rate);
     match Entry::thinned(focus).filter(|_| rate > 1) {
         Some(thinned) if is_its_turn(thinned) => carry(contexts, (1, thinned), pool, block),
         None if is_drawn => carry(contexts, (rate, 0), pool, block),
