@@ -3,6 +3,7 @@
 
 pub mod cause;
 pub mod cost;
+pub mod focus;
 pub mod forecast;
 pub mod growth;
 pub mod pace;

@@ -3,6 +3,7 @@
 
 pub mod blackbox;
 pub mod check;
+pub mod evidence;
 pub mod http;
 pub mod metrics;
 pub mod nagios;

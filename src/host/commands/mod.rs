@@ -2,6 +2,7 @@
 //! Forbidden here: Kamailio's RPC interface (module/rpc.rs adapts it), and SIP.
 
 pub mod changing;
+pub mod evidence;
 pub mod json;
 
 use crate::guard::formats::report::{Answer, Fault};
@@ -20,7 +21,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 25] = [
+pub const COMMANDS: [Command; 26] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -136,6 +137,12 @@ pub const COMMANDS: [Command; 25] = [
         help: "Everything as one JSON document in one string. No arguments.",
         is_list: false,
         run: json::json,
+    },
+    Command {
+        name: "memguard.evidence",
+        help: "Writes everything into a folder below profile_dir, with a report for the authors of the module that leaks; no phone is in it. No arguments.",
+        is_list: false,
+        run: evidence::evidence,
     },
     Command {
         name: "memguard.mode",

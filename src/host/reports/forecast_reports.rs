@@ -112,6 +112,17 @@ pub fn status_fields(region: &Region) -> Fields {
     fields
 }
 
+/// Why memory grows, and when it ends, in words.
+pub fn in_words(region: &Region) -> (String, String) {
+    let (_, forecast) = soonest(region);
+    let judgement = Judgement {
+        cause: forecast.cause,
+        confidence: forecast.confidence,
+    };
+    let why = cause::sentence(&judgement, &forecast.evidence);
+    (why, exhaustion(&forecast))
+}
+
 /// Whose the cause is, where that is one process, and who in it.
 fn culprit_fields(forecast: &Forecast) -> Fields {
     let mut fields = Fields::new();

@@ -2,6 +2,7 @@
 //! Forbidden here: anything that a SIP process runs.
 
 pub mod books;
+pub mod focus;
 pub mod forecasts;
 pub mod growth;
 pub mod machine;

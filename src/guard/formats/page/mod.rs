@@ -81,7 +81,8 @@ impl Page<'_> {
         writeln!(
             out,
             "<p class=\"soft\">{}, up {}, mode {}. Kamailio {}, memguard {}. \
-             Also here: <a href=\"/metrics\">/metrics</a>, <a href=\"/status.json\">/status.json</a>, <a href=\"/ready\">/ready</a>. \
+             Also here: <a href=\"/metrics\">/metrics</a>, <a href=\"/status.json\">/status.json</a>, <a href=\"/ready\">/ready</a>, \
+             <a href=\"/paths.svg\">/paths.svg</a>. \
              The page renews itself every 15 seconds.</p>\n</body></html>",
             Moment(self.now_s),
             Span(self.uptime_s),
