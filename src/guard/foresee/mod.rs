@@ -6,5 +6,7 @@ pub mod cost;
 pub mod forecast;
 pub mod growth;
 pub mod pace;
+pub mod restart;
 pub mod sampling;
 pub mod trend;
+pub mod week;

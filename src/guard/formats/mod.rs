@@ -4,6 +4,7 @@
 pub mod blackbox;
 pub mod check;
 pub mod http;
+pub mod includes;
 pub mod metrics;
 pub mod nagios;
 pub mod page;

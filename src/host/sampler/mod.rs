@@ -2,8 +2,10 @@
 //! Forbidden here: anything that a SIP process runs.
 
 pub mod books;
+pub mod comeback;
 pub mod forecasts;
 pub mod growth;
+pub mod load;
 pub mod machine;
 pub mod paces;
 pub mod past;

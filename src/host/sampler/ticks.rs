@@ -35,8 +35,10 @@ use crate::host::outputs::{
 };
 use crate::host::reports::{measures, path_reports::PathGrowths};
 use crate::host::sampler::{
+    comeback::Comeback,
     forecasts::Forecasts,
     growth::Growths,
+    load::Load,
     machine::{self, OsReader},
     paces::Paces,
     past::Past,
@@ -139,6 +141,9 @@ struct Sampler {
     new: RateMeter,
     refresh: RateMeter,
     rejected: RateMeter,
+    messages: RateMeter,
+    load: Load,
+    comeback: Comeback,
     baseline: Baseline,
     baseline_resets: u64,
     bindings: Reaper,
@@ -191,6 +196,9 @@ impl Sampler {
             new: RateMeter::new(now, 0),
             refresh: RateMeter::new(now, 0),
             rejected: RateMeter::new(now, 0),
+            messages: RateMeter::new(now, 0),
+            load: Load::new(messages(region)),
+            comeback: Comeback::default(),
             baseline: Baseline::default(),
             baseline_resets: 0,
             bindings: Reaper::default(),
@@ -243,6 +251,7 @@ impl Sampler {
         let os = self.sample_os(now);
         self.sample_rates(now, elapsed);
         self.sample_tables(now);
+        self.comeback.tick(self.region, now);
         let interval = self.region.settings.get_u64(Int::SampleInterval);
         self.questions
             .ask(self.region, hooks::processes(), now, interval);
@@ -277,7 +286,10 @@ impl Sampler {
         }
         self.region.published.publish(&self.figures.to_words());
         let kept = self.past.tick(self.region, &self.figures, now);
-        let _ = own_memory::scope(|| self.recorder.tick(self.region, &kept, now)); // counted there
+        let (region, load) = (self.region, &mut self.load);
+        let hour = own_memory::scope(|| load.tick(region, messages(region), elapsed, now));
+        let hour = hour.ok().flatten();
+        let _ = own_memory::scope(|| self.recorder.tick(region, &kept, hour, now)); // counted there
     }
 
     /// The server ends, and this process with it.
@@ -511,7 +523,9 @@ impl Sampler {
         let new = total(&|r| r.sip.received.get(Class::New));
         let refresh = total(&|r| r.sip.received.get(Class::Refresh));
         let rejected = total(&|r| r.sip.rejected.sum());
+        let messages = self.messages.sample(now, messages(self.region));
         let f = &mut self.figures;
+        f.message_rate = (messages.s10 * 1000.0) as u64;
         let rates = self.new.sample(now, new);
         [
             f.new_rate_1s,
@@ -579,7 +593,7 @@ impl Sampler {
 
     /// The server's level with an operator's `shed`, whose begin and end are events.
     fn sample_shed(&mut self, memory: Level, now: u64) -> Level {
-        let is_shed = self.region.control.shed_until_ms.get() > now;
+        let is_shed = self.region.is_shed(now);
         let shed = memory.max(Level::Shedding);
         if is_shed != self.was_shed {
             self.was_shed = is_shed;
@@ -602,6 +616,13 @@ impl Sampler {
         }
         if is_shed { shed } else { memory }
     }
+}
+
+/// SIP messages since the start.
+fn messages(region: &Region) -> u64 {
+    let rows = region.used_rows(hooks::processes()).iter();
+    rows.map(|row| row.sip.messages.get())
+        .fold(0, u64::wrapping_add)
 }
 
 fn milli(rates: Rates) -> [u64; 5] {

@@ -10,7 +10,7 @@ use crate::guard::decide::class::Known;
 use crate::guard::sip::{
     Contact, Contacts,
     aor::{
-        self, Aor, RegistrarRules,
+        self, Aor, Key, RegistrarRules,
         local::{self, PathBytes, Stored},
     },
     swar,
@@ -317,16 +317,17 @@ pub fn known(visit: &Visit<'_>, registrar: &'static Registrar) -> Known {
     let record = visit.record().unwrap_or(0);
     let now = visit.now_s();
     let mut marks = Marks::default();
-    let number = |stored: &Stored<'_>| {
+    let number_of = |key: &Key, record: u64, stored: &Stored<'_>| {
         let register = visit.register;
         let mut joined = register.path_bytes();
-        local::stored_number(&tables.key, registrar.matching, record, stored, || {
+        local::stored_number(key, registrar.matching, record, stored, || {
             match registrar.use_path && register.has_path() {
                 true => PathBytes::Joined(&mut joined),
                 false => PathBytes::None,
             }
         })
     };
+    let number = |stored: &Stored<'_>| number_of(&tables.key, record, stored);
     let wanted = visit.register.contacts.adding(visit.register.expires) as usize;
     for (place, (stored, _)) in asked(visit).enumerate() {
         if tables.bindings.get(number(&stored), now, 0).is_some() {
@@ -371,12 +372,32 @@ pub fn known(visit: &Visit<'_>, registrar: &'static Registrar) -> Known {
             }
         }
     }
+    let mut is_known_elsewhere = false;
+    if let Some(learned) = tables
+        .learned
+        .known()
+        .filter(|_| question.marks.count() < wanted)
+    {
+        let key = &learned.key;
+        let record = local::record_number(key, text);
+        for (place, (stored, contact)) in asked(visit).enumerate() {
+            let number = number_of(key, record, &stored);
+            if learned.bindings.get(number, now, 0).is_some() || visit.is_known_elsewhere(&contact)
+            {
+                question.marks.set(place);
+            }
+        }
+        is_known_elsewhere = visit.aor_end_elsewhere(|_| record).is_some()
+            || visit
+                .aor_end_elsewhere(|key| visit.aor.fingerprint(key))
+                .is_some();
+    }
     let control = &visit.region.control;
     let memory = memory_of(visit.region);
     let ended = |number| tables.aors.get(number, now, memory).is_some();
     Known {
         all_bindings: question.marks.count() == wanted,
-        aor: question.is_found || ended(record) || ended(visit.aor_fp),
+        aor: question.is_found || ended(record) || ended(visit.aor_fp) || is_known_elsewhere,
         unsure: control.saves_elsewhere.get() != 0 && visit.tables.is_unsure(visit.region, now),
     }
 }

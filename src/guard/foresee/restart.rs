@@ -1,0 +1,239 @@
+//! Whether a server should be restarted, by when, and at which quiet hour. Right or silent: what is not foreseen advises
+//! nothing. Forbidden here: clocks, and restarting anything.
+
+use crate::guard::foresee::{cause::Cause, week::Week};
+use crate::guard::terms::words::{Level, words};
+
+words! {
+    /// What to do.
+    Advice {
+        /// Nothing ends as far as can be seen, or a restart would not help.
+        None = "none",
+        /// There is more than a day.
+        Plan = "plan",
+        /// Within a day.
+        Soon = "soon",
+        /// The quiet hour is now, or there is no time left for another one.
+        Now = "now",
+        /// A restart would help, but not at this moment.
+        Wait = "wait",
+    }
+}
+
+/// A restart is assumed to take so long while none was measured, seconds.
+pub const USUAL_TAKES_S: u64 = 60;
+/// The low end of a forecast is taken for this much nearer than it says, percent: a leak may grow faster.
+const CAUTION_PCT: u64 = 80;
+/// With less time than this (seconds) no other hour is waited for.
+const NO_TIME_S: u64 = 3600;
+/// Below this much time (seconds) it is `soon`.
+const SOON_S: u64 = 86_400;
+/// Days that must have been seen before an hour is called quiet.
+const LEAST_DAYS: f64 = 1.0;
+
+/// What the server is like at this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation {
+    /// Unix time.
+    pub now_s: u64,
+    /// Earliest time until the first pool is full, seconds; `None`: none is foreseen.
+    pub low_s: Option<u64>,
+    /// Why.
+    pub cause: Cause,
+    /// Its level by memory.
+    pub level: Level,
+    /// How long a restart takes, where it was measured, seconds.
+    pub takes_s: Option<u64>,
+    /// Phones come in masses: a storm, or the way back from the last restart.
+    pub is_busy: bool,
+    /// The server would not come up again, or not as it is.
+    pub is_blocked: bool,
+}
+
+/// What is advised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// What to do.
+    pub advice: Advice,
+    /// By when, Unix time; `None`: it does not matter, or nobody knows.
+    pub before_s: Option<u64>,
+    /// The begin of the quietest hour before that, or now; `None`: less than a day was seen, or there is no time to choose.
+    pub at_s: Option<u64>,
+    /// The usual load at that hour, in thousandths.
+    pub at_rate: f64,
+}
+
+impl Plan {
+    const NOTHING: Plan = Plan {
+        advice: Advice::None,
+        before_s: None,
+        at_s: None,
+        at_rate: 0.0,
+    };
+}
+
+/// Decides.
+pub fn plan(situation: &Situation, week: &Week) -> Plan {
+    let Situation { now_s, level, .. } = *situation;
+    // More phones come back after a restart as well.
+    let helps = !matches!(situation.cause, Cause::None | Cause::Registrations);
+    let is_full = level == Level::Emergency;
+    let left_s = match situation.low_s {
+        Some(low_s) if helps => {
+            let takes_s = situation.takes_s.unwrap_or(USUAL_TAKES_S);
+            (low_s / 100 * CAUTION_PCT).saturating_sub(takes_s)
+        }
+        None if helps && is_full => 0,
+        _ => return Plan::NOTHING,
+    };
+    let before_s = now_s.saturating_add(left_s);
+    let at = quietest(week, now_s, before_s);
+    let is_now = left_s < NO_TIME_S || is_full || at.is_some_and(|(start, _)| start == now_s);
+    let is_pressing = left_s < NO_TIME_S || is_full;
+    let advice = match is_now {
+        _ if situation.is_blocked => Advice::Wait,
+        _ if situation.is_busy && !is_pressing => Advice::Wait,
+        true => Advice::Now,
+        false if left_s < SOON_S => Advice::Soon,
+        false => Advice::Plan,
+    };
+    Plan {
+        advice,
+        before_s: Some(before_s),
+        at_s: at.map(|(start, _)| start),
+        at_rate: at.map_or(0.0, |(_, rate)| rate),
+    }
+}
+
+/// Begin and usual load of the quietest hour that begins between the two moments; of the present hour what is left of
+/// it, while that is most of it.
+fn quietest(week: &Week, now_s: u64, before_s: u64) -> Option<(u64, f64)> {
+    const HOUR: u64 = 3600;
+    if week.days() < LEAST_DAYS || before_s <= now_s {
+        return None;
+    }
+    let present = (now_s % HOUR < HOUR / 2).then_some((now_s, now_s / HOUR));
+    let ahead = (now_s / HOUR + 1..=before_s / HOUR).map(|number| (number * HOUR, number));
+    let each = present.into_iter().chain(ahead);
+    each.filter_map(|(start, number)| Some((start, week.usual_at(number)?)))
+        .min_by(|(_, a), (_, b)| a.total_cmp(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::foresee::week::Hour;
+
+    /// A Monday, 10:00.
+    const NOW: u64 = 1_700_438_400 + 36_000;
+
+    fn week(days: u64) -> Week {
+        let now = NOW / 3600;
+        let hours: Vec<Hour> = (now - days * 24..now)
+            .map(|number| Hour {
+                number,
+                rate_milli: match number % 24 {
+                    4 => 1_000,
+                    hour => 5_000 + 1_000 * hour,
+                },
+            })
+            .collect();
+        Week::of(&hours, now)
+    }
+
+    const LEAK: Situation = Situation {
+        now_s: NOW,
+        low_s: Some(3 * 86_400),
+        cause: Cause::Leak,
+        level: Level::Normal,
+        takes_s: Some(20),
+        is_busy: false,
+        is_blocked: false,
+    };
+
+    #[test]
+    fn the_quietest_hour_before_the_early_end_is_named() {
+        let plan = plan(&LEAK, &week(7));
+        assert_eq!(plan.advice, Advice::Plan);
+        let before = NOW + 3 * 86_400 * 8 / 10 - 20;
+        assert_eq!(plan.before_s, Some(before));
+        let at = plan.at_s.expect("an hour");
+        assert!(at > NOW && at < before && at % 86_400 == 4 * 3600, "{at}");
+        assert_eq!(plan.at_rate, 1_000.0);
+    }
+
+    #[test]
+    fn with_less_time_it_is_soon_then_now_and_now_at_the_quiet_hour() {
+        let with = |low_s| plan(&Situation { low_s, ..LEAK }, &week(7));
+        assert_eq!(with(Some(86_400)).advice, Advice::Soon);
+        assert_eq!(with(Some(4_000)).advice, Advice::Now);
+        let night = Situation {
+            now_s: NOW - 6 * 3600 + 60,
+            ..LEAK
+        };
+        let at_night = plan(&night, &week(7));
+        assert_eq!(
+            (at_night.advice, at_night.at_s),
+            (Advice::Now, Some(night.now_s))
+        );
+        let full = Situation {
+            level: Level::Emergency,
+            low_s: None,
+            ..LEAK
+        };
+        assert_eq!(plan(&full, &week(7)).advice, Advice::Now);
+    }
+
+    #[test]
+    fn nothing_is_advised_where_nothing_ends_or_a_restart_cures_nothing() {
+        for situation in [
+            Situation {
+                low_s: None,
+                ..LEAK
+            },
+            Situation {
+                cause: Cause::Registrations,
+                ..LEAK
+            },
+            Situation {
+                cause: Cause::None,
+                ..LEAK
+            },
+            Situation {
+                cause: Cause::Registrations,
+                level: Level::Emergency,
+                ..LEAK
+            },
+        ] {
+            assert_eq!(plan(&situation, &week(7)), Plan::NOTHING, "{situation:?}");
+        }
+    }
+
+    #[test]
+    fn below_a_day_no_hour_is_quiet_but_the_date_stands() {
+        let plan = plan(&LEAK, &week(0));
+        assert_eq!((plan.advice, plan.at_s), (Advice::Plan, None));
+        assert!(plan.before_s.is_some());
+    }
+
+    #[test]
+    fn what_would_not_come_up_waits_and_so_does_a_busy_server_that_has_time() {
+        let with = |is_busy, is_blocked, low_s| {
+            let situation = Situation {
+                is_busy,
+                is_blocked,
+                low_s: Some(low_s),
+                ..LEAK
+            };
+            plan(&situation, &week(7)).advice
+        };
+        assert_eq!(with(false, true, 86_400), Advice::Wait);
+        assert_eq!(
+            with(false, true, 60),
+            Advice::Wait,
+            "it would be down for good"
+        );
+        assert_eq!(with(true, false, 86_400), Advice::Wait);
+        assert_eq!(with(true, false, 600), Advice::Now);
+    }
+}
