@@ -39,6 +39,7 @@ mod profile;
 mod profile_paths;
 mod proxy;
 mod queue;
+mod restarts;
 mod robust;
 mod rpc;
 mod scale;

@@ -2,12 +2,14 @@
 //! Forbidden here: changing anything but a socket that is closed at once; restarting. Process: RPC processes, and the
 //! sampling process, which may wait for none of it.
 
+use crate::guard::config::params::Text;
 use crate::guard::foresee::{
     cause::Cause,
     forecast::Method,
-    restart::{self, Plan, Situation},
+    restart::{self, Advice, Plan, Situation},
     week::Week,
 };
+use crate::guard::formats::nagios::Upkeep;
 use crate::guard::formats::report::{Answer, Fault, Fields, Node, int, real, word};
 use crate::guard::terms::{
     text::NONE_FORESEEN_S,
@@ -96,10 +98,8 @@ fn takes_s(region: &Region) -> Option<u64> {
 fn losses(bindings: u64) -> (u64, u64) {
     // SAFETY: the table that was bound in PROC_INIT, or none: -1.
     let db_mode = unsafe { sys::mg_usrloc_db_mode() };
-    let has_file = state::tables().is_some_and(|tables| {
-        let file = crate::guard::config::params::Text::BindingsFile;
-        !tables.texts.get(file).is_empty()
-    });
+    let has_file =
+        state::tables().is_some_and(|tables| !tables.texts.get(Text::BindingsFile).is_empty());
     let is_written = db_mode > NO_DB;
     match (is_written, has_file) {
         (true, _) => (0, 0),
@@ -153,6 +153,48 @@ pub fn drain_fields(region: &Region) -> Fields {
     fields.extend(calls().map(|calls| ("calls", Node::Count(calls))));
     fields.push(("connections", int(connections())));
     fields
+}
+
+/// What monitoring is to say of restarts.
+pub fn upkeep(region: &Region) -> Upkeep {
+    Upkeep {
+        draining_s: region.drains_for(state::now_ms()).div_ceil(1000),
+        advice: Advice::from_index(region.restart.advice.get()).unwrap_or(Advice::None),
+        overdue: (region.comeback.overdue(), region.comeback.aors.before.get()),
+    }
+}
+
+/// The same, and who is still on the way back, in sentences for the page.
+pub fn notes(region: &Region) -> Vec<String> {
+    let upkeep = upkeep(region);
+    let comeback = &region.comeback;
+    let mut notes = Vec::new();
+    if upkeep.draining_s > 0 {
+        notes.push(format!(
+            "Draining for another {} s (memguard.drain).",
+            upkeep.draining_s
+        ));
+    }
+    if comeback.is_going_on() {
+        notes.push(format!(
+            "After the restart {} of {} bindings are back (memguard.comeback).",
+            comeback.bindings.back.get(),
+            comeback.bindings.before.get()
+        ));
+    }
+    let (overdue, before) = upkeep.overdue;
+    if overdue > 0 {
+        notes.push(format!(
+            "{overdue} of {before} AoRs have not come back since the restart (memguard.comeback)."
+        ));
+    }
+    if upkeep.advice != Advice::None {
+        notes.push(format!(
+            "Restart: {} (memguard.restart says when, and what is in the way).",
+            upkeep.advice
+        ));
+    }
+    notes
 }
 
 /// `memguard.comeback`
