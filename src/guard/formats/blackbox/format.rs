@@ -102,7 +102,7 @@ pub const SECTION_BYTES: usize = {
     let last = Ring::ALL[Ring::COUNT - 1];
     last.begin() + (last.slots() * last.slot_bytes()).next_multiple_of(PAGE)
 };
-/// Bytes of a file: about 4.4 MB.
+/// Bytes of a file: about 4.5 MB.
 pub const FILE_BYTES: usize = PAGE + RUNS * SECTION_BYTES;
 
 /// Bytes of text that a slot of this ring takes.
