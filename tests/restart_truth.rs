@@ -6,9 +6,11 @@
 #[allow(dead_code)] // a toolbox, also of tests/forecast_truth.rs
 mod simulator;
 
+use std::collections::VecDeque;
+
 use memguard::guard::foresee::{
     cause::Cause,
-    restart::{Advice, Plan, Situation, plan},
+    restart::{Advice, LastDay, Plan, Situation, before_peaks, plan},
     week::{Counting, FORGET, Hour, Week, counting},
 };
 use memguard::guard::terms::{text::NONE_FORESEEN_S, words::Level};
@@ -23,6 +25,8 @@ struct Watched {
     run: Run,
     counting: Counting,
     hours: Vec<Hour>,
+    /// Most that was used within each ten minutes of the last day.
+    used: VecDeque<u64>,
     /// What the wall clock shows besides the truth, seconds.
     ahead_s: u64,
 }
@@ -33,6 +37,7 @@ impl Watched {
             run: Run::new(world, seed),
             counting: Counting::default(),
             hours: Vec::new(),
+            used: VecDeque::new(),
             ahead_s: 0,
         }
     }
@@ -48,6 +53,17 @@ impl Watched {
         }
         let step = self.run.world.step;
         let messages = (self.run.rate() * step) as u64;
+        let (now, place) = (self.run.used as u64, self.run.time as u64 / 600);
+        match (self.run.time - step) as u64 / 600 == place {
+            true => self
+                .used
+                .back_mut()
+                .map_or((), |used| *used = now.max(*used)),
+            false => self.used.push_back(now),
+        }
+        if self.used.len() > 144 {
+            self.used.pop_front();
+        }
         let over = self
             .counting
             .add(self.now_s(), messages, (step * 1000.0) as u64);
@@ -62,9 +78,21 @@ impl Watched {
     fn advice(&self) -> Plan {
         let outlook = self.run.outlook();
         let is_foreseen = outlook.valid && outlook.exhaustion_s < NONE_FORESEEN_S;
+        let (week, now) = (self.week(), self.now_s() / 3600);
+        let mut used: Vec<u64> = self.used.iter().copied().collect();
+        if let Some(last) = used.last_mut() {
+            *last = self.run.used as u64;
+        }
+        let day = LastDay {
+            used: &used,
+            step_s: 600,
+            size: self.run.world.size as u64,
+            growth: outlook.growth,
+            busier: week.busier(now, now + outlook.low_s / 3600),
+        };
         let situation = Situation {
             now_s: self.now_s(),
-            low_s: is_foreseen.then_some(outlook.low_s),
+            low_s: is_foreseen.then(|| before_peaks(outlook.low_s, &day)),
             cause: if is_foreseen {
                 Cause::Leak
             } else {
@@ -75,7 +103,7 @@ impl Watched {
             is_busy: false,
             is_blocked: false,
         };
-        plan(&situation, &self.week())
+        plan(&situation, &week)
     }
 
     /// Of the hours between now and the date: the share that is quieter than the advised one by more than a twentieth.

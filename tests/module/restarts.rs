@@ -330,7 +330,7 @@ fn restarted(pair: &Pair, phones: Phones) {
     let _ = tls; // its port is another one after the start
     let again: Vec<Request> = requests.iter().map(Request::next).collect();
     let mut open = Vec::new();
-    let half = phones.all() / 2;
+    let half = phones.all().div_ceil(2);
     let back = phones.register(&second, &tunnel, &again, &mut open, |i| i < half);
     assert_eq!(back, half);
     let said = await_back(&second, half);
@@ -382,7 +382,7 @@ fn restarted(pair: &Pair, phones: Phones) {
         ))
     });
     let check = second.rpc("memguard.check", json!([]));
-    assert_eq!(number(&check, "code"), 1, "{check}");
+    assert!(number(&check, "code") >= 1, "{check}");
     assert!(
         word(&check, "text").contains("have not come back"),
         "{check}"
@@ -406,7 +406,7 @@ fn restarts_comeback_says_what_the_phones_say() {
             tcp: 3,
             tls: 2,
             gone: 5,
-            expires: 12,
+            expires: 25,
         };
         restarted(pair, phones);
     });

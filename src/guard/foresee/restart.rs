@@ -22,8 +22,9 @@ words! {
 
 /// A restart is assumed to take so long while none was measured, seconds.
 pub const USUAL_TAKES_S: u64 = 60;
-/// The low end of a forecast is taken for this much nearer than it says, percent: a leak may grow faster.
-const CAUTION_PCT: u64 = 80;
+/// Of the time until the low end of a forecast so many percent are used: a leak may grow faster, and one case in twenty
+/// ends before it.
+const CAUTION_PCT: u64 = 60;
 /// With less time than this (seconds) no other hour is waited for.
 const NO_TIME_S: u64 = 3600;
 /// Below this much time (seconds) it is `soon`.
@@ -31,12 +32,57 @@ const SOON_S: u64 = 86_400;
 /// Days that must have been seen before an hour is called quiet.
 const LEAST_DAYS: f64 = 1.0;
 
+/// A day may be busier than the one before by so much, as a factor of what it takes.
+const DAY_TO_DAY: f64 = 1.15;
+
+/// What a pool held during the last day.
+#[derive(Clone, Copy, Debug)]
+pub struct LastDay<'a> {
+    /// Bytes used, oldest first; the last one is now.
+    pub used: &'a [u64],
+    /// Seconds between two of them.
+    pub step_s: u64,
+    /// The pool's size.
+    pub size: u64,
+    /// How fast it leaks, bytes per second.
+    pub growth: f64,
+    /// How many times as busy the time ahead is at its height as the last day was ([`Week::busier`]).
+    pub busier: f64,
+}
+
+/// The early end of a forecast, moved to where the load of a usual day takes the rest: a forecast of what leaks does not
+/// count that memory is fuller at noon than at night.
+pub fn before_peaks(low_s: u64, day: &LastDay<'_>) -> u64 {
+    let (Some(&first), Some(&now)) = (day.used.first(), day.used.last()) else {
+        return low_s;
+    };
+    let age_s = |place: usize| (day.used.len() - 1 - place) as f64 * day.step_s as f64;
+    // At this time of day the load was the same: the difference has leaked. Before it began to leak nothing is added.
+    let is_whole = age_s(0) >= 0.98 * SOON_S as f64;
+    let leaked = match is_whole {
+        true => now.saturating_sub(first) as f64,
+        false => f64::INFINITY,
+    };
+    let levelled = |(place, used): (usize, &u64)| {
+        *used as f64 + (day.growth.max(0.0) * age_s(place)).min(leaked)
+    };
+    let each = || day.used.iter().enumerate().map(levelled);
+    let (lowest, highest) = (
+        each().fold(f64::INFINITY, f64::min),
+        each().fold(0.0, f64::max),
+    );
+    let peak = lowest + (highest - lowest) * day.busier * DAY_TO_DAY;
+    let rise = (peak - now as f64).max(0.0);
+    let free = day.size.saturating_sub(now).max(1) as f64;
+    (low_s as f64 * (1.0 - rise / free).max(0.0)) as u64
+}
+
 /// What the server is like at this moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation {
     /// Unix time.
     pub now_s: u64,
-    /// Earliest time until the first pool is full, seconds; `None`: none is foreseen.
+    /// Earliest time until the first pool is full, seconds ([`before_peaks`]); `None`: none is foreseen.
     pub low_s: Option<u64>,
     /// Why.
     pub cause: Cause,
@@ -155,11 +201,44 @@ mod tests {
     fn the_quietest_hour_before_the_early_end_is_named() {
         let plan = plan(&LEAK, &week(7));
         assert_eq!(plan.advice, Advice::Plan);
-        let before = NOW + 3 * 86_400 * 8 / 10 - 20;
+        let before = NOW + 3 * 86_400 * 6 / 10 - 20;
         assert_eq!(plan.before_s, Some(before));
         let at = plan.at_s.expect("an hour");
         assert!(at > NOW && at < before && at % 86_400 == 4 * 3600, "{at}");
         assert_eq!(plan.at_rate, 1_000.0);
+    }
+
+    #[test]
+    fn what_a_day_takes_at_its_height_is_not_there_to_leak_into() {
+        let day = |hour: u64| 100 + if (8..18).contains(&hour) { 300 } else { 0 };
+        let steady: Vec<u64> = (0..=24).map(|hour| day(hour % 24)).collect(); // now it is night
+        let of = |used: &[u64], growth, busier| {
+            let day = LastDay {
+                used,
+                step_s: 3600,
+                size: 1000,
+                growth,
+                busier,
+            };
+            before_peaks(90_000, &day)
+        };
+        let left = |rise: f64| (90_000.0 * (1.0 - rise / 900.0)) as u64;
+        assert_eq!(of(&steady, 0.0, 1.0), left(345.0));
+        assert_eq!(of(&steady, 0.0, 3.0), 0, "Monday does not fit in any more");
+        assert_eq!(of(&[500, 500, 500], 0.0, 3.0), 90_000, "no load, no peak");
+        assert_eq!(of(&[], 0.0, 1.0), 90_000);
+        // What leaked since yesterday is no peak, however fast it leaks now.
+        let leaked: Vec<u64> = steady
+            .iter()
+            .enumerate()
+            .map(|(i, u)| u + if i > 22 { 50 } else { 0 })
+            .collect();
+        let with_leak = of(&leaked, 0.014, 1.0) as f64;
+        let expected = 90_000.0 * (1.0 - 345.0 / 850.0);
+        assert!(
+            (with_leak - expected).abs() < 6_000.0,
+            "{with_leak} {expected}"
+        );
     }
 
     #[test]

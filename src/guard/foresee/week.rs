@@ -92,6 +92,21 @@ impl Week {
         }
     }
 
+    /// How many times as busy the hours from the one of this number on are at their height as the day before it was, of
+    /// at most a week; at least once.
+    pub fn busier(&self, now: u64, until: u64) -> f64 {
+        let height = |from: u64, to: u64| {
+            let each = (from..=to).filter_map(|number| self.usual_at(number));
+            each.fold(0.0, f64::max)
+        };
+        let was = height(now.saturating_sub(DAY), now);
+        let will = height(now, until.min(now.saturating_add(WEEK)));
+        match was > 0.0 {
+            true => (will / was).max(1.0),
+            false => 1.0,
+        }
+    }
+
     /// How many days were seen.
     pub fn days(&self) -> f64 {
         self.seen as f64 / DAY as f64

@@ -6,7 +6,7 @@ use crate::guard::config::params::Text;
 use crate::guard::foresee::{
     cause::Cause,
     forecast::Method,
-    restart::{self, Advice, Plan, Situation},
+    restart::{self, Advice, LastDay, Plan, Situation},
     week::Week,
 };
 use crate::guard::formats::nagios::Upkeep;
@@ -17,7 +17,11 @@ use crate::guard::terms::{
 };
 use crate::host::kamailio::{config_files, listen, state, sys};
 use crate::host::reports::{self, forecast_reports, region};
-use crate::shared::figures::{comeback::Returned, forecasts::Forecast};
+use crate::shared::figures::{
+    comeback::Returned,
+    forecasts::Forecast,
+    history::{MINUTES, Track},
+};
 use crate::shared::region::Region;
 
 /// usrloc's db_mode 0: bindings are lost with the process (usrloc.h NO_DB).
@@ -68,7 +72,8 @@ pub fn plan_of(region: &Region, week: &Week, is_blocked: bool) -> Plan {
     let (pool, forecast) = forecast_reports::soonest(region);
     let situation = Situation {
         now_s: state::wall_ms() / 1000,
-        low_s: foreseen(pool, &forecast),
+        low_s: foreseen(pool, &forecast)
+            .map(|low_s| before_peaks(region, week, pool, &forecast, low_s)),
         cause: forecast.cause,
         level: Level::from_index(figures.level).unwrap_or(Level::Normal),
         takes_s: takes_s(region),
@@ -86,6 +91,28 @@ fn foreseen(pool: Pool, forecast: &Forecast) -> Option<u64> {
         && outlook.method != Method::Moments
         && (pool != Pool::Os || forecast.cause == Cause::Outside);
     is_foreseen.then_some(outlook.low_s.min(outlook.exhaustion_s))
+}
+
+/// The same, with the load of the last day and of the usual week counted in.
+fn before_peaks(region: &Region, week: &Week, pool: Pool, forecast: &Forecast, low_s: u64) -> u64 {
+    let track = match pool {
+        Pool::Shm => Track::ShmUsed,
+        Pool::Pkg => Track::PkgUsed,
+        Pool::Os => Track::OsUsed,
+    };
+    let past = region.history.last(track, MINUTES, 60);
+    let seen = past.values.iter().position(|used| *used > 0);
+    let now = state::wall_ms() / 3_600_000;
+    let day = LastDay {
+        used: seen
+            .and_then(|at| past.values.get(at..))
+            .unwrap_or_default(),
+        step_s: past.step_s,
+        size: forecast.evidence.size,
+        growth: forecast.outlook.growth,
+        busier: week.busier(now, now + low_s / 3600),
+    };
+    restart::before_peaks(low_s, &day)
 }
 
 fn takes_s(region: &Region) -> Option<u64> {

@@ -21,7 +21,7 @@ pub unsafe fn answers(msg: *mut sys::sip_msg, may_reply: bool) -> bool {
     if region.control.drain_until_ms.get() == 0 {
         return false;
     }
-    let left_ms = region.drains_for(state::coarse_ms());
+    let left_ms = region.drains_for(state::now_ms());
     let is_wanted = may_reply && left_ms > 0 && region.settings.get(Int::DrainOptions) == 1;
     // SAFETY: the caller's promise.
     if !is_wanted || unsafe { sys::mg_is_options_to_self(msg) } == 0 {
