@@ -245,6 +245,7 @@ impl Run {
     }
 
     /// Messages per second.
+    #[allow(dead_code)] // for tests/restart_truth.rs alone
     pub fn rate(&self) -> f64 {
         self.messages * 500.0
     }

@@ -22,9 +22,9 @@ words! {
 
 /// A restart is assumed to take so long while none was measured, seconds.
 pub const USUAL_TAKES_S: u64 = 60;
-/// Of the time until the low end of a forecast so many percent are used: a leak may grow faster, and one case in twenty
-/// ends before it.
-const CAUTION_PCT: u64 = 60;
+/// Of the time until the low end of a forecast so many percent are used, of the first day and of the rest: a leak may
+/// grow faster, the load may rise more than it did, and one case in twenty ends before the low end.
+const USED_PCT: [u64; 2] = [35, 60];
 /// With less time than this (seconds) no other hour is waited for.
 const NO_TIME_S: u64 = 3600;
 /// Below this much time (seconds) it is `soon`.
@@ -127,7 +127,9 @@ pub fn plan(situation: &Situation, week: &Week) -> Plan {
     let left_s = match situation.low_s {
         Some(low_s) if helps => {
             let takes_s = situation.takes_s.unwrap_or(USUAL_TAKES_S);
-            (low_s / 100 * CAUTION_PCT).saturating_sub(takes_s)
+            let first_s = low_s.min(SOON_S);
+            let [first, rest] = USED_PCT;
+            ((first_s * first + (low_s - first_s) * rest) / 100).saturating_sub(takes_s)
         }
         None if helps && is_full => 0,
         _ => return Plan::NOTHING,
@@ -201,7 +203,7 @@ mod tests {
     fn the_quietest_hour_before_the_early_end_is_named() {
         let plan = plan(&LEAK, &week(7));
         assert_eq!(plan.advice, Advice::Plan);
-        let before = NOW + 3 * 86_400 * 6 / 10 - 20;
+        let before = NOW + 86_400 * 35 / 100 + 2 * 86_400 * 60 / 100 - 20;
         assert_eq!(plan.before_s, Some(before));
         let at = plan.at_s.expect("an hour");
         assert!(at > NOW && at < before && at % 86_400 == 4 * 3600, "{at}");
@@ -245,7 +247,7 @@ mod tests {
     fn with_less_time_it_is_soon_then_now_and_now_at_the_quiet_hour() {
         let with = |low_s| plan(&Situation { low_s, ..LEAK }, &week(7));
         assert_eq!(with(Some(86_400)).advice, Advice::Soon);
-        assert_eq!(with(Some(4_000)).advice, Advice::Now);
+        assert_eq!(with(Some(10_000)).advice, Advice::Now);
         let night = Situation {
             now_s: NOW - 6 * 3600 + 60,
             ..LEAK

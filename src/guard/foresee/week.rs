@@ -37,6 +37,8 @@ pub fn counting(hours: &[Hour]) -> &[Hour] {
 pub struct Week {
     /// By hour of the week; `None`: neither that hour nor the same hour of another day was seen.
     usual: Vec<Option<f64>>,
+    /// The same of that hour of the week alone, where it was seen.
+    own: Vec<Option<f64>>,
     seen: usize,
 }
 
@@ -59,10 +61,13 @@ impl Week {
         let by_hour: Vec<Option<(f64, f64)>> = (0..DAY)
             .map(|hour| middle_of(&|number| number % DAY == hour))
             .collect();
+        let by_week: Vec<Option<(f64, f64)>> = (0..WEEK)
+            .map(|at| middle_of(&|number| number % WEEK == at))
+            .collect();
         let usual = (0..WEEK)
             .map(|at| {
                 let of_day = by_hour.get((at % DAY) as usize).copied().flatten();
-                let of_week = middle_of(&|number| number % WEEK == at);
+                let of_week = by_week.get(at as usize).copied().flatten();
                 match (of_week, of_day) {
                     (Some((own, count)), Some((others, _))) => {
                         Some((own * count + others * OTHER_DAYS) / (count + OTHER_DAYS))
@@ -71,7 +76,9 @@ impl Week {
                 }
             })
             .collect();
+        let own = by_week.into_iter().map(|of| of.map(|(rate, _)| rate));
         Week {
+            own: own.collect(),
             usual,
             seen: hours.len(),
         }
@@ -96,7 +103,10 @@ impl Week {
     /// at most a week; at least once.
     pub fn busier(&self, now: u64, until: u64) -> f64 {
         let height = |from: u64, to: u64| {
-            let each = (from..=to).filter_map(|number| self.usual_at(number));
+            let each = (from..=to).filter_map(|number| {
+                let own = self.own.get((number % WEEK) as usize).copied().flatten();
+                own.or_else(|| self.usual_at(number))
+            });
             each.fold(0.0, f64::max)
         };
         let was = height(now.saturating_sub(DAY), now);
@@ -174,7 +184,7 @@ mod tests {
         let weeks = Week::of(&seen(MONDAY, KEPT as u64), MONDAY + KEPT as u64 - 1);
         assert_eq!(weeks.days(), 28.0);
         let at = |day: u64| weeks.usual_at(MONDAY + KEPT as u64 + day * 24 + 12);
-        assert!(at(6) > at(1), "{:?}", (at(6), at(1)));
+        assert!(at(2) > at(3), "{:?}", (at(2), at(3)));
         assert_eq!(Week::of(&[], MONDAY).usual_at(MONDAY), None);
     }
 

@@ -180,10 +180,10 @@ mod tests {
         assert_eq!(look(&expected, &table, NOW + 1), Seen::default());
         for (i, fp) in numbers().enumerate() {
             match i {
-                0..400 => drop(table.put(fp, NOW + 605, NOW + 5, 0)),
-                400..500 => drop(table.remove(fp)),
-                500..510 => drop(table.put(fp, NOW + 60, NOW + 5, 0)), // granted for a shorter time
-                510..520 => drop(table.put(fp, NOW + 600, NOW + 5, 0)), // nothing new
+                0..400 => _ = table.put(fp, NOW + 605, NOW + 5, 0),
+                400..500 => _ = table.remove(fp),
+                500..510 => _ = table.put(fp, NOW + 60, NOW + 5, 0), // granted for a shorter time
+                510..520 => _ = table.put(fp, NOW + 600, NOW + 5, 0), // nothing new
                 _ => (),
             }
         }
@@ -194,7 +194,9 @@ mod tests {
         assert_eq!(look(&expected, &table, NOW + 6), back);
         assert_eq!(look(&expected, &table, NOW + 7), Seen::default(), "once");
         let others = (1..=500u64).map(|n| n.wrapping_mul(0xd6e8_feb8_6659_fd93));
-        others.for_each(|fp| drop(table.put(fp, NOW + 900, NOW + 8, 0)));
+        others.for_each(|fp| {
+            table.put(fp, NOW + 900, NOW + 8, 0);
+        });
         assert_eq!(
             look(&expected, &table, NOW + 9),
             Seen::default(),
