@@ -93,6 +93,7 @@ impl Watched {
         let situation = Situation {
             now_s: self.now_s(),
             low_s: is_foreseen.then(|| before_peaks(outlook.low_s, &day)),
+            has_seen_day: self.used.len() >= 144,
             cause: if is_foreseen {
                 Cause::Leak
             } else {
@@ -208,8 +209,10 @@ fn the_hour_is_of_the_quietest_tenth_and_the_date_before_the_truth() {
             }
             let end = watched.now_s();
             assert!(!seen.is_empty(), "{name} {i}: it was never advised");
-            for (time, advised) in &seen {
-                let before = advised.before_s.expect("a date");
+            let dates = seen
+                .iter()
+                .filter_map(|(time, plan)| Some((time, plan.before_s?)));
+            for (time, before) in dates {
                 assert!(
                     before <= end,
                     "{name} {i}: at day {:.2} it was to be before {} s after the end",
@@ -272,6 +275,7 @@ fn what_a_wrong_clock_saw_is_forgotten_when_it_is_set() {
     let situation = Situation {
         now_s: watched.now_s(),
         low_s: Some(2 * 86_400),
+        has_seen_day: true,
         cause: Cause::Leak,
         level: Level::Normal,
         takes_s: None,

@@ -33,7 +33,7 @@ const SOON_S: u64 = 86_400;
 const LEAST_DAYS: f64 = 1.0;
 
 /// A day may be busier than the one before by so much, as a factor of what it takes.
-const DAY_TO_DAY: f64 = 1.15;
+const DAY_TO_DAY: f64 = 1.25;
 
 /// What a pool held during the last day.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +84,8 @@ pub struct Situation {
     pub now_s: u64,
     /// Earliest time until the first pool is full, seconds ([`before_peaks`]); `None`: none is foreseen.
     pub low_s: Option<u64>,
+    /// A whole day of this run was seen: before that nobody knows how high its load rises.
+    pub has_seen_day: bool,
     /// Why.
     pub cause: Cause,
     /// Its level by memory.
@@ -101,7 +103,7 @@ pub struct Situation {
 pub struct Plan {
     /// What to do.
     pub advice: Advice,
-    /// By when, Unix time; `None`: it does not matter, or nobody knows.
+    /// By when, Unix time; `None`: it does not matter, or nobody knows yet.
     pub before_s: Option<u64>,
     /// The begin of the quietest hour before that, or now; `None`: less than a day was seen, or there is no time to choose.
     pub at_s: Option<u64>,
@@ -135,7 +137,8 @@ pub fn plan(situation: &Situation, week: &Week) -> Plan {
         _ => return Plan::NOTHING,
     };
     let before_s = now_s.saturating_add(left_s);
-    let at = quietest(week, now_s, before_s);
+    let knows_date = situation.has_seen_day || left_s < NO_TIME_S;
+    let at = quietest(week, now_s, before_s).filter(|_| knows_date);
     let is_now = left_s < NO_TIME_S || is_full || at.is_some_and(|(start, _)| start == now_s);
     let is_pressing = left_s < NO_TIME_S || is_full;
     let advice = match is_now {
@@ -147,7 +150,7 @@ pub fn plan(situation: &Situation, week: &Week) -> Plan {
     };
     Plan {
         advice,
-        before_s: Some(before_s),
+        before_s: knows_date.then_some(before_s),
         at_s: at.map(|(start, _)| start),
         at_rate: at.map_or(0.0, |(_, rate)| rate),
     }
@@ -192,6 +195,7 @@ mod tests {
     const LEAK: Situation = Situation {
         now_s: NOW,
         low_s: Some(3 * 86_400),
+        has_seen_day: true,
         cause: Cause::Leak,
         level: Level::Normal,
         takes_s: Some(20),
@@ -225,7 +229,7 @@ mod tests {
             before_peaks(90_000, &day)
         };
         let left = |rise: f64| (90_000.0 * (1.0 - rise / 900.0)) as u64;
-        assert_eq!(of(&steady, 0.0, 1.0), left(345.0));
+        assert_eq!(of(&steady, 0.0, 1.0), left(375.0));
         assert_eq!(of(&steady, 0.0, 3.0), 0, "Monday does not fit in any more");
         assert_eq!(of(&[500, 500, 500], 0.0, 3.0), 90_000, "no load, no peak");
         assert_eq!(of(&[], 0.0, 1.0), 90_000);
@@ -236,7 +240,7 @@ mod tests {
             .map(|(i, u)| u + if i > 22 { 50 } else { 0 })
             .collect();
         let with_leak = of(&leaked, 0.014, 1.0) as f64;
-        let expected = 90_000.0 * (1.0 - 345.0 / 850.0);
+        let expected = 90_000.0 * (1.0 - 375.0 / 850.0);
         assert!(
             (with_leak - expected).abs() < 6_000.0,
             "{with_leak} {expected}"
@@ -291,10 +295,27 @@ mod tests {
     }
 
     #[test]
-    fn below_a_day_no_hour_is_quiet_but_the_date_stands() {
-        let plan = plan(&LEAK, &week(0));
-        assert_eq!((plan.advice, plan.at_s), (Advice::Plan, None));
-        assert!(plan.before_s.is_some());
+    fn below_a_day_there_is_neither_an_hour_nor_a_date_unless_no_time_is_left() {
+        let without_week = plan(&LEAK, &week(0));
+        assert_eq!(
+            (without_week.advice, without_week.at_s),
+            (Advice::Plan, None)
+        );
+        let fresh = Situation {
+            has_seen_day: false,
+            ..LEAK
+        };
+        let said = plan(&fresh, &week(7));
+        assert_eq!(
+            (said.advice, said.before_s, said.at_s),
+            (Advice::Plan, None, None)
+        );
+        let short = Situation {
+            low_s: Some(600),
+            ..fresh
+        };
+        let said = plan(&short, &week(7));
+        assert_eq!((said.advice, said.before_s), (Advice::Now, Some(NOW + 190)));
     }
 
     #[test]

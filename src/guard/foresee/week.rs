@@ -99,19 +99,25 @@ impl Week {
         }
     }
 
-    /// How many times as busy the hours from the one of this number on are at their height as the day before it was, of
-    /// at most a week; at least once.
+    /// How many times as far above the quietest hour the hours from the one of this number on are at their height as the
+    /// day before it was, of at most a week; at least once.
     pub fn busier(&self, now: u64, until: u64) -> f64 {
+        let least = self
+            .own
+            .iter()
+            .copied()
+            .flatten()
+            .fold(f64::INFINITY, f64::min);
         let height = |from: u64, to: u64| {
             let each = (from..=to).filter_map(|number| {
                 let own = self.own.get((number % WEEK) as usize).copied().flatten();
                 own.or_else(|| self.usual_at(number))
             });
-            each.fold(0.0, f64::max)
+            each.fold(0.0, f64::max) - least
         };
         let was = height(now.saturating_sub(DAY), now);
-        let will = height(now, until.min(now.saturating_add(WEEK)));
-        match was > 0.0 {
+        let will = height(now, until.max(now + 1).min(now.saturating_add(WEEK)));
+        match was > 0.0 && least.is_finite() {
             true => (will / was).max(1.0),
             false => 1.0,
         }

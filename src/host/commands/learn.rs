@@ -15,13 +15,13 @@ use crate::host::kamailio::{
     state::{self, Tables},
 };
 use crate::host::reports::region;
-use crate::shared::files::bindings_file::{self, Head};
+use crate::shared::files::bindings_file::{self, Head, TABLES};
 use crate::shared::phones::fingerprints::Fingerprints;
 use crate::shared::region::Region;
 
 /// What was taken over.
 struct Taken {
-    alive: [usize; 2],
+    alive: [usize; TABLES],
     age_s: u64,
 }
 
@@ -37,7 +37,7 @@ pub fn learn(words: &[&str]) -> Result<Answer, Fault> {
         ))
     };
     let taken = take_over(region, tables, Path::new(path)).map_err(refused)?;
-    let [bindings, aors] = taken.alive;
+    let [bindings, aors, _] = taken.alive;
     log!(
         Severity::Notice,
         "{bindings} bindings and {aors} AoRs of another server were taken over from {path}, saved {} s ago (memguard.learn)",
@@ -65,8 +65,8 @@ fn take_over(region: &Region, tables: &Tables, path: &Path) -> Result<Taken, Str
     let now_s = state::now_ms() / 1000;
     let (head, age_s) = written.read_at(&state::saved(), now_s);
     let memory = u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
-    let grace = [0, memory];
-    let mut alive = [0; 2];
+    let grace = [0, memory, 0];
+    let mut alive = [0; TABLES];
     let put = |table: usize, bucket, words| {
         let to = filling.tables().get(table).zip(alive.get_mut(table));
         if let (Some((to, count)), Some(grace)) = (to, grace.get(table)) {
@@ -81,7 +81,7 @@ fn take_over(region: &Region, tables: &Tables, path: &Path) -> Result<Taken, Str
 }
 
 /// All of the file, before anything of it is taken.
-fn check(file: &File, buckets: [usize; 2]) -> Result<Head, String> {
+fn check(file: &File, buckets: [usize; TABLES]) -> Result<Head, String> {
     let data = file.metadata().map_err(|e| e.to_string())?;
     let mode = data.mode() & 0o777;
     if mode & 0o077 != 0 {

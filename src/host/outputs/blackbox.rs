@@ -18,7 +18,7 @@ use crate::guard::formats::{
     blackbox::{
         format::{Ring, text_room},
         reading::{self, Fate, Run},
-        story,
+        sentence::sentence,
     },
     report::to_json,
 };
@@ -107,7 +107,7 @@ pub fn open(region: &Region) -> Result<(), String> {
     }
     if let Some(said) = before
         .last()
-        .and_then(|run| story::sentence(run, boot().as_deref()))
+        .and_then(|run| sentence(run, boot().as_deref()))
     {
         let path = path.display();
         log!(

@@ -27,6 +27,9 @@ use crate::shared::region::Region;
 /// usrloc's db_mode 0: bindings are lost with the process (usrloc.h NO_DB).
 const NO_DB: i32 = 0;
 
+/// What counts as a whole day, milliseconds.
+const DAY_MS: u64 = 86_400_000;
+
 /// `memguard.restart`
 pub fn restart(words: &[&str]) -> Result<Answer, Fault> {
     reports::no_arguments(words, "memguard.restart")?;
@@ -74,6 +77,7 @@ pub fn plan_of(region: &Region, week: &Week, is_blocked: bool) -> Plan {
         now_s: state::wall_ms() / 1000,
         low_s: foreseen(pool, &forecast)
             .map(|low_s| before_peaks(region, week, pool, &forecast, low_s)),
+        has_seen_day: state::now_ms().saturating_sub(region.control.start_ms.get()) >= DAY_MS,
         cause: forecast.cause,
         level: Level::from_index(figures.level).unwrap_or(Level::Normal),
         takes_s: takes_s(region),

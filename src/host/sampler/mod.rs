@@ -7,6 +7,7 @@ pub mod forecasts;
 pub mod growth;
 pub mod load;
 pub mod machine;
+pub mod memory;
 pub mod paces;
 pub mod past;
 pub mod supervise;

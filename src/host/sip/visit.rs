@@ -200,11 +200,22 @@ impl<'a> Visit<'a> {
     /// Whether a contact without an instance has a binding whose URI differs in nothing that counts: one with an
     /// instance, or with a parameter more or less that the other does not have (RFC 3261 19.1.4).
     fn is_alike(&self, contact: &Contact<'_>) -> bool {
+        self.is_alike_in(&self.tables.hints, &self.tables.key, self.aor_fp, contact)
+    }
+
+    /// The same, by these hints, which were made with this key.
+    fn is_alike_in(
+        &self,
+        hints: &Fingerprints,
+        key: &Key,
+        aor: u64,
+        contact: &Contact<'_>,
+    ) -> bool {
         if contact.instance.is_some() {
             return false;
         }
-        let numbers = aor::uri_fingerprints(&self.tables.key, self.aor_fp, contact.uri);
-        let (hints, now) = (&self.tables.hints, self.now_s());
+        let numbers = aor::uri_fingerprints(key, aor, contact.uri);
+        let now = self.now_s();
         let is_hinted = |number| hints.get(number, now, 0).is_some();
         is_hinted(numbers.whole) || is_hinted(numbers.base) && !numbers.names.is_some_and(is_hinted)
     }
@@ -226,6 +237,7 @@ impl<'a> Visit<'a> {
             let number = aor::binding_by_instance(&learned.key, aor, contact)
                 .unwrap_or_else(|| aor::binding_by_uri(&learned.key, aor, contact));
             learned.bindings.get(number, self.now_s(), 0).is_some()
+                || self.is_alike_in(learned.hints, &learned.key, aor, contact)
         })
     }
 
@@ -334,7 +346,7 @@ impl<'a> Visit<'a> {
         let curves = Curves::by(|param| region.settings.get(param));
         let pressure = pressure::now(region, self.now_ms);
         let decision = admission::decide(class, point, &pressure, &curves, region.settings.mode());
-        let is_full = admission::share_of(class, &pressure, &curves).0 >= admission::POINTS;
+        let is_full = admission::share_of(class, &pressure, &curves) >= admission::POINTS;
         if decision == Decision::Refuse
             && !is_full
             && self.slot().is_some_and(|slot| slot <= self.now_s())

@@ -8,6 +8,7 @@
 use std::io;
 
 use crate::guard::sip::aor::Key;
+use crate::shared::files::bindings_file::TABLES;
 use crate::shared::parts::{
     mapping::{self, SharedZeroable},
     sync::plain::{AtomicU64, Ordering},
@@ -30,7 +31,7 @@ unsafe impl SharedZeroable for Control {}
 /// See the file's head.
 pub struct Learned {
     control: &'static Control,
-    sets: [[Fingerprints; 2]; 2],
+    sets: [[Fingerprints; TABLES]; 2],
 }
 
 /// The set in force.
@@ -41,6 +42,8 @@ pub struct Known<'a> {
     pub bindings: &'a Fingerprints,
     /// Its AoRs.
     pub aors: &'a Fingerprints,
+    /// Other names of its bindings.
+    pub hints: &'a Fingerprints,
 }
 
 /// A set that is being filled; dropped without [`Filling::finish`] it changes nothing.
@@ -55,8 +58,9 @@ impl Learned {
     /// # Errors
     /// As [`Fingerprints::map`].
     pub fn map(capacity: usize, base_s: u64) -> io::Result<Learned> {
-        let set = || -> io::Result<[Fingerprints; 2]> {
+        let set = || -> io::Result<[Fingerprints; TABLES]> {
             Ok([
+                Fingerprints::map(capacity, base_s)?,
                 Fingerprints::map(capacity, base_s)?,
                 Fingerprints::map(capacity, base_s)?,
             ])
@@ -72,7 +76,7 @@ impl Learned {
     pub fn known(&self) -> Option<Known<'_>> {
         // ORDERING: Acquire; with the Release of `finish`.
         let number = self.control.force.load(Ordering::Acquire).checked_sub(1)? as usize;
-        let [bindings, aors] = self.sets.get(number)?;
+        let [bindings, aors, hints] = self.sets.get(number)?;
         let [k0, k1] = self.control.keys.get(number)?;
         // ORDERING: Relaxed; written before the number was.
         let key = Key::new(k0.load(Ordering::Relaxed), k1.load(Ordering::Relaxed));
@@ -80,6 +84,7 @@ impl Learned {
             key,
             bindings,
             aors,
+            hints,
         })
     }
 
@@ -102,8 +107,8 @@ impl Learned {
 }
 
 impl Filling<'_> {
-    /// The tables to fill: bindings, AoRs.
-    pub fn tables(&self) -> &[Fingerprints; 2] {
+    /// The tables to fill: bindings, AoRs, hints.
+    pub fn tables(&self) -> &[Fingerprints; TABLES] {
         &self.learned.sets[self.number & 1]
     }
 
