@@ -13,7 +13,7 @@ use crate::host::kamailio::{strings, sys};
 /// More files than this are not looked at.
 const MOST: usize = 64;
 /// A larger file is known by its marks alone, bytes.
-const LARGEST: u64 = 4 << 20;
+const LARGEST: u64 = 256 << 10;
 
 /// What tells a file from a later one, without reading it: inode, size, time of change.
 type Marks = (u64, u64, i64, i64);
@@ -47,19 +47,23 @@ fn gather(path: PathBuf, files: &mut Vec<ConfigFile>) {
         return;
     };
     let bytes = bytes_of(&path, marks);
-    files.push(ConfigFile {
-        path: path.clone(),
-        marks,
-        contents: bytes.as_deref().map(sum),
-    });
-    let text = String::from_utf8_lossy(bytes.as_deref().unwrap_or_default()).into_owned();
     let folder = path.parent().unwrap_or(Path::new("/"));
-    for name in includes::names(&text) {
-        // As the core looks for it (core/cfg.lex): as it is named, then beside the file that names it.
-        let found = fs::canonicalize(name).or_else(|_| fs::canonicalize(folder.join(name)));
-        if let Ok(path) = found {
-            gather(path, files);
-        }
+    let text = String::from_utf8_lossy(bytes.as_deref().unwrap_or_default());
+    // As the core looks for it (core/cfg.lex): as it is named, then beside the file that names it.
+    let found = |name| fs::canonicalize(name).or_else(|_| fs::canonicalize(folder.join(name)));
+    let included: Vec<PathBuf> = includes::names(&text)
+        .take(MOST)
+        .filter_map(|name| found(name).ok())
+        .collect();
+    let contents = bytes.as_deref().map(sum);
+    drop((text, bytes));
+    files.push(ConfigFile {
+        path,
+        marks,
+        contents,
+    });
+    for path in included {
+        gather(path, files);
     }
 }
 
@@ -80,8 +84,8 @@ fn sum(bytes: &[u8]) -> u64 {
             .for_each(|(to, from)| *to = *from);
         u64::from_le_bytes(word)
     };
-    let words: Vec<u64> = bytes.chunks(8).map(word).collect();
-    check(bytes.len() as u64, &words)
+    let words = bytes.chunks(8).map(word);
+    words.fold(bytes.len() as u64, |sum, word| check(sum, &[word]))
 }
 
 /// One sentence for each file that is not as it was when the server was started.

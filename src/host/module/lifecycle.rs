@@ -14,6 +14,7 @@ use crate::host::kamailio::strings;
 use crate::host::kamailio::{
     config_files, follow,
     log::{Severity, log},
+    own_memory,
     panic_guard::{Init, guarded},
     state, sys,
 };
@@ -64,7 +65,8 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
         Warning::LoadedLate,
         unsafe { sys::mg_any_module_loaded() } != 0,
     );
-    config_files::remember();
+    // Without it a change of the configuration is not noticed, and that is all.
+    let _ = own_memory::scope(config_files::remember);
     let sites = Sites::map().map_err(|e| format!("cannot map memguard's tables of places: {e}"))?;
     let refused = hooks::install_pkg(&region.rows, Some(sites)).is_err();
     region.warn(Warning::PkgNotCounted, refused);
