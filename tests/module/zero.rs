@@ -17,7 +17,8 @@ fn with_emptiable_pkg(pair: &Pair, ballast: i64) -> Server {
         .param("ballast", ballast)
         .config(|c| {
             c.before = "if ($hdr(X-Fill) != $null) { mgtest_fill_pkg(\"16\"); exit; }
-    if ($hdr(X-Release) != $null) { mgtest_release(); }"
+    if ($hdr(X-Release) != $null) { mgtest_release(); }
+    if ($tU == \"slow\") { exit; } # its answer takes its time"
                 .into();
         })
         .start()
@@ -102,6 +103,11 @@ fn zero_pkg_without_ballast_answers_every_register_over_udp() {
             client.flood(known.iter().cloned(), 1, |_, _, _| ()).of(200),
             20
         );
+        let in_flight = Request::register("slow");
+        client.send_raw(&client.bytes(&in_flight));
+        until(SOON, "it is in flight", || {
+            number(&server.registrations(), "received") == 21
+        });
         empty_pkg(&server);
         let again = client.flood(known.iter().map(Request::next), 1, |_, _, reply| {
             assert_refused(reply);
@@ -122,6 +128,17 @@ fn zero_pkg_without_ballast_answers_every_register_over_udp() {
         let refusals = server.rpc("memguard.refusals", json!([1]));
         assert_eq!(word(&rows(&refusals)[0], "class"), "unregister");
         assert_eq!(word(&rows(&refusals)[0], "stage"), "datagram");
+        // A retransmission of what was admitted waits for that one's answer: the first reply is the next phone's.
+        let (fresh, other) = (Request::register("fresh"), in_flight.next());
+        for request in [&in_flight, &in_flight, &fresh, &in_flight, &other] {
+            client.send_raw(&client.bytes(request));
+        }
+        for request in [fresh, other] {
+            let reply = client.receive_raw(SOON).expect("a refusal");
+            let reply = Reply::parse(&reply).expect("a reply");
+            assert!(reply.answers(&request), "{reply:?}");
+            assert_refused(&reply);
+        }
     });
 }
 

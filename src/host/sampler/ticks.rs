@@ -369,7 +369,7 @@ impl Sampler {
         let size = control.shm_size.get();
         let pool = hooks::shm_now(size)?;
         let is_impossible =
-            level::impossible(size, pool.real_used, size.wrapping_sub(pool.real_used)).is_some();
+            level::is_impossible(size, pool.real_used, size.wrapping_sub(pool.real_used));
         self.region.warn(Warning::ImpossibleShm, is_impossible);
         let used = if is_impossible {
             // our count of the blocks, and what the manager adds to its own: a full pool is no less full

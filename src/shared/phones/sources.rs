@@ -115,6 +115,7 @@ impl Sources {
     }
 
     /// Of sets made elsewhere (model tests).
+    #[cfg(feature = "surface")]
     pub fn from_sets(sets: &'static [Set]) -> Sources {
         Sources(sets)
     }

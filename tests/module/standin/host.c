@@ -100,7 +100,7 @@ cfg_group_t *cfg_lookup_group(char *name, int length) { return NULL; }
 	}
 REFUSES(parse_headers)
 REFUSES(parse_to_header)
-REFUSES(parse_contact)
+REFUSES(parse_contacts)
 REFUSES(parse_uri)
 
 /* Never called here: there are no routes, no TCP, no script variables. */
@@ -114,7 +114,7 @@ REFUSES(parse_uri)
 NEVER(add_lump_rpl2) NEVER(faked_msg_next) NEVER(get_send_socket2) NEVER(ksr_msg_env_reset) NEVER(pv_get_null)
 NEVER(pv_get_strval) NEVER(pv_get_uintval) NEVER(run_actions) NEVER(run_top_route) NEVER(sctp_core_msg_send)
 NEVER(sr_event_exec) NEVER(sr_kemi_route) NEVER(su2a) NEVER(tcp_get_info) NEVER(tcp_send) NEVER(tcpconn_get)
-NEVER(tcpconn_lookup)
+NEVER(tcpconn_lookup) NEVER(free_contacts) NEVER(rec_lock_get) NEVER(rec_lock_release)
 
 static sr_kemi_t *volatile kemi_functions;
 int sr_kemi_modules_add(sr_kemi_t *functions) { kemi_functions = functions; return 0; }
@@ -144,6 +144,7 @@ int cfg_register_ctx(cfg_ctx_t **handle, cfg_on_declare callback)
 	return keep(SHM, *handle);
 }
 
+int sr_instance_ready(void) { return 1; }
 int sr_wtimer_add(timer_function *function, void *param, int interval) { return keep(SHM, shm_malloc(64)); }
 
 static sr_corecb_t corecb;
