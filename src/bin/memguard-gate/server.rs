@@ -368,8 +368,8 @@ fn wrapper(options: &Options, folder: &Path, faults: bool) -> Result<PathBuf, Fa
          {}",
         folder.display(),
         if faults {
-            // One worker, so that the next request is its own too. Its core would be written while it dies, all pools.
-            "modparam(\"memguard\", \"faults\", 1)\nchildren=1\ntcp_children=1\ndisable_core_dump=yes\n"
+            // One worker, so that the next request is its own too. While its core is written, the place can be asked for.
+            "modparam(\"memguard\", \"faults\", 1)\nchildren=1\ntcp_children=1\n"
         } else if options.keep.is_none() {
             "disable_core_dump=yes\n" // nobody would find it
         } else {
