@@ -623,7 +623,7 @@ const KILLS: i64 = 150;
 const LOOK_EVERY: i64 = 10;
 
 /// Moments of one reading of the pools at which another process takes a block.
-const MOMENTS: i64 = 24;
+const MOMENTS: i64 = 12;
 
 #[test]
 fn standin_a_drift_is_right_whenever_another_process_allocates_in_the_middle_of_the_sum() {
