@@ -201,6 +201,21 @@ int mg_contacts(struct sip_msg *msg, mg_asked_f each, void *closure)
 	return 1;
 }
 
+/* the parser's list begins with a header's last contact or with its first one, by version: it is asked */
+int mg_is_last_contact_first(void)
+{
+	static char text[] = "<sip:1@h>,<sip:2@h>";
+	str body = {text, sizeof(text) - 1};
+	contact_t *list = NULL;
+	int is_last;
+
+	if(parse_contacts(&body, &list) < 0)
+		return 0;
+	is_last = list->uri.s[4] == '2';
+	free_contacts(&list);
+	return is_last;
+}
+
 /* msg_send_buffer() is inline; flag 1 skips the events, which would copy the buffer into pkg.
  * via_port > 0: answer there instead of the source port (RFC 3261 18.2.2 without rport) */
 int mg_send_reply(struct receive_info *received, int via_port, char *text, int length)

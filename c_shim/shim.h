@@ -129,6 +129,7 @@ void mg_datagram_view(void *data, mg_message_t *view);
 int mg_register_view(struct sip_msg *msg, mg_register_t *view);
 int mg_reply_view(struct sip_msg *msg, mg_register_t *view);
 int mg_contacts(struct sip_msg *msg, mg_asked_f each, void *closure);
+int mg_is_last_contact_first(void);
 int mg_send_reply(struct receive_info *received, int via_port, char *text, int length);
 
 int mg_register_process(void);

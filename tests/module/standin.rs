@@ -227,6 +227,31 @@ fn standin_start_ends_well_or_with_a_sentence_whatever_cannot_be_allocated() {
     });
 }
 
+#[test]
+fn standin_of_another_layout_is_served_and_left_alone_with_a_sentence_for_each_pool() {
+    for_each_pair(|pair| {
+        for elsewhere in ["size", "used"] {
+            let folder = Folder::of(pair, "misfit");
+            let mut host = Standin::of_another_build(pair, &folder, elsewhere);
+            assert!(started(&mut host, &folder), "{elsewhere}: {}", host.log());
+            assert_eq!(host.ask("hooked"), 0, "{elsewhere}: nothing is hooked");
+            let log = host.log();
+            for pool in ["pkg", "shm"] {
+                let sentence = format!("{pool} is not counted");
+                assert_eq!(log.matches(&sentence).count(), 1, "{elsewhere}: {log}");
+            }
+            assert!(log.contains("laid out differently"), "{log}");
+            assert!(host.step("worker"), "{elsewhere}: {}", host.log());
+            let fate = host.datagram(&Request::register("phone"));
+            assert_eq!(fate.reply.map(|r| r.code), Some(200), "{elsewhere}");
+            host.rpc("status");
+            assert!(host.step("leave"));
+            assert!(host.step("destroy"), "{elsewhere}: {}", host.log());
+            assert!(host.end().success(), "{elsewhere}");
+        }
+    });
+}
+
 /// A stand-in that is started, with its worker listening.
 #[track_caller]
 fn working(mut host: Standin, folder: &Folder) -> Standin {

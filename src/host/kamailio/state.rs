@@ -69,6 +69,8 @@ pub struct Registrar {
     pub use_path: bool,
     /// Behind another proxy reg-id counts only where that says `ob` (registrar parameters `outbound_mode`, `regid_mode`).
     pub reg_id_needs_ob: bool,
+    /// Of several contacts in one header it takes the last one first.
+    pub is_last_first: bool,
     /// usrloc tables, as C strings.
     pub tables: Vec<std::ffi::CString>,
 }

@@ -325,6 +325,7 @@ fn bind_usrloc(region: &Region) -> Result<(), String> {
             // registrar/registrar.h: REG_OUTBOUND_NONE and REG_REGID_OUTBOUND are 0
             reg_id_needs_ob: sys::mg_module_int(group, c"outbound_mode".as_ptr(), 0) != 0
                 && sys::mg_module_int(group, c"regid_mode".as_ptr(), 0) == 0,
+            is_last_first: sys::mg_is_last_contact_first() != 0,
             tables: usrloc_tables(),
         });
     }

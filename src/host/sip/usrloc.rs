@@ -291,7 +291,8 @@ fn asked<'v>(
     let has_reg_ids =
         !registrar.reg_id_needs_ob || register.via_count < 2 || register.edge_says_ob();
     let mut reg_id = 0;
-    register.contacts_in_turn().filter_map(move |contact| {
+    let contacts = register.contacts_in_turn(registrar.is_last_first);
+    contacts.filter_map(move |contact| {
         if let (Some(_), Some(own), true) = (contact.instance, contact.reg_id, has_reg_ids) {
             reg_id = own;
         }

@@ -314,11 +314,11 @@ static void tell_fate(const char *came_to)
 
 /* --------------------------------------------------------------------------------------------- commands */
 
-static int choose(char *name, char *shm_kib)
+static int choose(char *name, char *shm_kib, char *elsewhere)
 {
 	pkg_mem_size = 2 << 20;
 	shm_mem_size = atol(shm_kib) << 10;
-	if(!choose_manager(name) || open_pool(PKG, pkg_mem_size) < 0 || open_pool(SHM, shm_mem_size) < 0)
+	if(!choose_manager(name) || (elsewhere && misfit(elsewhere) < 0) || open_pool(PKG, pkg_mem_size) < 0 || open_pool(SHM, shm_mem_size) < 0)
 		return -1;
 	_pkg_root = (sr_pkg_api_t){.mname = (char *)manager, .mem_pool = pools[PKG].control,
 			.mem_block = pools[PKG].control, .xmalloc = pool_malloc, .xmallocxz = pool_mallocxz,
@@ -338,7 +338,7 @@ static void pool_info(void *control, struct mem_info *info)
 	info->total_size = pool_of(control)->length;
 }
 
-static int set_up(char *name, char *shm_kib)
+static int set_up(char *name, char *shm_kib, char *elsewhere)
 {
 	faults = map(NULL, sizeof(*faults), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	pt = map(NULL, PROCESSES * sizeof(*pt), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -346,7 +346,7 @@ static int set_up(char *name, char *shm_kib)
 	records = (struct record **)(process_count + 2); /* on the same page, which has room */
 	moments = (struct moments *)(records + 1);
 	if((void *)faults == MAP_FAILED || (void *)pt == MAP_FAILED || (void *)process_count == MAP_FAILED
-			|| choose(name, shm_kib) < 0)
+			|| choose(name, shm_kib, elsewhere) < 0)
 		return -1;
 	_pkg_root.xinfo = pool_info;
 	_shm_root.xinfo = pool_info;
@@ -601,7 +601,8 @@ int main(int argc, char **argv)
 	char *rest, *value;
 	int pid, is_worker = 0;
 
-	if(argc != 4 || set_up(argv[2], argv[3]) < 0 || load(argv[1]) < 0)
+	/* memguard.so MANAGER KIB [size|used: what lies elsewhere in each block or pool] */
+	if(argc < 4 || argc > 5 || set_up(argv[2], argv[3], argv[4]) < 0 || load(argv[1]) < 0)
 		return 2;
 	while(read_line(line)) {
 		if(is(line, "fail", &rest)) {
@@ -662,6 +663,8 @@ int main(int argc, char **argv)
 			call_rpc(rest);
 		} else if(is(line, "books", &rest)) {
 			print_books();
+		} else if(is(line, "hooked", &rest)) { /* pools whose functions are no longer the manager's */
+			printf("%d\n", (_pkg_root.xmalloc != pool_malloc) + (_shm_root.xmalloc != pool_malloc));
 		} else if(is(line, "destroy", &rest)) {
 			printf("%d\n", destroy());
 		} else {
