@@ -45,7 +45,7 @@ pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
         uptime_s: now.saturating_sub(region.control.start_ms.get()) / 1000,
         level: reports::level_now(region),
         mode: region.settings.mode(),
-        is_shed: region.control.shed_until_ms.get() > now,
+        is_shed: region.is_shed(now),
         shed_pct: reports::shed_pct_now(region),
         tightest: tightest.as_ref().map_or(Pool::Shm, |t| t.pool),
         outlook: outlook(region, &workers),

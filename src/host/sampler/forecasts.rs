@@ -81,11 +81,7 @@ impl Forecasts {
 
     /// One tick, after the figures of this sample are complete.
     pub fn tick(&mut self, region: &Region, figures: &Figures, held: Option<Held>, now_ms: u64) {
-        let rows = region.used_rows(hooks::processes());
-        let messages = rows
-            .iter()
-            .map(|r| r.sip.messages.get())
-            .fold(0, u64::wrapping_add);
+        let messages = region.sum(hooks::processes(), |row| row.sip.messages.get());
         let passed = now_ms.saturating_sub(self.last_ms).clamp(1, 60_000) as f64;
         if self.last_ms != 0 {
             let rate = messages.saturating_sub(self.messages) as f64 * 1000.0 / passed;
@@ -111,11 +107,7 @@ impl Forecasts {
         let Some(pool) = hooks::shm_now(size) else {
             return;
         };
-        let unbooked = region
-            .used_rows(hooks::processes())
-            .iter()
-            .map(|row| row.shm_sum().unbooked)
-            .fold(0, u64::wrapping_add);
+        let unbooked = region.sum(hooks::processes(), |row| row.shm_sum().unbooked);
         let booked = pool.real_used.saturating_sub(unbooked);
         let cost = self
             .cost
@@ -197,11 +189,7 @@ impl Forecasts {
         if size == 0 {
             return;
         }
-        let rows = region.used_rows(hooks::processes());
-        let own = rows
-            .iter()
-            .map(|row| row.private_bytes.get())
-            .fold(0, u64::saturating_add);
+        let own = region.sum(hooks::processes(), |row| row.private_bytes.get());
         let room = own.saturating_add(size.saturating_sub(used));
         self.os.push(now_ms, used, size, load);
         self.own.push(now_ms, own, room, load);

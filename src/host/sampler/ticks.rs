@@ -179,7 +179,7 @@ impl Sampler {
             workers: (0..ROWS)
                 .map(|index| {
                     let row = region.used_rows(hooks::processes()).get(index);
-                    LevelTracker::at(row.map_or(Level::Normal, Row::level))
+                    LevelTracker::at(row.map_or(Level::Normal, |row| row.level()))
                 })
                 .collect(),
             touched: vec![0; ROWS],
@@ -506,11 +506,10 @@ impl Sampler {
     }
 
     fn sample_rates(&mut self, now: u64, elapsed: u64) {
-        let rows = self.region.used_rows(hooks::processes());
-        let total = |f: &dyn Fn(&Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add);
-        let new = total(&|r| r.sip.received.get(Class::New));
-        let refresh = total(&|r| r.sip.received.get(Class::Refresh));
-        let rejected = total(&|r| r.sip.rejected.sum());
+        let total = |f: fn(&Row) -> u64| self.region.sum(hooks::processes(), f);
+        let new = total(|r| r.sip.received.get(Class::New));
+        let refresh = total(|r| r.sip.received.get(Class::Refresh));
+        let rejected = total(|r| r.sip.rejected.sum());
         let f = &mut self.figures;
         let rates = self.new.sample(now, new);
         [
@@ -579,7 +578,7 @@ impl Sampler {
 
     /// The server's level with an operator's `shed`, whose begin and end are events.
     fn sample_shed(&mut self, memory: Level, now: u64) -> Level {
-        let is_shed = self.region.control.shed_until_ms.get() > now;
+        let is_shed = self.region.is_shed(now);
         let shed = memory.max(Level::Shedding);
         if is_shed != self.was_shed {
             self.was_shed = is_shed;

@@ -93,7 +93,7 @@ fn ready() -> Answer {
     let Some(region) = state::region() else {
         return Answer::of(Status::ServiceUnavailable);
     };
-    if region.control.shed_until_ms.get() > state::now_ms() {
+    if region.is_shed(state::now_ms()) {
         text(
             Status::ServiceUnavailable,
             "not ready: memguard.shed is running\n",
