@@ -5,7 +5,7 @@
 . tools/parts/own.sh
 . tools/parts/source.sh
 
-fits() { cargo run -q --bin memguard-check -- "$@" >&2; }
+fits() { checker "$@" >&2; }
 
 # build.rs gets the headers of exactly this Kamailio, and its modules, whose strings are the truth.
 # What is built says nothing of where it was built: a package is the same from every checkout.
@@ -35,7 +35,7 @@ build_memguard() {
 }
 
 # Compiler options for a module in C, the same that build.rs takes (src/fit/flags.rs).
-defines() { cargo run -q --bin memguard-check -- --defines "$1/pv.so"; }
+defines() { checker --defines "$1/pv.so"; }
 
 # A module in C for tests or benchmarks: NAME.so of VERSION, from SOURCE.
 build_in_c() {

@@ -121,7 +121,7 @@ mod tests {
             figures.publish(&[value]);
         }
         figures.even.store_as(2, &[2]); // publication 2 of a writer stopped since then
-        figures.newest.0.store(2, Ordering::Relaxed);
+        figures.newest.store(2, Ordering::Relaxed);
         figures.publish(&[5]);
         assert_eq!(figures.read(), Some([5]));
     }
