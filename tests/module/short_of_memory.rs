@@ -38,7 +38,7 @@ fn set_limit(pid: i32, bytes: u64) {
     assert_eq!(done, 0, "{pid}");
 }
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "status",
     "pools",
     "workers",
@@ -50,6 +50,7 @@ const COMMANDS: [&str; 22] = [
     "mark",
     "diff",
     "profile",
+    "evidence",
     "forecast",
     "history",
     "check",
@@ -95,7 +96,7 @@ fn short_of_memory_no_process_may_grow_and_everything_is_answered_or_said() {
         for round in 0..20 {
             let users = (0..50).map(|i| Request::register(&format!("u{round}-{i}")));
             assert_eq!(server.udp().flood(users, 8, |_, _, _| ()).of(200), 50);
-            for path in ["/status.json", "/metrics", "/", "/ready"] {
+            for path in ["/status.json", "/metrics", "/", "/ready", "/paths.svg"] {
                 let answer = http::get(listen, path, SOON).expect("it is served");
                 match answer.status {
                     200 => answered += 1,
@@ -184,16 +185,17 @@ impl Reserve {
         let name = module.display().to_string();
         let mapped = maps.lines().find(|line| line.ends_with(&name));
         let hex = |text: &str| u64::from_str_radix(text, 16).expect("a number");
-        let first = mapped.expect("it is loaded").split(['-', ' ']);
-        let first: Vec<&str> = first.take(4).collect();
-        assert_eq!(hex(first[3]), 0, "the first part of the file");
+        let mut fields = mapped.expect("it is loaded").split_whitespace();
+        let (range, offset) = (fields.next().unwrap_or(""), fields.nth(1).unwrap_or(""));
+        assert_eq!(hex(offset), 0, "the first part of the file");
+        let base = hex(range.split('-').next().unwrap_or(""));
         let memory = OpenOptions::new()
             .read(true)
             .write(true)
             .open(format!("/proc/{pid}/mem"));
         Reserve {
             memory: memory.expect("a process of this test"),
-            first_node: hex(first[0]) + hex(&symbol[..16]) + Self::BYTES + 1,
+            first_node: base + hex(&symbol[..16]) + Self::BYTES + 1,
         }
     }
 

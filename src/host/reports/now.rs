@@ -40,7 +40,8 @@ pub fn failures_since_start(region: &Region) -> (u64, u64) {
 /// The level as it is: the last sample's, or shedding from the moment an operator says so.
 pub fn level_now(region: &Region) -> Level {
     let sampled = Level::from_index(region.figures().level).unwrap_or(Level::Normal);
-    if region.is_shed(state::now_ms()) {
+    let is_shed = region.is_shed(state::now_ms());
+    if is_shed {
         sampled.max(Level::Shedding)
     } else {
         sampled

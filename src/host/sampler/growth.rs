@@ -6,7 +6,7 @@ use crate::guard::foresee::growth::{Leak, LeakWatch, Trail};
 use crate::guard::machine::outside::{self, LeakIn, Look};
 use crate::host::kamailio::own_memory;
 use crate::host::memory::hooks::{self, owners};
-use crate::host::sampler::books::Books;
+use crate::host::sampler::{books::Books, focus::Focus};
 use crate::shared::counters::{
     rows::{MAX_PROCESSES, Row},
     sites::{Held, Leading, SitePool, Sites},
@@ -118,6 +118,7 @@ pub struct Growths {
     counts: Counts,
     books: Books,
     leading: Leading,
+    focus: Focus,
 }
 
 impl Growths {
@@ -130,6 +131,7 @@ impl Growths {
             counts,
             books: Books::default(),
             leading: Leading::after(counts.leading),
+            focus: Focus::default(),
         }
     }
 
@@ -272,6 +274,8 @@ impl Growths {
                 blame(region, &self.books, index, live, leak);
             }
         }
+        let growths = (0..sums.len()).map(|index| (index, sites.growth(index)));
+        self.focus.look(region, sites, growths, now_ms);
         let unbooked = total(|row| row.shm_sum().unbooked);
         if let Some(pool) = hooks::shm_now(region.control.shm_size.get()) {
             let booked = (pool.real_used as i64).saturating_sub(unbooked);
