@@ -103,7 +103,7 @@ fn avalanche(
     let phones = size.phones.to_string();
     let mut words = vec!["-m", &phones, "-l", &phones, "-r", WAVE_RATE];
     if size.addresses > 1 {
-        words.extend(["-t", "ui", "-ip_field", "1"]);
+        words.extend(["-t", "ui", "-ip_field", "1", "-max_socket", "1000"]);
     }
     let sipp = Sipp::start(
         &server.pair.kamailio.sipp,

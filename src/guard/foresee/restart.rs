@@ -25,6 +25,9 @@ pub const USUAL_TAKES_S: u64 = 60;
 /// Of the time until the low end of a forecast so many percent are used, of the first day and of the rest: a leak may
 /// grow faster, the load may rise more than it did, and one case in twenty ends before the low end.
 const USED_PCT: [u64; 2] = [35, 60];
+/// While fewer days were seen, nobody knows how busy the next one is: the time is divided by so much.
+const WHOLE_DAYS: f64 = 7.0;
+const FIRST_WEEK: u64 = 3;
 /// With less time than this (seconds) no other hour is waited for.
 const NO_TIME_S: u64 = 3600;
 /// Below this much time (seconds) it is `soon`.
@@ -131,7 +134,13 @@ pub fn plan(situation: &Situation, week: &Week) -> Plan {
             let takes_s = situation.takes_s.unwrap_or(USUAL_TAKES_S);
             let first_s = low_s.min(SOON_S);
             let [first, rest] = USED_PCT;
-            ((first_s * first + (low_s - first_s) * rest) / 100).saturating_sub(takes_s)
+            let used_s = (first_s * first + (low_s - first_s) * rest) / 100;
+            let careful = if week.days() < WHOLE_DAYS {
+                FIRST_WEEK
+            } else {
+                1
+            };
+            (used_s / careful).saturating_sub(takes_s)
         }
         None if helps && is_full => 0,
         _ => return Plan::NOTHING,
@@ -299,7 +308,7 @@ mod tests {
         let without_week = plan(&LEAK, &week(0));
         assert_eq!(
             (without_week.advice, without_week.at_s),
-            (Advice::Plan, None)
+            (Advice::Soon, None)
         );
         let fresh = Situation {
             has_seen_day: false,
