@@ -176,7 +176,7 @@ pub fn rising(count: usize) -> Vec<(Site, Option<f64>, Option<f64>)> {
     let rates = tables().map_or([0.0; 2], |sites| sites.rates(None));
     let per = |growth: f64, rate: f64| (rate > 0.0).then(|| finite(growth / rate));
     let mut all = largest(usize::MAX);
-    all.retain(|site| listed::is_rising(site));
+    all.retain(listed::is_rising);
     all.truncate(count);
     all.into_iter()
         .map(|site| {

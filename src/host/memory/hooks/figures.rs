@@ -173,8 +173,8 @@ pub fn manager_names() -> [&'static str; 2] {
     // SAFETY: plain globals that do not change after the start; names are literals.
     unsafe {
         [
-            manager_name((*table(&raw mut sys::_shm_root)).mname),
-            manager_name((*table(&raw mut sys::_pkg_root)).mname),
+            manager_name(table(&raw mut sys::_shm_root).mname),
+            manager_name(table(&raw mut sys::_pkg_root).mname),
         ]
     }
 }
