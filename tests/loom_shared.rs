@@ -347,6 +347,7 @@ const OWNER: Owner = Owner {
     process: 1,
     is_pkg: false,
     rate: 1,
+    thinned: 0,
 };
 
 #[test]

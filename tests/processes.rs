@@ -328,6 +328,7 @@ const OWNER: Owner = Owner {
     process: 1,
     is_pkg: false,
     rate: 1,
+    thinned: 0,
 };
 
 fn contexts_are_whole_or_absent_at_every_instruction() -> Option<usize> {

@@ -5,6 +5,8 @@ use crate::shared::parts::sync::plain::{AtomicI64, Ordering};
 use crate::shared::parts::word::Word;
 use std::io;
 
+use crossbeam_utils::CachePadded;
+
 use crate::guard::config::params::{Int, int_defaults};
 use crate::guard::decide::queue::Rules;
 use crate::guard::terms::{warnings::Warning, words::Mode};
@@ -13,9 +15,12 @@ use crate::shared::counters::{
     rows::{MAX_PROCESSES, ROWS, Row},
 };
 use crate::shared::figures::{
+    comeback::Comeback,
     events::Events,
     forecasts::Forecasts,
     history::History,
+    hours::Hours,
+    restart::Restart,
     sampled::{Figures, Published},
     sampling::Sampling,
 };
@@ -79,6 +84,8 @@ pub struct Control {
     pub pkg_size: Word,
     /// Until when an operator's `shed` runs, server time in milliseconds; 0: none.
     pub shed_until_ms: Word,
+    /// Until when an operator's `drain` runs, server time in milliseconds; 0: none.
+    pub drain_until_ms: Word,
     /// End of the last slot of the queue, server time in microseconds ([`crate::guard::decide::queue`]).
     pub queue_tail_us: Word,
     /// Counts `memguard.reset queue`: slots that were told before are not known any more.
@@ -166,6 +173,12 @@ pub struct Region {
     pub forecasts: Forecasts,
     /// The last hour and day.
     pub history: History,
+    /// Who came back after the last restart.
+    pub comeback: Comeback,
+    /// The load of the last weeks, by hour.
+    pub hours: Hours,
+    /// What the sampling process thinks of a restart.
+    pub restart: Restart,
     /// The priority lists in force.
     pub priorities: Priorities,
     /// Level changes.
@@ -173,7 +186,7 @@ pub struct Region {
     /// Refusals.
     pub refusals: Refusals,
     /// One row per process, and one for all processes beyond them.
-    pub rows: [Row; ROWS],
+    pub rows: [CachePadded<Row>; ROWS],
     /// One row per process: memory outside the pools.
     pub outside: [Outside; MAX_PROCESSES],
 }
@@ -191,6 +204,23 @@ impl Region {
         }
     }
 
+    /// Whether an operator has new registrations refused at this moment (`memguard.shed`, `memguard.drain`).
+    #[inline]
+    pub fn is_shed(&self, now_ms: u64) -> bool {
+        let control = &self.control;
+        control
+            .shed_until_ms
+            .get()
+            .max(control.drain_until_ms.get())
+            > now_ms
+    }
+
+    /// For how long a drain goes on, milliseconds; 0: none runs.
+    #[inline]
+    pub fn drains_for(&self, now_ms: u64) -> u64 {
+        self.control.drain_until_ms.get().saturating_sub(now_ms)
+    }
+
     /// Whether a sample of that time is too old to decide anything.
     pub fn is_stale(&self, sampled_ms: u64, now_ms: u64) -> bool {
         let interval = self.settings.get_u64(Int::SampleInterval);
@@ -198,6 +228,13 @@ impl Region {
             .saturating_mul(STALE_INTERVALS)
             .saturating_add(1000);
         now_ms.saturating_sub(sampled_ms) > limit
+    }
+
+    /// Use of the machine's memory by the last sample, 1/100 percent; `None` where there is none, or it is stale.
+    pub fn os_permyriad(&self, now_ms: u64) -> Option<u32> {
+        let sampled_ms = self.control.os_time_ms.get();
+        let is_used = sampled_ms != 0 && !self.is_stale(sampled_ms, now_ms);
+        is_used.then(|| self.control.os_permyriad.get() as u32)
     }
 
     /// Maps the region with the parameters' defaults.
@@ -221,11 +258,17 @@ impl Region {
     }
 
     /// The rows of the processes there are; beyond them lies untouched memory.
-    pub fn used_rows(&self, processes: usize) -> &[Row] {
+    pub fn used_rows(&self, processes: usize) -> &[CachePadded<Row>] {
         self.rows.get(..processes.max(1)).unwrap_or(&self.rows)
     }
 
-    /// The same of memory outside the pools.
+    /// One figure of all those rows together. Approximate: they are read one by one while their processes run.
+    pub fn sum(&self, processes: usize, figure: impl Fn(&Row) -> u64) -> u64 {
+        let rows = self.used_rows(processes).iter();
+        rows.map(|row| figure(row)).fold(0, u64::wrapping_add)
+    }
+
+    /// Memory outside the pools of the processes there are.
     pub fn used_outside(&self, processes: usize) -> &[Outside] {
         self.outside
             .get(..processes.max(1))

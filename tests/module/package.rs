@@ -217,6 +217,17 @@ fn package_is_installed_loaded_from_there_and_removed_without_a_trace() {
         assert!(good && said.contains(" fits kamailio "), "{said}");
         fs::remove_file(folder.join("pv.so")).expect("it is ours");
 
+        // The gate, with its page of the manual and the one that its page names.
+        let gate = root.path("usr/bin/memguard-gate");
+        let (good, said) = run(Command::new(&gate).arg("--help"));
+        assert!(good && said.starts_with("usage: memguard-gate"), "{said}");
+        for file in [
+            "man/man1/memguard-gate.1.gz".to_owned(),
+            format!("doc/{NAME}/docs/pipeline.md"),
+        ] {
+            assert!(root.path(&format!("usr/share/{file}")).is_file(), "{file}");
+        }
+
         for file in [
             "memguard.rules.yml",
             "grafana-dashboard.json",

@@ -38,7 +38,7 @@ fn set_limit(pid: i32, bytes: u64) {
     assert_eq!(done, 0, "{pid}");
 }
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "status",
     "pools",
     "workers",
@@ -50,6 +50,7 @@ const COMMANDS: [&str; 22] = [
     "mark",
     "diff",
     "profile",
+    "evidence",
     "forecast",
     "history",
     "check",
@@ -95,7 +96,7 @@ fn short_of_memory_no_process_may_grow_and_everything_is_answered_or_said() {
         for round in 0..20 {
             let users = (0..50).map(|i| Request::register(&format!("u{round}-{i}")));
             assert_eq!(server.udp().flood(users, 8, |_, _, _| ()).of(200), 50);
-            for path in ["/status.json", "/metrics", "/", "/ready"] {
+            for path in ["/status.json", "/metrics", "/", "/ready", "/paths.svg"] {
                 let answer = http::get(listen, path, SOON).expect("it is served");
                 match answer.status {
                     200 => answered += 1,

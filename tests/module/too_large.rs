@@ -96,6 +96,20 @@ fn too_large_files_are_errors_of_every_writer_and_end_none() {
             format!("{fault:?}").contains("cannot be written to"),
             "{fault:?}"
         );
+        let fault = server
+            .kamcmd(&["memguard.evidence"])
+            .expect_err("too large");
+        assert!(
+            format!("{fault:?}").contains("cannot be written to"),
+            "{fault:?}"
+        );
+        let names = fs::read_dir(folder.path()).expect("it is there");
+        let is_left = |name: &str| name.contains("evidence");
+        let left = names.filter(|entry| {
+            let name = entry.as_ref().expect("an entry").file_name();
+            is_left(&name.to_string_lossy())
+        });
+        assert_eq!(left.count(), 0, "half a folder does not stay");
         assert_eq!(server.processes(), processes, "nobody was ended");
 
         // Main writes the bindings at the end; its log is shorter than they are.

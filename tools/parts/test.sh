@@ -120,8 +120,9 @@ test_module() {
     (prepare_prometheus) || complaints+=("Prometheus is not here; see above")
     (prepare_pprof) || complaints+=("pprof is not here; see above")
     (prepare_valgrind) || complaints+=("valgrind is not here; see above")
+    (prepare_schemas) || complaints+=("the schemas of SARIF and JUnit are not here; see above")
     MEMGUARD_VALGRIND=$(valgrind_program)
-    export MEMGUARD_VALGRIND MEMGUARD_KAMAILIOS=$BUILD/kamailios.txt MEMGUARD_PROMETHEUS=$BUILD/prometheus/bin MEMGUARD_PPROF=$BUILD/pprof/pprof
+    export MEMGUARD_VALGRIND MEMGUARD_KAMAILIOS=$BUILD/kamailios.txt MEMGUARD_PROMETHEUS=$BUILD/prometheus/bin MEMGUARD_PPROF=$BUILD/pprof/pprof MEMGUARD_SCHEMAS=$BUILD/schemas
     tests "real Kamailio, $pairs" env MEMGUARD_PAIRS="$pairs" cargo test --test module -- --test-threads=3 "$@"
 }
 

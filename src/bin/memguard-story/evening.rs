@@ -78,10 +78,17 @@ pub fn clock(since_begin_s: f64) -> String {
 pub fn tell(prepared: &Path, folder: &Path, picture: Option<&Path>) -> Result<bool, Failure> {
     let example = fs::read_to_string("kamailio-cfg/registrar.cfg")
         .map_err(|e| format!("kamailio-cfg: {e}"))?;
+    // What memguard writes at the end outlives the evening.
+    let kept = folder.with_extension("evidence");
+    fs::create_dir_all(&kept).map_err(|e| format!("{}: {e}", kept.display()))?;
     // The machine around is not sixty times faster: its memory is left out.
     let configuration = crate::configuration(&example, true)?.replace(
         "request_route {\n",
-        "modparam(\"memguard\", \"os_limit\", 1000000)\n\nrequest_route {\n",
+        &format!(
+            "modparam(\"memguard\", \"os_limit\", 1000000)\n\
+             modparam(\"memguard\", \"profile_dir\", \"{}\")\n\nrequest_route {{\n",
+            kept.display()
+        ),
     );
     let clock_library = prepared.join("fastclock.so");
     let environment = [
@@ -104,11 +111,17 @@ pub fn tell(prepared: &Path, folder: &Path, picture: Option<&Path>) -> Result<bo
         clock(LEAK_AFTER_S)
     );
     let looks = watch(&mut server)?;
+    // There is no byte of shared memory left now.
+    let evidence = server.rpc("memguard.evidence", json!([]))?;
     server.stop();
     let Some(full) = looks.last().filter(|look| look.is_full()) else {
         return Err("the leak did not fill the pool in time".into());
     };
     let holds = judge(&looks, full.at_s);
+    println!(
+        "evidence: {}",
+        evidence["report"].as_str().unwrap_or_default()
+    );
     if let Some(path) = picture {
         fs::write(path, picture::svg(&looks)).map_err(|e| format!("{}: {e}", path.display()))?;
         println!("picture: {}", path.display());

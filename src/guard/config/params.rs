@@ -136,6 +136,8 @@ ints! {
     StormMinRate "storm_min_rate" 20 [1 ..= 1000000] "per second" run "no storm is called below this rate of new registrations";
     OsLimit "os_limit" 0 [0 ..= 1073741824] "MiB" start "memory limit to hold against instead of the detected one; 0: detect";
     Python "python" 1 [0 ..= 1] "" start "1: where app_python3 is loaded, count the interpreter's own memory; 0: leave it alone";
+    Pprof "pprof" 0 [0 ..= 1] "" start "1: listen serves /debug/pprof/heap and /debug/pprof/allocs, for continuous profiling; 0: it does not";
+    DrainOptions "drain_options" 0 [0 ..= 1] "" run "1: while memguard.drain runs, OPTIONS to this server itself get 503, so that a dispatcher takes it out; 0: the script answers them";
     Faults "faults" 0 [0 ..= 1] "" start "1: memguard.fault can let an allocation fail, for memguard-gate --faults; never on a server that is used";
 }
 
@@ -188,7 +190,7 @@ texts! {
     BindingsFile "bindings_file" Kind::Text { default: "", max_len: MAX_PATH },
         "file that carries the table of known bindings over a restart; empty: off";
     ProfileDir "profile_dir" Kind::Text { default: "", max_len: MAX_PATH },
-        "directory that memguard.profile writes into; empty: off";
+        "directory that memguard.profile and memguard.evidence write into; empty: off";
     EventCallback "event_callback" Kind::Text { default: "", max_len: 64 },
         "KEMI function that is called on a level change, where event_route[memguard:level-changed] cannot be written; empty: none";
     BlackBox "blackbox" Kind::Text { default: "", max_len: MAX_PATH },

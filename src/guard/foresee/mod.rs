@@ -3,8 +3,11 @@
 
 pub mod cause;
 pub mod cost;
+pub mod focus;
 pub mod forecast;
 pub mod growth;
 pub mod pace;
+pub mod restart;
 pub mod sampling;
 pub mod trend;
+pub mod week;

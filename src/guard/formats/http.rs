@@ -27,6 +27,14 @@ pub enum Target {
     Status,
     /// `/ready`: whether the server should get new phones.
     Ready,
+    /// `/paths.svg`: a flame graph of what is held.
+    Paths,
+    /// `/debug/pprof/heap`: the live heap, for programs that read pprof's format.
+    Heap,
+    /// `/debug/pprof/allocs`: the same, of all that was ever allocated.
+    Allocs,
+    /// `/debug/pprof/paths`: what is held by sampled call path.
+    HeapPaths,
 }
 
 impl Target {
@@ -36,6 +44,10 @@ impl Target {
             b"/metrics" => Some(Target::Metrics),
             b"/status.json" => Some(Target::Status),
             b"/ready" => Some(Target::Ready),
+            b"/paths.svg" => Some(Target::Paths),
+            b"/debug/pprof/heap" => Some(Target::Heap),
+            b"/debug/pprof/allocs" => Some(Target::Allocs),
+            b"/debug/pprof/paths" => Some(Target::HeapPaths),
             _ => None,
         }
     }
@@ -257,7 +269,7 @@ pub fn head(status: Status, content_type: &str, length: usize) -> String {
         Status::MethodNotAllowed => "Allow: GET, HEAD\r\n",
         Status::ServiceUnavailable => "Retry-After: 10\r\n",
         // The page needs its own style and nothing else; nothing may be loaded, framed or sent anywhere.
-        _ if content_type.starts_with("text/html") => {
+        _ if content_type.starts_with("text/html") || content_type.starts_with("image/svg") => {
             "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; \
              base-uri 'none'; form-action 'none'\r\nReferrer-Policy: no-referrer\r\n"
         }

@@ -34,6 +34,8 @@ pub struct Site {
     pub failures: u64,
     /// Bytes that the manager did not book off when blocks of this place shrank.
     pub unbooked: u64,
+    /// In focus: the way to one in so many of its allocations is noted.
+    pub focus: Option<u64>,
 }
 
 /// Kamailio's file literal is "module: path" (core/mem/src_loc.h), cut from its beginning when long.
@@ -65,6 +67,7 @@ pub fn merged(sites: impl IntoIterator<Item = Site>) -> Vec<Site> {
                 known.allocations = known.allocations.wrapping_add(site.allocations);
                 known.failures += site.failures;
                 known.unbooked += site.unbooked;
+                known.focus = known.focus.max(site.focus);
                 known.growth = known.growth.zip(site.growth).map(|(a, b)| a.plus(b));
             }
             None => {
@@ -84,6 +87,11 @@ fn rising(site: &Site) -> f64 {
     site.growth.map_or(0.0, |g| g.steady.min(g.now)).max(0.0)
 }
 
+/// Whether a place rises all the time.
+pub fn is_rising(site: &Site) -> bool {
+    rising(site) >= LEAST_GROWTH
+}
+
 /// The order an engineer wants: what rises all the time first, then what is large; or by live bytes,
 /// growth, failures, or what the manager forgot to book off.
 pub fn rank(sites: &mut [Site], by: Option<By>) {
@@ -91,13 +99,7 @@ pub fn rank(sites: &mut [Site], by: Option<By>) {
     let down = |a: f64, b: f64| b.total_cmp(&a);
     match by {
         None => sites.sort_by(|a, b| {
-            let significant = |s: &Site| {
-                if rising(s) < LEAST_GROWTH {
-                    0.0
-                } else {
-                    rising(s)
-                }
-            };
+            let significant = |s: &Site| if is_rising(s) { rising(s) } else { 0.0 };
             down(significant(a), significant(b)).then(live(a).cmp(&live(b)))
         }),
         Some(By::Live) => sites.sort_by_key(live),
@@ -179,6 +181,7 @@ mod tests {
             }),
             failures: 0,
             unbooked: 0,
+            focus: None,
         }
     }
 

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use crate::guard::formats::evidence;
 use crate::guard::formats::report::{self, Answer, Fault, MAX_ANSWER, to_json};
 use crate::host::commands::COMMANDS;
 use crate::host::kamailio::own_memory;
@@ -35,6 +36,28 @@ pub fn whole_json() -> String {
     Value::Object(document).to_string()
 }
 
+/// All of it but what phones are called and where they and the server are: for a bug report.
+pub fn public_json() -> String {
+    let mut document = document();
+    for name in OF_PHONES {
+        document.remove(name);
+    }
+    if let Some(Value::Array(rows)) = document.get_mut("config") {
+        for row in rows {
+            let is_list = |name: &str| name.starts_with("priority_") || name == "silent_source";
+            let is_set = row["value"] != "";
+            if row["name"].as_str().is_some_and(is_list) && is_set {
+                row["value"] = Value::from("(left out)");
+            }
+        }
+    }
+    own_memory::need(2 * JSON_ROOM);
+    evidence::without_addresses(&Value::Object(document).to_string())
+}
+
+/// What of the document names phones.
+const OF_PHONES: [&str; 2] = ["refusals", "priority"];
+
 fn document() -> serde_json::Map<String, Value> {
     let mut document = serde_json::Map::new();
     for command in COMMANDS.iter().filter(|c| IN_JSON.contains(&c.name)) {
@@ -66,7 +89,7 @@ pub fn weight(answer: &Answer) -> usize {
 const JSON_ROOM: usize = 1 << 20;
 
 /// What `memguard.json` holds: the read-only commands but itself.
-const IN_JSON: [&str; 13] = [
+const IN_JSON: [&str; 15] = [
     "memguard.status",
     "memguard.pools",
     "memguard.workers",
@@ -80,4 +103,6 @@ const IN_JSON: [&str; 13] = [
     "memguard.check",
     "memguard.forecast",
     "memguard.priority",
+    "memguard.comeback",
+    "memguard.restart",
 ];

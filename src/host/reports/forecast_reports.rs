@@ -19,7 +19,7 @@ use crate::guard::terms::{
 use crate::host::kamailio::state;
 use crate::host::memory::hooks;
 use crate::host::reports;
-use crate::host::reports::region;
+use crate::host::reports::{region, restart};
 use crate::shared::figures::{
     forecasts::Forecast,
     history::{MINUTES, SECONDS, Track},
@@ -110,6 +110,17 @@ pub fn status_fields(region: &Region) -> Fields {
         }
     }
     fields
+}
+
+/// Why memory grows, and when it ends, in words.
+pub fn in_words(region: &Region) -> (String, String) {
+    let (_, forecast) = soonest(region);
+    let judgement = Judgement {
+        cause: forecast.cause,
+        confidence: forecast.confidence,
+    };
+    let why = cause::sentence(&judgement, &forecast.evidence);
+    (why, exhaustion(&forecast))
 }
 
 /// Whose the cause is, where that is one process, and who in it.
@@ -274,6 +285,7 @@ pub fn check(words: &[&str]) -> Result<Answer, Fault> {
             sample_age_ms: state::now_ms()
                 .saturating_sub(figures.time_ms.max(region.control.start_ms.get())),
             stale_ms: 10 * interval.max(1000),
+            upkeep: restart::upkeep(region),
         },
         limits.pct,
         limits.seconds,

@@ -21,7 +21,10 @@ pub const BUILD: Build<'static> = Build {
 
 /// The rows that processes write, one for each process there is.
 fn rows(region: &Region) -> impl Iterator<Item = &Row> {
-    region.used_rows(hooks::processes()).iter()
+    region
+        .used_rows(hooks::processes())
+        .iter()
+        .map(|row| &**row)
 }
 
 /// The server's figures at this moment. Approximate: rows are summed while their processes run.
@@ -65,6 +68,11 @@ pub fn server(region: &Region) -> Measures {
         queue_length: reports::queue_length(region),
         storm: figures.storm,
         workers: hooks::processes() as u64,
+        draining: u64::from(region.drains_for(state::now_ms()) > 0),
+        restart_advice: region.restart.advice.get(),
+        comeback_before: region.comeback.bindings.before.get(),
+        comeback_back: region.comeback.bindings.back.get(),
+        comeback_overdue: region.comeback.overdue(),
         last_sample_timestamp_seconds: state::date(figures.time_ms / 1000),
         sample_errors_total: figures.sample_errors,
         ..Measures::default()

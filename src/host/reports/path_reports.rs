@@ -118,6 +118,11 @@ fn row(path: &Path) -> Fields {
     row
 }
 
+/// Every path, the worst first; none while nothing is sampled.
+pub fn all() -> Vec<Path> {
+    found(&Filter::default()).unwrap_or_default()
+}
+
 /// `memguard.paths [pool P] [worker INDEX] [module M] [top N] [from N]`
 pub fn paths(words: &[&str]) -> Result<Answer, Fault> {
     let filter = filters::paths(words).map_err(Fault::bad)?;

@@ -8,7 +8,7 @@ use crate::guard::formats::{
     sites as listed,
     sites::Site,
 };
-use crate::guard::terms::words::Pool;
+use crate::guard::terms::{text::finite, words::Pool};
 use crate::host::kamailio::{own_memory, state};
 use crate::host::memory::hooks::{self, owners};
 use crate::host::reports;
@@ -57,6 +57,7 @@ fn site(sites: &Sites, index: usize, tally: &Tally, growth: Option<Growth>) -> O
         growth,
         failures: tally.failures,
         unbooked: tally.unbooked,
+        focus: None,
     })
 }
 
@@ -86,6 +87,7 @@ pub fn tallies(sites: &Sites, worker: Option<u32>) -> Result<Vec<Tally>, Fault> 
 /// The sites that a filter lets pass, merged by text.
 fn found(sites: &Sites, filter: &Filter) -> Result<Vec<Site>, Fault> {
     let tallies = tallies(sites, filter.worker)?;
+    let focused = sites.focused();
     let all = tallies.iter().enumerate().filter_map(|(index, tally)| {
         let is_active =
             tally.allocs != 0 || tally.frees != 0 || tally.failures != 0 || tally.unbooked != 0;
@@ -94,7 +96,13 @@ fn found(sites: &Sites, filter: &Filter) -> Result<Vec<Site>, Fault> {
             Some(worker) => Growth::of_minute(sites.worker_growth(worker as usize, index)),
         };
         is_active
-            .then(|| site(sites, index, tally, Some(growth())))
+            .then(|| {
+                let of = focused.iter().find(|focused| focused.index == index);
+                Some(Site {
+                    focus: of.map(|focused| 1 << focused.thinned),
+                    ..site(sites, index, tally, Some(growth()))?
+                })
+            })
             .flatten()
     });
     let mut all = listed::merged(all);
@@ -157,9 +165,26 @@ pub fn sites(words: &[&str]) -> Result<Answer, Fault> {
             }
             row.push(("unbooked", Node::Count(site.unbooked)));
             row.push(("failures", Node::Count(site.failures)));
+            row.extend(site.focus.map(|every| ("focus", int(every))));
             row
         });
     Ok(Answer::Many(rows.collect()))
+}
+
+/// The places that rise all the time, the fastest first, with what each keeps of a message and of a REGISTER.
+pub fn rising(count: usize) -> Vec<(Site, Option<f64>, Option<f64>)> {
+    let rates = tables().map_or([0.0; 2], |sites| sites.rates(None));
+    let per = |growth: f64, rate: f64| (rate > 0.0).then(|| finite(growth / rate));
+    let mut all = largest(usize::MAX);
+    all.retain(|site| listed::is_rising(site));
+    all.truncate(count);
+    all.into_iter()
+        .map(|site| {
+            let growth = site.growth.map_or(0.0, |growth| growth.now);
+            let [messages, registers] = rates.map(|rate| per(growth, rate));
+            (site, messages, registers)
+        })
+        .collect()
 }
 
 /// The sites that hold most, for the page; none while places are not counted.

@@ -6,7 +6,7 @@ use crate::guard::foresee::growth::{Leak, LeakWatch, Trail};
 use crate::guard::machine::outside::{self, LeakIn, Look};
 use crate::host::kamailio::own_memory;
 use crate::host::memory::hooks::{self, owners};
-use crate::host::sampler::books::Books;
+use crate::host::sampler::{books::Books, focus::Focus};
 use crate::shared::counters::{
     rows::{MAX_PROCESSES, Row},
     sites::{Held, Leading, SitePool, Sites},
@@ -118,6 +118,7 @@ pub struct Growths {
     counts: Counts,
     books: Books,
     leading: Leading,
+    focus: Focus,
 }
 
 impl Growths {
@@ -130,6 +131,7 @@ impl Growths {
             counts,
             books: Books::default(),
             leading: Leading::after(counts.leading),
+            focus: Focus::default(),
         }
     }
 
@@ -240,15 +242,15 @@ impl Growths {
     }
 
     fn sites(&mut self, region: &Region, sites: &Sites, bindings: u64, now_ms: u64) {
-        let rows = region.used_rows(self.counts.processes);
-        let total = |f: &dyn Fn(&Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add) as i64;
+        let processes = self.counts.processes;
+        let total = |figure: fn(&Row) -> u64| region.sum(processes, figure) as i64;
         let counts = &mut self.counts;
         counts
             .messages
-            .feed(now_ms, total(&|row| row.sip.messages.get()));
+            .feed(now_ms, total(|row| row.sip.messages.get()));
         counts
             .registers
-            .feed(now_ms, total(&|row| row.sip.received.sum()));
+            .feed(now_ms, total(|row| row.sip.received.sum()));
         let rates = [counts.messages.growth().now, counts.registers.growth().now];
         sites.set_rates(None, rates);
         self.shares(region, sites, now_ms);
@@ -272,7 +274,9 @@ impl Growths {
                 blame(region, &self.books, index, live, leak);
             }
         }
-        let unbooked = total(&|row| row.shm_sum().unbooked);
+        let growths = (0..sums.len()).map(|index| (index, sites.growth(index)));
+        self.focus.look(region, sites, growths, now_ms);
+        let unbooked = total(|row| row.shm_sum().unbooked);
         if let Some(pool) = hooks::shm_now(region.control.shm_size.get()) {
             let booked = (pool.real_used as i64).saturating_sub(unbooked);
             self.leading.look(sites, sums, booked);

@@ -372,12 +372,38 @@ pub fn known(visit: &Visit<'_>, registrar: &'static Registrar) -> Known {
             }
         }
     }
+    let mut is_known_elsewhere = false;
+    if let Some(learned) = tables
+        .learned
+        .known()
+        .filter(|_| question.marks.count() < wanted)
+    {
+        let key = &learned.key;
+        let record = local::record_number(key, text);
+        let is_hinted = |number| learned.hints.get(number, now, 0).is_some();
+        for (place, (stored, contact)) in asked(visit, registrar).enumerate() {
+            let number = local::stored_number(key, matching, record, &stored);
+            let is_told = matching.is_told_by_number(&stored, has_path);
+            if !question.marks.has(place)
+                && (is_told && learned.bindings.get(number, now, 0).is_some()
+                    || is_hinted(number)
+                    || is_hinted(local::dialog_number(key, stored.uri, stored.call_id))
+                    || visit.is_known_elsewhere(&contact))
+            {
+                question.marks.set(place);
+            }
+        }
+        is_known_elsewhere = visit.aor_end_elsewhere(|_| record).is_some()
+            || visit
+                .aor_end_elsewhere(|key| visit.aor.fingerprint(key))
+                .is_some();
+    }
     let control = &visit.region.control;
     let memory = memory_of(visit.region);
     let ended = |number| tables.aors.get(number, now, memory).is_some();
     Known {
         all_bindings: question.are_all(wanted),
-        aor: question.is_found || ended(record) || ended(visit.aor_fp),
+        aor: question.is_found || ended(record) || ended(visit.aor_fp) || is_known_elsewhere,
         unsure: control.saves_elsewhere.get() != 0 && visit.tables.is_unsure(visit.region, now),
     }
 }

@@ -29,7 +29,7 @@
 use std::io;
 use std::mem::offset_of;
 
-use crate::guard::foresee::{growth::Growth, sampling};
+use crate::guard::foresee::growth::Growth;
 use crate::shared::counters::contexts::{context::WORDS, state::State};
 use crate::shared::parts::{
     mapping::{self, SharedZeroable},
@@ -127,7 +127,7 @@ impl Contexts {
     ) -> Option<Carried> {
         let words = context.pack();
         let key = context::key(owner, &words);
-        let weight = sampling::weight(size, u64::from(owner.rate));
+        let weight = owner.weight(size);
         let slot = match self.find(key) {
             Some(slot) => slot,
             None => self.claim(key, owner, &words, module)?,
@@ -312,10 +312,7 @@ impl Contexts {
             return;
         };
         // ORDERING: Release; pairs with the Acquire in held.
-        slot.given.fetch_add(
-            sampling::weight(size, u64::from(owner.rate)),
-            Ordering::Release,
-        );
+        slot.given.fetch_add(owner.weight(size), Ordering::Release);
         // ORDERING: AcqRel; what was done while the block lived comes before the next claim.
         let mut seen = slot.state.load(Ordering::Acquire);
         for _ in 0..TRIES {
@@ -346,7 +343,7 @@ impl Contexts {
         let (Some(slot), Some(owner)) = (self.slots.get(carried.0), self.owner(carried)) else {
             return;
         };
-        let weight = |size| sampling::weight(size, u64::from(owner.rate));
+        let weight = |size| owner.weight(size);
         // ORDERING: Release; as in take and give.
         slot.taken.fetch_add(weight(after), Ordering::Release);
         slot.given.fetch_add(weight(before), Ordering::Release);

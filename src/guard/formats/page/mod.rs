@@ -66,6 +66,9 @@ impl Page<'_> {
         )?;
         self.glance(out)?;
         out.push_str("</header>\n");
+        for note in &self.notes {
+            writeln!(out, "<p>{}</p>", Cut(note, 300))?;
+        }
         self.say_warnings(out)?;
         self.last_hour(out)?;
         self.worker_table(out)?;
@@ -81,7 +84,8 @@ impl Page<'_> {
         writeln!(
             out,
             "<p class=\"soft\">{}, up {}, mode {}. Kamailio {}, memguard {}. \
-             Also here: <a href=\"/metrics\">/metrics</a>, <a href=\"/status.json\">/status.json</a>, <a href=\"/ready\">/ready</a>. \
+             Also here: <a href=\"/metrics\">/metrics</a>, <a href=\"/status.json\">/status.json</a>, <a href=\"/ready\">/ready</a>, \
+             <a href=\"/paths.svg\">/paths.svg</a>. \
              The page renews itself every 15 seconds.</p>\n</body></html>",
             Moment(self.now_s),
             Span(self.uptime_s),

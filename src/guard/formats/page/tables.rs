@@ -60,6 +60,7 @@ impl Page<'_> {
             )?;
         }
         out.push_str("</table></div>\n");
+        out.push_str("<p class=\"soft\">How it was reached: <a href=\"/paths.svg\">a picture of the call paths</a>.</p>\n");
         more(self.sites.len(), "memguard.sites", out)
     }
 

@@ -2,6 +2,7 @@
 //! Forbidden here: reading counters, files or clocks.
 
 mod binaries;
+pub mod flame;
 mod pprof;
 mod stacks;
 
@@ -65,8 +66,10 @@ pub struct Profile<'a> {
     pub time_ms: u64,
     /// How long the server has run, milliseconds.
     pub uptime_ms: u64,
-    /// What its values are, with their units; the last is what is shown unless one asks for another.
+    /// What its values are, with their units; the last is what is live.
     pub kinds: &'a [(&'a str, &'a str)],
+    /// Which of them is shown unless one asks for another; empty: the last.
+    pub shown: &'a str,
     /// Bytes for which there is one sample.
     pub period: u64,
     /// Whether functions, files and lines are known as well as they can be; else debug symbols may say more.

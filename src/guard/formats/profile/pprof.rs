@@ -118,7 +118,8 @@ pub fn encode(profile: &Profile) -> Vec<u8> {
     encoder.profile.number(12, profile.period);
     let comments: Vec<u64> = profile.comments.iter().map(|c| encoder.text(c)).collect();
     encoder.profile.numbers(13, comments);
-    if let Some(&(usual, _)) = profile.kinds.last() {
+    let last = profile.kinds.last().map(|(kind, _)| *kind);
+    if let Some(usual) = Some(profile.shown).filter(|kind| !kind.is_empty()).or(last) {
         let usual = encoder.text(usual);
         encoder.profile.number(14, usual);
     }
@@ -270,6 +271,7 @@ mod tests {
             time_ms: 1,
             uptime_ms: 0,
             kinds: &[("samples", "count"), ("inuse_space", "bytes")],
+            shown: "",
             period: 512,
             is_named: false,
             mappings: &[mapping],

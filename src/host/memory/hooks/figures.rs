@@ -168,6 +168,17 @@ pub fn pkg_now(size: u64) -> Option<PoolNow> {
         .map(|_| now(&LOCAL.pkg_pool.get(), size))
 }
 
+/// The managers' names of shm and pkg, as Kamailio spells them.
+pub fn manager_names() -> [&'static str; 2] {
+    // SAFETY: plain globals that do not change after the start; names are literals.
+    unsafe {
+        [
+            manager_name((*table(&raw mut sys::_shm_root)).mname),
+            manager_name((*table(&raw mut sys::_pkg_root)).mname),
+        ]
+    }
+}
+
 /// Sizes of the two pools as their managers report them, and the managers' names. Before the fork only.
 pub fn pool_sizes() -> [(&'static str, u64); 2] {
     // SAFETY: the tables are set before any module is loaded (pkg) or when shm exists; both checked for null inside.
@@ -252,7 +263,7 @@ pub fn shm_sum_of_all(region: &Region) -> ShmSum {
     let rows = region.used_rows(processes());
     let sum = rows
         .iter()
-        .map(Row::shm_sum)
+        .map(|row| row.shm_sum())
         .fold(ShmSum::default(), ShmSum::plus);
     let Some(sites) = owners::sites() else {
         return sum;

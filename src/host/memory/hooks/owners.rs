@@ -257,6 +257,7 @@ fn insert(sites: &'static Sites, key: Key, caller: &Caller) -> usize {
 pub struct Spot {
     counts: &'static Counts,
     writer: Writer,
+    focus: i64,
 }
 
 impl Spot {
@@ -264,6 +265,12 @@ impl Spot {
     #[inline(always)]
     pub fn is_own(&self) -> bool {
         self.writer == Writer::Only
+    }
+
+    /// Negative while the place is in focus (`Entry::focus`).
+    #[inline(always)]
+    pub fn focus(&self) -> i64 {
+        self.focus
     }
 
     /// A block was allocated.
@@ -299,15 +306,19 @@ impl Spot {
 
 /// A row of this process's own, of which this thread is the only writer.
 #[derive(Clone, Copy)]
-pub struct Near(&'static Counts);
+pub struct Near {
+    counts: &'static Counts,
+    focus: i64,
+}
 
 impl Near {
     /// The spot.
     #[inline(always)]
     pub fn spot(self) -> Spot {
         Spot {
-            counts: self.0,
+            counts: self.counts,
             writer: Writer::Only,
+            focus: self.focus,
         }
     }
 }
@@ -320,8 +331,10 @@ pub fn near(pool: SitePool, file: usize, line: u32) -> Option<Near> {
     }
     // SAFETY: null, or a table of the mapping; who has one has `sites`, too.
     let (table, sites) = unsafe { (LOCAL.table.get().as_ref()?, &*LOCAL.sites.get()) };
-    let index = sites.find_at_once(Key { pool, file, line })?;
-    table.get(index % SITES).map(Near) // a power of two, and never above: this spares the look
+    let entry = sites.find_at_once(Key { pool, file, line })?;
+    let counts = table.get(entry.index() % SITES)?; // a power of two, and never above: this spares the look
+    let focus = entry.focus();
+    Some(Near { counts, focus })
 }
 
 /// The spot of a row of this thread; `None`: places are not counted.
@@ -341,7 +354,12 @@ fn spot(pool: SitePool, index: usize) -> Option<Spot> {
         (sites.threads(), Writer::OneOfMany)
     };
     let counts = table.get(index)?;
-    Some(Spot { counts, writer })
+    let focus = 0;
+    Some(Spot {
+        counts,
+        writer,
+        focus,
+    })
 }
 
 /// The spot of a call that allocates; its place is made known if it was not. `None`: places are not counted.
@@ -352,11 +370,12 @@ pub fn spot_of(pool: SitePool, caller: &Caller) -> Option<Spot> {
         file: caller.file as usize,
         line: caller.line,
     };
-    let index = match sites.find(key) {
-        Some(index) => index,
-        None => insert(sites, key, caller),
+    let Some(entry) = sites.entry(key) else {
+        return spot(pool, insert(sites, key, caller));
     };
-    spot(pool, index)
+    let spot = spot(pool, entry.index())?;
+    let focus = entry.focus();
+    Some(Spot { focus, ..spot })
 }
 
 /// The spot of the place in the header of a block. `None`: places are not counted.
@@ -375,7 +394,7 @@ pub fn seed(pool: SitePool, caller: Option<&Caller>, blocks: u64, bytes: u64) {
         Some(caller) => spot_of(pool, caller),
         None => spot(pool, before_row(pool)),
     };
-    if let Some(Spot { counts, writer }) = spot {
+    if let Some(Spot { counts, writer, .. }) = spot {
         counts.add(writer, (blocks, bytes), (0, 0), 0);
     }
 }

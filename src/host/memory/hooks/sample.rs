@@ -31,12 +31,14 @@ use crate::host::memory::{
 };
 use crate::shared::counters::{
     contexts::{Carried, Context, Contexts, FILE_BYTES, NAME_BYTES, Owner, ROUTE_BYTES},
-    sites::{Key, SitePool, overflow_row},
+    sites::{Entry, Key, SitePool, overflow_row},
 };
 
 /// Bytes that this process may allocate before somebody has to look; endless until [`start`]. Threads of receivers
 /// count on the same word without a lock: of two that meet, one may not count.
 static LOCAL_LEFT: AtomicI64 = AtomicI64::new(i64::MAX);
+/// Counts the allocations of places in focus that are thinned out; two threads that meet count one.
+static LOCAL_TURN: AtomicU64 = AtomicU64::new(0);
 /// First byte of the table of contexts; 0: none.
 static LOCAL_TABLE: AtomicUsize = AtomicUsize::new(0);
 /// The same as a pointer.
@@ -117,15 +119,15 @@ pub fn message(text: &[u8]) {
     }
 }
 
-/// A block of `size` bytes was allocated and counted; answers it, so that a wrapper can end with this call. The usual
-/// path: a subtraction and a branch.
+/// A block of `size` bytes was allocated and counted; answers it, so that a wrapper can end with this call. `focus` is
+/// negative when its place is in focus. The usual path: a subtraction and a branch.
 #[inline(always)]
-pub(super) fn allocated(pool: SitePool, block: *mut c_void, size: u64) -> *mut c_void {
+pub(super) fn allocated(pool: SitePool, block: *mut c_void, size: u64, focus: i64) -> *mut c_void {
     // ORDERING: Relaxed; a number of this process's own, see LOCAL_LEFT.
     let left = LOCAL_LEFT.load(Ordering::Relaxed).wrapping_sub(size as i64);
     LOCAL_LEFT.store(left, Ordering::Relaxed);
-    if left < 0 {
-        return expired(pool, block);
+    if left | focus < 0 {
+        return noticed(pool, block, focus);
     }
     block
 }
@@ -199,22 +201,43 @@ fn changed(module: usize, before: u64, after: u64) {
     }
 }
 
-/// The countdown fell below 0: the block is sampled, or it is only time to look at the rate.
+/// The block's place is in focus, or the countdown fell below 0: the block is sampled, or it is only time to look at the
+/// rate. In focus a block is noted by its turn alone, so that what it stands for is known; a point that lies on it is
+/// used up.
 #[cold]
 #[inline(never)]
-fn expired(pool: SitePool, block: *mut c_void) -> *mut c_void {
+fn noticed(pool: SitePool, block: *mut c_void, focus: i64) -> *mut c_void {
     let (Some(contexts), Some(region)) = (contexts(), state::region()) else {
         // ORDERING: Relaxed; see LOCAL_LEFT.
         LOCAL_LEFT.store(i64::MAX, Ordering::Relaxed);
         return block;
     };
-    follow::look(region); // a process may handle neither messages nor commands of memguard
+    // ORDERING: Relaxed; see LOCAL_LEFT.
+    let is_over = LOCAL_LEFT.load(Ordering::Relaxed) < 0;
+    if is_over {
+        follow::look(region); // a process may handle neither messages nor commands of memguard
+    }
     let rate = region.settings.get_u64(Int::SampleBytes);
     // ORDERING: Acquire; pairs with the Release in is_drawn.
-    if !LOCAL_DRAWN.is_taken.swap(true, Ordering::Acquire) && is_drawn(rate) {
-        carry(contexts, rate, pool, block);
+    let is_drawn = is_over && !LOCAL_DRAWN.is_taken.swap(true, Ordering::Acquire) && is_drawn(rate);
+    match Entry::thinned(focus).filter(|_| rate > 1) {
+        Some(thinned) if is_its_turn(thinned) => carry(contexts, (1, thinned), pool, block),
+        None if is_drawn => carry(contexts, (rate, 0), pool, block),
+        _ => (),
     }
     block
+}
+
+/// One allocation in 2^`thinned`, by chance.
+fn is_its_turn(thinned: u8) -> bool {
+    let mask = (1u64 << (thinned % 32)).wrapping_sub(1);
+    mask == 0 || {
+        // ORDERING: Relaxed; a number of this process's own.
+        let turn = LOCAL_TURN.load(Ordering::Relaxed).wrapping_add(1);
+        LOCAL_TURN.store(turn, Ordering::Relaxed);
+        let own = (process() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        sampling::spread(turn ^ own) & mask == 0
+    }
 }
 
 /// Whether this block is sampled; draws the next point. By the one thread that took `LOCAL_DRAWN`.
@@ -235,13 +258,19 @@ fn is_drawn(rate: u64) -> bool {
     let is_hit = countdown.expired(rate, sampling::spread(random));
     LOCAL_LEFT.store(countdown.left, Ordering::Relaxed);
     drawn.countdown.set(countdown);
-    // ORDERING: Release; pairs with the Acquire in expired.
+    // ORDERING: Release; pairs with the Acquire in noticed.
     drawn.is_taken.store(false, Ordering::Release);
     is_hit
 }
 
-/// Finds out how the block was reached and has its header carry it.
-fn carry(contexts: &'static Contexts, rate: u64, pool: SitePool, block: *mut c_void) {
+/// Finds out how the block was reached and has its header carry it. It was sampled at `rate`, and of those one in
+/// 2^`thinned`.
+fn carry(
+    contexts: &'static Contexts,
+    (rate, thinned): (u64, u8),
+    pool: SitePool,
+    block: *mut c_void,
+) {
     let (process, is_pkg) = (process(), pool == SitePool::Pkg);
     // Main's private blocks are its children's too: their contexts would be freed many times.
     if is_pkg && (process == 0 || !is_main_thread() || owners::is_unnumbered()) {
@@ -264,6 +293,7 @@ fn carry(contexts: &'static Contexts, rate: u64, pool: SitePool, block: *mut c_v
         process: process as u16,
         is_pkg,
         rate: rate as u32,
+        thinned,
     };
     // SAFETY: the header's module is the C string that the caller passed (core/mem/src_loc.h).
     let module = unsafe { text(caller.module, NAME_BYTES) };

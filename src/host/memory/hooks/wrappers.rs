@@ -35,7 +35,7 @@ macro_rules! wrap_malloc {
                 return got;
             }
             let size = $allocated::<M>(got, Some(near.spot()));
-            sample::allocated($pool, got, size)
+            sample::allocated($pool, got, size, near.spot().focus())
         }
 
         #[inline(never)]
@@ -66,7 +66,7 @@ macro_rules! wrap_malloc {
                 return got;
             }
             let size = $allocated::<Any>(got, spot);
-            sample::allocated($pool, got, size)
+            sample::allocated($pool, got, size, focus(spot))
         }
     };
 }
@@ -116,6 +116,12 @@ macro_rules! wrap_free {
             $after_long();
         }
     };
+}
+
+/// Negative while the place is in focus.
+#[inline(always)]
+fn focus(spot: Option<Spot>) -> i64 {
+    spot.map_or(0, |spot| spot.focus())
 }
 
 /// What a failed realloc leaves behind: `realloc` keeps the old block, `reallocxf` and `resize` free it.
@@ -183,7 +189,7 @@ macro_rules! wrap_realloc {
                 }
                 None => $allocated::<Any>(got, spot),
             };
-            sample::allocated($site_pool, got, size)
+            sample::allocated($site_pool, got, size, focus(spot))
         }
     };
 }
@@ -353,5 +359,5 @@ pub(super) unsafe extern "C" fn shm_resize(
         return got;
     }
     let size = shm_allocated::<Any>(got, spot);
-    sample::allocated(SitePool::Shm, got, size)
+    sample::allocated(SitePool::Shm, got, size, focus(spot))
 }

@@ -11,7 +11,8 @@ use crate::guard::config::{
     params::Text,
 };
 use crate::guard::formats::{
-    profile::{self, Mapping, Profile},
+    evidence,
+    profile::{self, Mapping, Profile, flame},
     report::{Answer, Fault, Node, int, word},
 };
 use crate::host::kamailio::processes;
@@ -26,6 +27,26 @@ mod places;
 fn folder() -> Option<&'static Path> {
     let folder = state::tables()?.texts.get(Text::ProfileDir);
     (!folder.is_empty()).then(|| Path::new(folder))
+}
+
+/// The folder to write into.
+///
+/// # Errors
+/// A fault that says how to name one.
+pub fn folder_set() -> Result<&'static Path, Fault> {
+    folder().ok_or_else(|| {
+        Fault::cannot(
+            "there is no directory to write into: set modparam(\"memguard\", \"profile_dir\", \"/a/directory\") and restart",
+        )
+    })
+}
+
+/// Nothing could be written there, as a sentence.
+pub fn not_written(folder: &Path, e: &io::Error) -> Fault {
+    Fault::cannot(format!(
+        "profile_dir {} cannot be written to: {e}; give Kamailio's user the right to, and room",
+        folder.display()
+    ))
 }
 
 /// What is wrong with a value of `profile_dir`, as a sentence; when its line of the configuration is read.
@@ -55,49 +76,120 @@ pub fn is_writable() -> bool {
 /// `memguard.profile [pool] [worker INDEX]`
 pub fn profile(words: &[&str]) -> Result<Answer, Fault> {
     let filter = filters::profile(words).map_err(Fault::bad)?;
-    let folder = folder().ok_or_else(|| {
-        Fault::cannot(
-            "there is no directory to write into: set modparam(\"memguard\", \"profile_dir\", \"/a/directory\") and restart",
-        )
-    })?;
-    let workers = workers();
+    let folder = folder_set()?;
+    let cannot = |e: io::Error| not_written(folder, &e);
+    with_heaps(&filter, |held, reached| {
+        let files = Files::new(folder, &filter, held.time_ms);
+        let (file, folded) = files.write("", held).map_err(cannot)?;
+        let mut answer = vec![
+            ("file", word(file.display())),
+            ("folded", word(folded.display())),
+            ("samples", int(held.samples.len() as u64)),
+            ("bytes", Node::Count(held.live_bytes())),
+        ];
+        if let Some(reached) = reached {
+            let (file, folded) = files.write(".paths", reached).map_err(cannot)?;
+            answer.extend([
+                ("paths", word(file.display())),
+                ("paths_folded", word(folded.display())),
+                ("paths_samples", int(reached.samples.len() as u64)),
+                ("paths_bytes", Node::Count(reached.live_bytes())),
+            ]);
+        }
+        Ok(Answer::One(answer))
+    })?
+}
+
+/// Does something with what is held: by place, and by call path where the way to some of it was noted.
+///
+/// # Errors
+/// Places are not counted, or there is no such worker.
+pub fn with_heaps<R>(
+    filter: &Filter,
+    work: impl FnOnce(&Profile, Option<&Profile>) -> R,
+) -> Result<R, Fault> {
+    with_heaps_of(workers(), filter, work)
+}
+
+/// The same for a bug report: no address is in it.
+///
+/// # Errors
+/// Places are not counted.
+pub fn with_public_heaps<R>(
+    work: impl FnOnce(&Profile, Option<&Profile>) -> R,
+) -> Result<R, Fault> {
+    let workers = workers().into_iter();
+    let plain =
+        |(index, description): (String, String)| (index, evidence::without_addresses(&description));
+    with_heaps_of(workers.map(plain).collect(), &Filter::default(), work)
+}
+
+fn with_heaps_of<R>(
+    workers: Vec<(String, String)>,
+    filter: &Filter,
+    work: impl FnOnce(&Profile, Option<&Profile>) -> R,
+) -> Result<R, Fault> {
     let is_missing = |index: &u32| *index as usize >= workers.len();
     if let Some(index) = filter.worker.filter(is_missing) {
         return Err(site_reports::no_worker(index));
     }
     let names = places::names()?;
-    let calls = paths::Calls::gather(&filter);
+    let calls = paths::Calls::gather(filter);
     let mappings = binaries::common();
     let empty = empty(&mappings);
-    let held = places::heap(&empty, &filter, &names, &workers)?;
+    let held = places::heap(&empty, filter, &names, &workers)?;
     let reached = calls
         .as_ref()
-        .map(|calls| paths::heap(&empty, &filter, calls, &names, &workers));
+        .map(|calls| paths::heap(&empty, filter, calls, &names, &workers));
+    Ok(work(&held, reached.as_ref()))
+}
 
-    let files = Files::new(folder, &filter, empty.time_ms);
-    let cannot = |e: io::Error| {
-        Fault::cannot(format!(
-            "profile_dir {} cannot be written to: {e}; give Kamailio's user the right to, and room",
-            folder.display()
-        ))
-    };
-    let (file, folded) = files.write("", &held).map_err(cannot)?;
-    let mut answer = vec![
-        ("file", word(file.display())),
-        ("folded", word(folded.display())),
-        ("samples", int(held.samples.len() as u64)),
-        ("bytes", Node::Count(held.live_bytes())),
-    ];
-    if let Some(reached) = reached {
-        let (file, folded) = files.write(".paths", &reached).map_err(cannot)?;
-        answer.extend([
-            ("paths", word(file.display())),
-            ("paths_folded", word(folded.display())),
-            ("paths_samples", int(reached.samples.len() as u64)),
-            ("paths_bytes", Node::Count(reached.live_bytes())),
-        ]);
-    }
-    Ok(Answer::One(answer))
+/// Which profile `/debug/pprof` serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// By place, what lives first.
+    Heap,
+    /// By place, what was ever allocated first.
+    Allocs,
+    /// By call path.
+    Paths,
+}
+
+/// A profile of everything as pprof reads it; empty where there is none.
+pub fn served(which: Served) -> Vec<u8> {
+    let encoded = with_heaps(&Filter::default(), |held, reached| {
+        let held = Profile {
+            shown: match which {
+                Served::Allocs => "alloc_space",
+                _ => held.shown,
+            },
+            ..held.clone()
+        };
+        let wanted = match which {
+            Served::Paths => reached.unwrap_or(&held),
+            _ => &held,
+        };
+        own_memory::need(wanted.samples.len() * SAMPLE_ROOM);
+        profile::encode(wanted)
+    });
+    encoded.unwrap_or_default()
+}
+
+/// What is held by call path, as folded stacks; what is held by place where no way was noted.
+pub fn folded_paths() -> String {
+    let folded = with_heaps(&Filter::default(), |held, reached| {
+        let wanted = reached.unwrap_or(held);
+        own_memory::need(wanted.samples.len() * SAMPLE_ROOM);
+        profile::folded(wanted)
+    });
+    folded.unwrap_or_default()
+}
+
+/// The same as a picture.
+pub fn picture() -> String {
+    let folded = folded_paths();
+    own_memory::need(2 * flame::MOST_BYTES + 8 * folded.len());
+    flame::flame(&folded, flame::SUBJECT)
 }
 
 /// What both profiles have in common.

@@ -117,11 +117,17 @@ pub struct Owner {
     pub is_pkg: bool,
     /// The rate of sampling that they stand for.
     pub rate: u32,
+    /// And one in 2^`thinned` of those; below 32.
+    pub thinned: u8,
 }
 
 impl Owner {
     pub(super) fn pack(self) -> u64 {
-        u64::from(self.rate) << 32 | u64::from(self.process) << 1 | u64::from(self.is_pkg)
+        let thinned = u64::from(self.thinned) % 32;
+        u64::from(self.rate) << 32
+            | thinned << 17
+            | u64::from(self.process) << 1
+            | u64::from(self.is_pkg)
     }
 
     pub(super) fn unpack(word: u64) -> Owner {
@@ -129,7 +135,13 @@ impl Owner {
             process: (word >> 1) as u16,
             is_pkg: word & 1 == 1,
             rate: (word >> 32) as u32,
+            thinned: (word >> 17 & 31) as u8,
         }
+    }
+
+    /// Bytes that one of its blocks stands for.
+    pub fn weight(self, size: u64) -> u64 {
+        sampling::weight(size, u64::from(self.rate)) << (self.thinned % 32)
     }
 }
 
@@ -174,8 +186,8 @@ mod tests {
         }
 
         #[test]
-        fn an_owner_is_what_was_packed(process: u16, is_pkg: bool, rate: u32) {
-            let owner = Owner { process, is_pkg, rate };
+        fn an_owner_is_what_was_packed(process: u16, is_pkg: bool, rate: u32, thinned in 0..32u8) {
+            let owner = Owner { process, is_pkg, rate, thinned };
             prop_assert_eq!(Owner::unpack(owner.pack()), owner);
         }
     }
@@ -186,6 +198,7 @@ mod tests {
             process: 3,
             is_pkg: true,
             rate: 512,
+            thinned: 0,
         };
         let words = Context::NONE.pack();
         let mut keys = vec![key(owner, &words)];
@@ -204,6 +217,13 @@ mod tests {
             &words,
         ));
         keys.push(key(Owner { rate: 1, ..owner }, &words));
+        keys.push(key(
+            Owner {
+                thinned: 1,
+                ..owner
+            },
+            &words,
+        ));
         for at in 0..WORDS {
             let mut other = words;
             other[at] ^= 1 << (at % 64);

@@ -15,6 +15,7 @@ const SHM: Owner = Owner {
     process: 5,
     is_pkg: false,
     rate: 1,
+    thinned: 0,
 };
 
 fn name_of(contexts: &Contexts, carried: Carried) -> Vec<u8> {

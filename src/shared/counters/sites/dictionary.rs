@@ -1,6 +1,7 @@
 //! The dictionary of sites: from pool, line and address of the file literal to an index, and from it to the texts.
 //! Forbidden here: locks, waiting, panics, and on the way to an index the heap; counters.
 
+use crate::guard::foresee::focus::Focused;
 use crate::shared::counters::sites::{
     SITES, before_row, overflow_row,
     place::{Named, Place, SitePool, Texts},
@@ -41,14 +42,43 @@ fn home(key: u64) -> usize {
     (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) as usize
 }
 
-/// What a search without a result answers.
-const NOT_FOUND: usize = usize::MAX;
+/// What a slot says of its place, as one word: the index (bits 0 to 31); whether it is in focus (bit 63, so that one
+/// look at the sign tells), and how thinly it is noted then (bits 32 to 36).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry(u64);
+
+impl Entry {
+    const FOCUS: u64 = 1 << 63;
+
+    fn new(index: u64, focus: Option<u8>) -> Entry {
+        let focus = focus.map_or(0, |thinned| Self::FOCUS | u64::from(thinned % 32) << 32);
+        Entry(index | focus)
+    }
+
+    /// Index of the place.
+    #[inline(always)]
+    pub fn index(self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    /// Negative while the place is in focus.
+    #[inline(always)]
+    pub fn focus(self) -> i64 {
+        self.0 as i64
+    }
+
+    /// How thinly an [`Entry::focus`] says that its place is noted; `None`: it is not in focus.
+    pub fn thinned(focus: i64) -> Option<u8> {
+        (focus < 0).then_some((focus as u64 >> 32 & 31) as u8)
+    }
+}
 
 #[repr(C, align(16))]
 struct Slot {
     /// [`Key::word`]; 0: free.
     key: AtomicU64,
-    /// 0 while the claimer has not finished.
+    /// An [`Entry`]; 0 while the claimer has not finished. After that only the sampling process changes it, and only
+    /// whether its place is in focus.
     index: AtomicU64,
 }
 
@@ -85,29 +115,64 @@ unsafe impl SharedZeroable for Dictionary {}
 impl Dictionary {
     /// Index of a known site that lies where its hash says, as nine in ten do; `None` says nothing.
     #[inline(always)]
-    pub fn find_at_once(&self, key: Key) -> Option<usize> {
+    pub fn find_at_once(&self, key: Key) -> Option<Entry> {
         let key = key.word();
         let slot = self.slots.get(home(key))?;
         // ORDERING: Relaxed; the key stands for itself. Acquire; pairs with the Release in insert (texts).
-        let index = slot.index.load(Ordering::Acquire) as usize;
-        (slot.key.load(Ordering::Relaxed) == key && index != 0).then_some(index)
+        let entry = slot.index.load(Ordering::Acquire);
+        (slot.key.load(Ordering::Relaxed) == key && entry != 0).then_some(Entry(entry))
     }
 
     /// Index of a known site; `None` when it was never seen.
     #[inline(always)]
     pub fn find(&self, key: Key) -> Option<usize> {
+        self.entry(key).map(Entry::index)
+    }
+
+    /// What is known of a site; `None` when it was never seen.
+    #[inline(always)]
+    pub fn entry(&self, key: Key) -> Option<Entry> {
         self.find_at_once(key).or_else(|| {
             let key = key.word();
             match self.search(key, home(key)) {
-                NOT_FOUND => None,
-                index => Some(index),
+                0 => None,
+                entry => Some(Entry(entry)),
             }
         })
     }
 
-    /// The whole probe sequence; ends at a free slot. Plain words in and out: they stay in registers.
+    /// Has the way to nearly every allocation of some places be noted, and of no others. Process: the sampling process.
+    pub fn set_focus(&self, focused: &[Focused]) {
+        for slot in &self.slots {
+            // ORDERING: Acquire; pairs with the Release in insert. After it nobody else writes a word that is not 0.
+            let before = slot.index.load(Ordering::Acquire);
+            let index = Entry(before).index();
+            let found = focused.iter().find(|focused| focused.index == index);
+            let after = Entry::new(index as u64, found.map(|focused| focused.thinned));
+            if before != 0 && Entry(before) != after {
+                // ORDERING: Release; as in insert, whose texts it goes on publishing.
+                slot.index.store(after.0, Ordering::Release);
+            }
+        }
+    }
+
+    /// The places in focus.
+    pub fn focused(&self) -> Vec<Focused> {
+        let entries = self.slots.iter().map(|slot| {
+            // ORDERING: Relaxed; figures for people.
+            Entry(slot.index.load(Ordering::Relaxed))
+        });
+        let focused = entries.filter_map(|entry| {
+            let thinned = Entry::thinned(entry.focus())?;
+            let index = entry.index();
+            Some(Focused { index, thinned })
+        });
+        focused.collect()
+    }
+
+    /// The whole probe sequence; ends at a free slot. Plain words in and out: they stay in registers. 0: not found.
     #[inline(never)]
-    fn search(&self, wanted: u64, start: usize) -> usize {
+    fn search(&self, wanted: u64, start: usize) -> u64 {
         for probe in 0..SITE_PROBES {
             let Some(slot) = self.slots.get(start.wrapping_add(probe) % SLOTS) else {
                 break;
@@ -119,10 +184,10 @@ impl Dictionary {
             }
             let index = slot.index.load(Ordering::Acquire);
             if key == wanted && index != 0 {
-                return index as usize;
+                return index;
             }
         }
-        NOT_FOUND
+        0
     }
 
     /// Gives a site an index, or the overflow row's. `texts` are copied. Called once per site and process at most.
@@ -164,7 +229,7 @@ impl Dictionary {
             // ORDERING: as in find_at_once.
             let known = slot.index.load(Ordering::Acquire);
             if slot.key.load(Ordering::Relaxed) == wanted && known != 0 {
-                return known as usize; // another process was first: our index stays unused
+                return Entry(known).index(); // another process was first: our index stays unused
             }
         }
         self.overflow(key.pool)

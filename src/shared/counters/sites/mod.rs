@@ -2,7 +2,7 @@
 //! Forbidden here: locks, waiting, panics, and for writers the heap: workers come here on every allocation and free.
 //!
 //! ```text
-//! slots    8192 × 16 bytes   open addressing: file pointer │ line, pool, index      found by hash, never removed
+//! slots    8192 × 16 bytes   open addressing: file pointer, line, pool │ index, in focus or not; found by hash, never removed
 //! places   4096 × 160 bytes  by index: pool, line and the texts, copied when the site was first seen
 //! tables    512 × 4096 × 64  one row of counters per process and site; single writer: the process's main thread
 //! threads  4096 × 64         the same for all other threads of all processes together, by atomic adds
@@ -48,7 +48,7 @@ mod place;
 mod tests;
 
 pub use crate::shared::counters::sites::counts::{Counts, Tally, Writer};
-pub use crate::shared::counters::sites::dictionary::{Dictionary, Key};
+pub use crate::shared::counters::sites::dictionary::{Dictionary, Entry, Key};
 pub use crate::shared::counters::sites::leading::{Held, Leading};
 pub use crate::shared::counters::sites::place::{
     FILE_BYTES, FUNC_BYTES, MODULE_BYTES, Named, SitePool, Texts,
@@ -155,6 +155,16 @@ impl Sites {
     #[inline(always)]
     pub fn threads(&self) -> &Table {
         &self.threads
+    }
+
+    /// Blocks and bytes that were ever allocated at a site; for those that are told apart one by one.
+    pub fn allocated(&self, processes: usize, index: usize) -> (u64, u64) {
+        let mut sum = Tally::default();
+        let rows = self
+            .used_tables(processes)
+            .filter_map(|table| table.get(index));
+        rows.for_each(|counts| counts.read_allocated(&mut sum));
+        (sum.allocs, sum.bytes_allocated)
     }
 
     /// Publishes a site's growth. Writer: the sampling process.
