@@ -56,5 +56,6 @@ mod sturdy;
 mod too_large;
 mod torture;
 mod transports;
+mod trial;
 mod usrloc;
 mod zero;

@@ -10,7 +10,7 @@ use super::guard::{Guarded, SOON, number, rows, word};
 use super::harness::builder::{Folder, free_port};
 use super::harness::server::is_running;
 use super::harness::sip::Request;
-use super::harness::{Server, for_each_pair, http, until};
+use super::harness::{Server, for_each_pair, for_each_pair_at_once, http, until};
 
 /// A start every three seconds at most, and a machine that has other things to do.
 const AGAIN: Duration = Duration::from_secs(20);
@@ -162,6 +162,33 @@ fn sturdy_sampling_process_that_is_only_terminated_is_started_again_and_writes_n
             server.sampling_pid() != first && number(&server.status(), "sample_age_ms") < 1000
         });
         assert_eq!(server.udp().request(&Request::options()).code, 200);
+        assert!(server.stop().success());
+    });
+}
+
+#[test]
+fn sturdy_sampling_process_that_stands_still_is_ended_and_another_one_samples() {
+    for_each_pair_at_once(|pair| {
+        let server = Server::registrar(pair)
+            .param("sample_interval", 100)
+            .start();
+        let first = server.sampling_pid();
+        until(SOON, "it samples", || {
+            number(&server.status(), "sample_age_ms") < 1000
+                && number(&server.status(), "uptime") >= 1
+        });
+        // SAFETY: a process of the server that this test started.
+        assert_eq!(unsafe { libc::kill(first, libc::SIGSTOP) }, 0);
+        until(3 * AGAIN, "another one samples", || {
+            assert_eq!(server.udp().request(&Request::options()).code, 200);
+            server.sampling_pid() != first && number(&server.status(), "sample_age_ms") < 1000
+        });
+        let log = server.log();
+        assert!(
+            log.contains(&format!("{first} has taken no sample for 20 seconds")),
+            "{log}"
+        );
+        assert_eq!(restarts(&server), 1);
         assert!(server.stop().success());
     });
 }

@@ -12,3 +12,4 @@ pub mod paths;
 pub mod profile;
 pub mod report;
 pub mod sites;
+pub mod snapshot;

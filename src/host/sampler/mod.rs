@@ -6,6 +6,7 @@ pub mod focus;
 pub mod forecasts;
 pub mod growth;
 pub mod machine;
+pub mod memory;
 pub mod paces;
 pub mod past;
 pub mod supervise;
