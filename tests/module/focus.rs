@@ -193,30 +193,32 @@ fn focus_comes_and_goes_and_what_is_held_stays_told_without_bias() {
         // by far most of it was noted one in ten or denser; six standard deviations of the sum are 42 % at most
         let ratio = after.1 as f64 / after.0 as f64;
         assert!((0.58..1.42).contains(&ratio), "{after:?}");
-        server.rpc("mgtest.release", json!([]));
-        assert_eq!(
-            (held(&server).0, held(&server).1),
-            (0, 0),
-            "nothing is left"
-        );
-        until(Duration::from_secs(60), "what does not rise leaves", || {
-            held(&server).2.is_none()
-        });
-        // and off is off
-        hold(1);
-        let is_focused = holds_within(Duration::from_secs(60), || {
-            hold(2);
-            held(&server).2.is_some()
-        });
-        assert!(is_focused);
-        server.rpc("cfg.set_now_int", json!(["memguard", "sample_bytes", 0]));
+        // off is off, at once for what is allocated and within a second or two for who is in focus
+        let sample = |bytes: u32| {
+            server.rpc(
+                "cfg.set_now_int",
+                json!(["memguard", "sample_bytes", bytes]),
+            )
+        };
+        sample(0);
         until(Duration::from_secs(20), "sample_bytes 0 ends it", || {
             held(&server).2.is_none()
         });
         let before = held(&server).1;
         hold(10);
         assert_eq!(held(&server).1, before, "nothing is noted any more");
+        sample(10_000);
+        let is_back = holds_within(Duration::from_secs(20), || {
+            hold(2);
+            held(&server).2.is_some()
+        });
+        assert!(is_back, "it still rises");
         server.rpc("mgtest.release", json!([]));
+        let (by_places, by_paths, _) = held(&server);
+        assert_eq!((by_places, by_paths), (0, 0), "nothing is left");
+        until(Duration::from_secs(60), "what does not rise leaves", || {
+            held(&server).2.is_none()
+        });
         assert_shm_books(&server, "at the end");
     });
 }
