@@ -19,6 +19,7 @@
 #include "core/receive.h"
 #include "core/daemonize.h"
 #include "core/globals.h"
+#include "core/socket_info.h"
 #include "core/tcp_info.h"
 #include "core/data_lump_rpl.h"
 #include "modules/sl/sl.h"
@@ -199,6 +200,21 @@ int mg_contacts(struct sip_msg *msg, mg_asked_f each, void *closure)
 		if(header->type == HDR_CONTACT_T && !each_contact(header->body, each, closure))
 			return 0;
 	return 1;
+}
+
+/* the parser's list begins with a header's last contact or with its first one, by version: it is asked */
+int mg_is_last_contact_first(void)
+{
+	static char text[] = "<sip:1@h>,<sip:2@h>";
+	str body = {text, sizeof(text) - 1};
+	contact_t *list = NULL;
+	int is_last;
+
+	if(parse_contacts(&body, &list) < 0)
+		return 0;
+	is_last = list->uri.s[4] == '2';
+	free_contacts(&list);
+	return is_last;
 }
 
 /* msg_send_buffer() is inline; flag 1 skips the events, which would copy the buffer into pkg.
@@ -520,6 +536,56 @@ int mg_tcp_connections(void)
 		return 0;
 	tcp_get_info(&info);
 	return info.tcp_connections_no;
+}
+
+/* REQ_METHOD is a macro; sip_msg's later fields lie elsewhere in each version. To this server itself: no user, and an
+ * address that it listens on or is known by */
+int mg_is_options_to_self(struct sip_msg *msg)
+{
+	if(msg->first_line.type != SIP_REQUEST || msg->REQ_METHOD != METHOD_OPTIONS || parse_sip_msg_uri(msg) < 0)
+		return 0;
+	return msg->parsed_uri.user.len == 0 && check_self(&msg->parsed_uri.host, msg->parsed_uri.port_no, 0) == 1;
+}
+
+/* a handle is a struct of bit fields; -1: there is no such statistic */
+long mg_counter_value(const char *group, const char *name)
+{
+	counter_handle_t handle;
+
+	return counter_lookup(&handle, group, name) < 0 ? -1 : (long)counter_get_val(handle);
+}
+
+/* not const in the core's header */
+const char *mg_cfg_file(void)
+{
+	return cfg_file;
+}
+
+/* the name differs from the parameter's */
+int mg_ip_free_bind(void)
+{
+	return _sr_ip_free_bind;
+}
+
+/* socket_info grows with every version; a virtual one need not be here, and 0.0.0.0 always is */
+static void each_listen(int proto, const char *transport, mg_listen_f each, void *closure)
+{
+	struct socket_info **list = get_sock_info_list(proto);
+	struct socket_info *si;
+
+	for(si = list ? *list : NULL; si != NULL; si = si->next)
+		if(!(si->flags & (SI_IS_VIRTUAL | SI_IS_ANY | SI_IS_MCAST)))
+			each(closure, si->address.u.addr, si->address.len, si->port_no, transport);
+}
+
+/* as above */
+void mg_each_listen(mg_listen_f each, void *closure)
+{
+	each_listen(PROTO_UDP, "udp", each, closure);
+	if(!tcp_disable)
+		each_listen(PROTO_TCP, "tcp", each, closure);
+	if(!tcp_disable && !tls_disable)
+		each_listen(PROTO_TLS, "tls", each, closure);
 }
 
 /* the callback's argument order is counters.h's */

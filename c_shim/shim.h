@@ -113,6 +113,9 @@ typedef void (*mg_asked_f)(void *closure, const str *uri, const str *expires, co
 /* a contact was inserted, updated, deleted or expired in the local usrloc */
 typedef void (*mg_binding_f)(int event, const mg_stored_t *contact);
 
+/* an address that the server listens on, in network byte order, 4 or 16 bytes long */
+typedef void (*mg_listen_f)(void *closure, const unsigned char *address, int length, int port, const char *transport);
+
 /* number of a pseudo-variable's key, -1 when there is none */
 typedef int (*mg_pv_key_f)(const char *name, int length);
 /* its value: 1 a number, 2 a text (of static life), 0 none */
@@ -129,6 +132,7 @@ void mg_datagram_view(void *data, mg_message_t *view);
 int mg_register_view(struct sip_msg *msg, mg_register_t *view);
 int mg_reply_view(struct sip_msg *msg, mg_register_t *view);
 int mg_contacts(struct sip_msg *msg, mg_asked_f each, void *closure);
+int mg_is_last_contact_first(void);
 int mg_send_reply(struct receive_info *received, int via_port, char *text, int length);
 
 int mg_register_process(void);
@@ -153,6 +157,11 @@ int mg_cfg_read(int *out, int count);
 void mg_cfg_write(int at, int value);
 int mg_any_module_loaded(void);
 int mg_tcp_connections(void);
+int mg_is_options_to_self(struct sip_msg *msg);
+long mg_counter_value(const char *group, const char *name);
+const char *mg_cfg_file(void);
+int mg_ip_free_bind(void);
+void mg_each_listen(mg_listen_f each, void *closure);
 int mg_has_module(const char *name);
 long mg_module_int(const char *module, const char *name, long fallback);
 void mg_each_counter(const char *group, void (*each)(void *closure, str *name), void *closure);

@@ -601,3 +601,48 @@ fn headers_of_the_projects_own_packages_come_from_the_machines_own_sources() {
         );
     }
 }
+
+#[test]
+fn the_rpm_holds_what_its_users_need_and_wants_exactly_its_kamailio() {
+    let is_there = Command::new("rpmbuild").arg("--version").output();
+    if !is_there.is_ok_and(|output| output.status.success()) {
+        println!("rpmbuild is not here: the RPM's recipe is not checked (apt-get install rpm)");
+        return;
+    }
+    let here = Folder::new("rpm");
+    let module = here.module("built/memguard.so", V601, FLAGS);
+    let programs = Path::new(env!("CARGO_BIN_EXE_memguard-check"));
+    let script = format!(
+        "cd '{}' && . tools/parts/say.sh && . tools/parts/source.sh && rpm_of '{}' '{}' /usr/lib64/kamailio/modules '{}' 2>/dev/null",
+        root().display(),
+        module.display(),
+        programs.parent().expect("a folder").display(),
+        here.path("rpm").display()
+    );
+    let (status, said) = here.run(Command::new("bash").args(["-c", &script]));
+    assert_eq!(status, 0, "{said}");
+    let rpm = said.trim().to_owned();
+    let ask = |what: &str| here.run(Command::new("rpm").args(["-qp", what, &rpm])).1;
+    let files = ask("--list");
+    let doc = "/usr/share/doc/kamailio-memguard-module";
+    for file in [
+        "/usr/lib64/kamailio/modules/memguard.so".to_owned(),
+        "/usr/bin/memguard-check".to_owned(),
+        "/usr/share/man/man1/memguard-check.1".to_owned(),
+        "/usr/share/kamailio-memguard/check_memguard".to_owned(),
+        format!("{doc}/docs/install.md"),
+        format!("{doc}/examples/memguard-observe.conf"),
+    ] {
+        assert!(files.lines().any(|line| line == file), "{file}: {files}");
+    }
+    let active = files
+        .lines()
+        .find(|l| l.contains("/systemd/") || l.starts_with("/etc"));
+    assert_eq!(active, None, "nothing is active by itself");
+    assert!(
+        ask("--requires")
+            .lines()
+            .any(|line| line == "kamailio = 6.0.1")
+    );
+    assert!(ask("--scripts").contains("loadmodule[^#]*memguard"));
+}

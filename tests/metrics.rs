@@ -10,7 +10,7 @@ const NAMES: &str = "build_info level enforcing level_changes_total shm_size_byt
     shm_drift_bytes shm_failures_total pkg_size_bytes pkg_used_max_bytes pkg_failures_total os_limit_bytes \
     os_used_bytes headroom_bytes exhaustion_seconds full_at_this_rate_seconds forecast_valid \
     registration_cost_bytes registrations_left registers_total rejected_total rejected_observed_total fail_open_total known_bindings queue_length storm workers \
-    workers_leaking last_sample_timestamp_seconds sample_errors_total worker_pkg_used_bytes worker_private_bytes \
+    workers_leaking draining restart_advice comeback_before comeback_back comeback_overdue last_sample_timestamp_seconds sample_errors_total worker_pkg_used_bytes worker_private_bytes \
     worker_leaking";
 
 const BUILD: Build<'_> = Build {

@@ -174,6 +174,7 @@ fn page(history: &[Point]) -> Page<'_> {
         warnings: vec![
             "no cgroup memory limit could be read: the machine's memory is held against /proc/meminfo only",
         ],
+        notes: Vec::new(),
         before: None,
         history,
     }
@@ -208,6 +209,7 @@ fn worst(history: &[Point]) -> Page<'_> {
     ];
     page.events = vec![page.events[1]; 256];
     page.warnings = vec![page.warnings[0]; 17];
+    page.notes = vec!["Draining <b>&\"'</b>\u{202e} for another 5 s.".into()];
     page.before = Some("the run before <b>&\"'</b>\u{202e} was killed, all processes at once");
     page
 }

@@ -350,7 +350,12 @@ fn contacts_come_in_the_order_in_which_kamailios_registrar_takes_them() {
     let turn = |contacts: &str| -> Vec<String> {
         let message = with_contact(contacts);
         let found = register(&message);
-        let uris = found.contacts_in_turn().map(|contact| contact.uri.to_vec());
+        let in_turn: Vec<_> = found.contacts_in_turn(true).collect();
+        let mut sorted = in_turn.clone();
+        sorted.sort_by_key(|contact| contact.uri.as_ptr());
+        let plain: Vec<_> = found.contacts_in_turn(false).collect();
+        assert_eq!(plain, sorted, "without it: as they stand");
+        let uris = in_turn.into_iter().map(|contact| contact.uri.to_vec());
         uris.map(|uri| String::from_utf8(uri).unwrap()).collect()
     };
     assert_eq!(turn("<sip:a@h>"), ["sip:a@h"]);

@@ -10,6 +10,7 @@
 //! | [`parts::record`] | words and their check | any | the record reads as absent until the next store |
 //! | [`parts::ring`] | the last events or refusals | any | one hole |
 //! | [`phones::fingerprints`] | known bindings, known AoRs | any | nothing: an entry is one word |
+//! | [`parts::kept`] | what the sampler remembers | one at a time | the value that was in hand begins anew |
 //! | [`counters::marks`] | an operator's snapshots of all places | any | the mark is absent |
 //! | [`counters::outside`] | memory outside the pools, as told and as judged | its process, the sampler | some figures are older |
 //! | [`phones::pending`] | registrations in flight | any | one registration is unknown |

@@ -13,9 +13,12 @@ use crate::shared::counters::{
     rows::{MAX_PROCESSES, ROWS, Row},
 };
 use crate::shared::figures::{
+    comeback::Comeback,
     events::Events,
     forecasts::Forecasts,
     history::History,
+    hours::Hours,
+    restart::Restart,
     sampled::{Figures, Published},
     sampling::Sampling,
 };
@@ -79,6 +82,8 @@ pub struct Control {
     pub pkg_size: Word,
     /// Until when an operator's `shed` runs, server time in milliseconds; 0: none.
     pub shed_until_ms: Word,
+    /// Until when an operator's `drain` runs, server time in milliseconds; 0: none.
+    pub drain_until_ms: Word,
     /// End of the last slot of the queue, server time in microseconds ([`crate::guard::decide::queue`]).
     pub queue_tail_us: Word,
     /// Counts `memguard.reset queue`: slots that were told before are not known any more.
@@ -166,6 +171,12 @@ pub struct Region {
     pub forecasts: Forecasts,
     /// The last hour and day.
     pub history: History,
+    /// Who came back after the last restart.
+    pub comeback: Comeback,
+    /// The load of the last weeks, by hour.
+    pub hours: Hours,
+    /// What the sampling process thinks of a restart.
+    pub restart: Restart,
     /// The priority lists in force.
     pub priorities: Priorities,
     /// Level changes.
@@ -189,6 +200,23 @@ impl Region {
             max_s: self.settings.get_u64(Int::RetryAfterMax),
             rate: self.settings.get_u64(Int::RetryRate),
         }
+    }
+
+    /// Whether an operator has new registrations refused at this moment (`memguard.shed`, `memguard.drain`).
+    #[inline]
+    pub fn is_shed(&self, now_ms: u64) -> bool {
+        let control = &self.control;
+        control
+            .shed_until_ms
+            .get()
+            .max(control.drain_until_ms.get())
+            > now_ms
+    }
+
+    /// For how long a drain goes on, milliseconds; 0: none runs.
+    #[inline]
+    pub fn drains_for(&self, now_ms: u64) -> u64 {
+        self.control.drain_until_ms.get().saturating_sub(now_ms)
     }
 
     /// Whether a sample of that time is too old to decide anything.

@@ -143,10 +143,23 @@ fn forecast_a_leak_is_announced_a_killed_sampler_changes_nothing_and_its_time_co
         );
 
         assert_a_killed_sampler_costs_samples_only(&server, leaking);
+        let mut plans = Vec::new();
         traffic(&server, 20, leaking, || {
+            plans.push(server.rpc("memguard.restart", json!([])));
             (used_pct(&server) > 99.0).then_some(())
         });
         let truth = said.elapsed().as_secs_f64();
+        // A restart is advised, with a date that lies before the end.
+        let now_s = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("after 1970")
+            .as_secs();
+        plans.retain(|plan| word(plan, "advice") != "none");
+        assert!(plans.iter().any(|plan| word(plan, "advice") == "now"));
+        for plan in &plans {
+            let before = plan["before"].as_u64().expect("a date");
+            assert!(before <= now_s && plan.get("at").is_none(), "{plan}");
+        }
         let told = number(&foretold, "exhaustion_seconds") as f64;
         assert!(
             (told - truth).abs() < 0.25 * truth,

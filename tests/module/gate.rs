@@ -2,16 +2,26 @@
 //! Forbidden here: looking into the program; it is run as its users run it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::harness::builder::{Folder, free_port};
-use super::harness::{Pair, Server, for_each_pair_at_once};
+use super::harness::schemas::Schemas;
+use super::harness::{Pair, Server, for_each_pair_at_once, until};
 
 /// A file of this project.
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The number of the first line of a configuration, past its comments, that holds this text.
+#[track_caller]
+fn line_of(cfg: &Path, text: &str) -> usize {
+    let cfg = std::fs::read_to_string(cfg).expect("the configuration is there");
+    let is_it = |line: &str| !line.starts_with('#') && line.contains(text);
+    cfg.lines().position(is_it).expect("the line is there") + 1
 }
 
 /// One run of the gate.
@@ -56,12 +66,7 @@ impl Run {
     /// The first SARIF result stands at the line of the configuration that holds this text.
     #[track_caller]
     fn sarif_is_at(&self, text: &str) {
-        let cfg = std::fs::read_to_string(&self.cfg).expect("the configuration is there");
-        let line = cfg
-            .lines()
-            .position(|line| line.contains(text))
-            .expect("the line is there")
-            + 1;
+        let line = line_of(&self.cfg, text);
         let place = &self.sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
         assert_eq!(place["region"]["startLine"], line, "{}", self.said());
         let uri = place["artifactLocation"]["uri"]
@@ -81,13 +86,14 @@ impl Run {
     }
 }
 
-/// Runs the gate on a configuration of this pair's Kamailio.
-fn gate(pair: &Pair, cfg: &Path, arguments: &[&str]) -> Run {
+/// The gate on a configuration of this pair's Kamailio, in this project's folder.
+fn command(pair: &Pair, cfg: &Path, folder: &Folder) -> Command {
     let kamailio = &pair.kamailio;
     let memguard = kamailio.memguard.clone().expect("memguard.so was built");
-    let folder = Folder::of(pair, "gate");
     let own = memguard.parent().expect("it is in a folder");
-    let output = Command::new(env!("CARGO_BIN_EXE_memguard-gate"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memguard-gate"));
+    command
+        .current_dir(project(""))
         .arg(cfg)
         .arg("--kamailio")
         .arg(&kamailio.program)
@@ -100,20 +106,27 @@ fn gate(pair: &Pair, cfg: &Path, arguments: &[&str]) -> Run {
         .args(["--manager", &pair.manager])
         .arg("--keep")
         .arg(folder.file("run"))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+/// Runs the gate, and holds its reports against their schemas.
+fn gate(pair: &Pair, cfg: &Path, arguments: &[&str]) -> Run {
+    let folder = Folder::of(pair, "gate");
+    let output = command(pair, cfg, &folder)
         .arg("--json")
         .arg(folder.file("json"))
         .arg("--sarif")
         .arg(folder.file("sarif"))
         .arg("--junit")
         .arg(folder.file("junit"))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
         .args(arguments)
         .output()
         .expect("the gate can be started");
     let read = |name: &str| std::fs::read_to_string(folder.file(name)).unwrap_or_default();
     let parsed = |name: &str| serde_json::from_str(&read(name)).unwrap_or(Value::Null);
     let run = Run {
-        cfg: cfg.to_owned(),
+        cfg: project("").join(cfg),
         json: parsed("json"),
         sarif: parsed("sarif"),
         junit: read("junit"),
@@ -127,109 +140,85 @@ fn gate(pair: &Pair, cfg: &Path, arguments: &[&str]) -> Run {
     run
 }
 
-/// What SARIF 2.1.0's schema asks of the parts that are used here, and what GitHub asks beside it.
+/// SARIF 2.1.0 by its schema, and what GitHub asks beside it: exactly one place with a line for each result.
 fn is_sarif(document: &Value) {
-    let text = |value: &Value| value.as_str().is_some_and(|t| !t.is_empty());
-    assert_eq!(document["version"], "2.1.0");
-    assert_eq!(
-        document["$schema"],
-        "https://json.schemastore.org/sarif-2.1.0.json"
-    );
+    if let Some(schemas) = Schemas::find() {
+        assert_eq!(schemas.sarif(document), [""; 0], "{document:#}");
+    }
     let run = &document["runs"][0];
-    let driver = &run["tool"]["driver"];
-    assert!(
-        text(&driver["name"]) && text(&driver["semanticVersion"]),
-        "{driver}"
-    );
-    let rules = driver["rules"].as_array().expect("there are rules");
-    assert!(
-        rules
-            .iter()
-            .all(|rule| text(&rule["id"]) && text(&rule["shortDescription"]["text"]))
-    );
-    for result in run["results"]
+    let rules = &run["tool"]["driver"]["rules"];
+    let results = run["results"]
         .as_array()
-        .expect("there are results, or none")
-    {
+        .expect("there are results, or none");
+    for result in results {
         let rule = result["ruleIndex"].as_u64().expect("an index") as usize;
         assert_eq!(rules[rule]["id"], result["ruleId"]);
-        assert!(
-            ["none", "note", "warning", "error"]
-                .map(Value::from)
-                .contains(&result["level"])
-        );
-        assert!(text(&result["message"]["text"]), "{result}");
-        let related = result["relatedLocations"].as_array().into_iter().flatten();
-        for location in result["locations"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .chain(related)
-        {
-            let place = &location["physicalLocation"];
-            assert!(text(&place["artifactLocation"]["uri"]), "{result}");
-            assert!(place["region"]["startLine"].as_u64() >= Some(1), "{result}");
-        }
         assert_eq!(result["locations"].as_array().map(Vec::len), Some(1));
+        let place = &result["locations"][0]["physicalLocation"];
+        assert!(place["region"]["startLine"].as_u64() >= Some(1), "{result}");
+        assert!(
+            result["message"]["text"]
+                .as_str()
+                .is_some_and(|t| !t.is_empty())
+        );
     }
 }
 
-/// What the usual JUnit schema asks: suites that hold cases, with counts that are right.
+/// JUnit by the schemas of Jenkins and of Ant; and its counts are right.
 fn is_junit(text: &str) {
-    use quick_xml::events::Event;
-    let mut reader = quick_xml::Reader::from_str(text);
-    let (mut open, mut cases, mut failures) = (Vec::new(), 0, 0);
-    let mut told = Vec::new();
-    loop {
-        let event = reader.read_event().expect("it is well-formed");
-        let (Event::Start(tag) | Event::Empty(tag)) = &event else {
-            match event {
-                Event::End(_) => drop(open.pop()),
-                Event::Eof => break,
-                _ => (),
-            }
-            continue;
-        };
-        let name = String::from_utf8_lossy(tag.name().as_ref()).into_owned();
-        let has = |wanted: &str| {
-            tag.try_get_attribute(wanted)
-                .ok()
-                .flatten()
-                .map(|a| String::from_utf8_lossy(&a.value).into_owned())
-        };
-        let inside = open.last().map(String::as_str);
-        let (parent, needed): (Option<&str>, &[&str]) = match name.as_str() {
-            "testsuites" => (None, &["tests", "failures", "time"]),
-            "testsuite" => (
-                Some("testsuites"),
-                &["name", "tests", "failures", "errors", "time"],
-            ),
-            "testcase" => (Some("testsuite"), &["name", "classname", "time"]),
-            "failure" => (Some("testcase"), &["message", "type"]),
-            other => panic!("JUnit knows no {other}"),
-        };
-        assert_eq!(inside, parent, "{text}");
-        for attribute in needed {
-            assert!(
-                has(attribute).is_some(),
-                "{name} without {attribute}: {text}"
-            );
-        }
-        cases += usize::from(name == "testcase");
-        failures += usize::from(name == "failure");
-        if name.starts_with("testsuite") {
-            told.push([has("tests"), has("failures")]);
-        }
-        if matches!(event, Event::Start(_)) {
-            open.push(name);
-        }
+    if let Some(schemas) = Schemas::find() {
+        assert_eq!(schemas.junit(text), [""; 0], "{text}");
     }
-    assert!(open.is_empty() && cases > 0, "{text}");
+    let suite = text.split("<testsuite ").nth(1).expect("there is a suite");
+    for (attribute, tag) in [("tests", "<testcase "), ("failures", "<failure ")] {
+        let count = format!("{attribute}=\"{}\"", text.matches(tag).count());
+        assert!(suite.contains(&count), "{count}: {text}");
+    }
+}
+
+/// With any of these left out, a report keeps to its schemas no more: what holds it against them is awake.
+fn each_field_is_required(sarif: &Value, junit: &str) {
+    let Some(schemas) = Schemas::find() else {
+        return;
+    };
+    for (place, field) in [
+        ("", "version"),
+        ("", "runs"),
+        ("/runs/0", "tool"),
+        ("/runs/0/tool/driver", "name"),
+        ("/runs/0/tool/driver/rules/0", "id"),
+        ("/runs/0/results/0", "message"),
+    ] {
+        let mut less = sarif.clone();
+        let object = less.pointer_mut(place).and_then(Value::as_object_mut);
+        let removed = object.and_then(|object| object.remove(field));
+        assert!(removed.is_some(), "{place} has {field}");
+        let faults = schemas.sarif(&less).join("; ");
+        assert!(faults.contains(field), "without {field}: {faults}");
+    }
+    let mut more = sarif.clone();
+    more["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["region"]["startLine"] =
+        json!(0);
     assert!(
-        told.iter()
-            .all(|t| *t == [Some(cases.to_string()), Some(failures.to_string())]),
-        "{text}"
+        schemas.sarif(&more).join(" ").contains("below 1"),
+        "line 0 is none"
     );
+    for attribute in [
+        "name",
+        "tests",
+        "failures",
+        "errors",
+        "time",
+        "timestamp",
+        "hostname",
+    ] {
+        let (before, suite) = junit.split_once("<testsuite ").expect("there is a suite");
+        let less = format!(
+            "{before}<testsuite {}",
+            suite.replacen(&format!("{attribute}="), "data-x=", 1)
+        );
+        assert_ne!(schemas.junit(&less), [""; 0], "without {attribute}: {less}");
+    }
 }
 
 /// Short rounds of requests without transactions.
@@ -246,43 +235,62 @@ const SHORT: [&str; 10] = [
     "1",
 ];
 
-#[test]
-fn gate_the_examples_are_held() {
-    for_each_pair_at_once(|pair| {
-        let run = |name: &str, more: &[&str]| {
-            let port = format!("SIP_PORT={}", free_port().port());
-            let usual = [
-                "--rounds",
-                "3",
-                "--warmup",
-                "1",
-                "--requests",
-                "50",
-                "--define",
-                &port,
-                "--define",
-                "WORKERS=2",
-            ];
-            let dir = Folder::of(pair, "example");
-            let (ctl, rpc) = (
-                dir.file("c").display().to_string(),
-                dir.file("r").display().to_string(),
-            );
-            let (ctl, rpc) = (
-                format!("CTL_SOCKET=\"unix:{ctl}\""),
-                format!("RPC_SOCKET=\"{rpc}\""),
-            );
-            let own = ["--define", &ctl, "--define", &rpc];
-            let all = [&usual[..], &own, more].concat();
-            gate(pair, &project("kamailio-cfg").join(name), &all).is_held();
-        };
-        let behind = Server::registrar(pair).start();
-        let upstream = format!("REGISTRARS=\"sip:{}\"", behind.sip());
-        std::thread::scope(|scope| {
-            scope.spawn(|| run("registrar.cfg", &[]));
-            scope.spawn(|| run("registrar-auth.cfg", &["--auth", "alice:wonderland"]));
-            scope.spawn(|| run("proxy.cfg", &["--define", &upstream]));
+/// The examples, and Debian's own configuration with what it offers and no database is needed for; short rounds.
+fn the_examples_are_held(pair: &Pair) {
+    let usual = ["--rounds", "3", "--warmup", "1", "--requests", "50"];
+    let run = |name: &str, more: &[&str]| {
+        let dir = Folder::of(pair, "example");
+        let own = [
+            format!("SIP_PORT={}", free_port().port()),
+            "WORKERS=2".to_owned(),
+            format!("CTL_SOCKET=\"unix:{}\"", dir.file("c").display()),
+            format!("RPC_SOCKET=\"{}\"", dir.file("r").display()),
+        ];
+        let own = own.iter().flat_map(|define| ["--define", define.as_str()]);
+        let all: Vec<&str> = usual
+            .into_iter()
+            .chain(own)
+            .chain(more.iter().copied())
+            .collect();
+        gate(pair, &project("kamailio-cfg").join(name), &all).is_held();
+    };
+    let behind = Server::registrar(pair).start();
+    let upstream = format!("REGISTRARS=\"sip:{}\"", behind.sip());
+    std::thread::scope(|scope| {
+        scope.spawn(|| run("registrar.cfg", &[]));
+        scope.spawn(|| run("registrar-auth.cfg", &["--auth", "alice:wonderland"]));
+        scope.spawn(|| run("proxy.cfg", &["--define", &upstream]));
+        scope.spawn(|| {
+            let more = ["--define", "WITH_NAT", "--define", "WITH_ANTIFLOOD"];
+            gate(pair, &debians_own(pair), &[&usual[..], &more].concat()).is_held();
         });
+    });
+}
+
+/// The kamailio.cfg of Debian's package.
+fn debians_own(pair: &Pair) -> PathBuf {
+    let folder = pair.kamailio.modules.parent().expect("build/VERSION");
+    folder.join("root/etc/kamailio/kamailio.cfg")
+}
+
+#[test]
+fn gate_the_examples_and_debians_own_configuration_are_held() {
+    for_each_pair_at_once(the_examples_are_held);
+}
+
+#[test]
+#[ignore = "ten minutes: ./dev steady"]
+fn gate_steady_is_the_verdict_on_the_examples_and_on_debians_own_configuration() {
+    let times = std::env::var("MEMGUARD_STEADY").ok();
+    let times: u32 = times.and_then(|n| n.parse().ok()).unwrap_or(5);
+    for_each_pair_at_once(|pair| {
+        for n in 1..=times {
+            let run = gate(pair, &debians_own(pair), &[]);
+            run.is_held();
+            the_examples_are_held(pair);
+            let (version, took) = (&pair.kamailio.version, &run.json["seconds"]);
+            println!("{version}: held, {n} of {times}; Debian's own took {took} s");
+        }
     });
 }
 
@@ -311,7 +319,8 @@ fn gate_bindings_that_live_cells_that_expire_and_transactions_that_wait_are_no_l
 #[test]
 fn gate_a_table_that_is_filled_without_expiry_is_found_at_its_line() {
     for_each_pair_at_once(|pair| {
-        let run = gate(pair, &project("tests/gate/planted/htable.cfg"), &SHORT);
+        let cfg = Path::new("tests/gate/planted/htable.cfg");
+        let run = gate(pair, cfg, &SHORT);
         let first = run.leaks_first("shm", "htable", "ht_cell_new");
         assert_eq!(
             run.json["leaks"].as_array().map(Vec::len),
@@ -323,6 +332,111 @@ fn gate_a_table_that_is_filled_without_expiry_is_found_at_its_line() {
         assert!(path.contains("pv_set_ht_cell"), "{path}");
         run.sarif_is_at("$sht(seen=>");
         assert!(run.junit.contains("<failure"), "{}", run.junit);
+        each_field_is_required(&run.sarif, &run.junit);
+        if pair.kamailio.version == "5.6.3" {
+            for page in ["README.md", "docs/pipeline.md"] {
+                shows_the_output_of(page, &run);
+            }
+        }
+    });
+}
+
+/// The block of a page that begins as the gate's table does is what this run printed, but for numbers.
+fn shows_the_output_of(page: &str, run: &Run) {
+    let text = std::fs::read_to_string(project(page)).expect("it is there");
+    let mut blocks = text
+        .split("```\n")
+        .filter(|b| b.starts_with("   bytes per "));
+    let shown = masked(blocks.next().expect("the page shows a table"));
+    let printed = String::from_utf8_lossy(&run.output.stdout).into_owned();
+    assert!(
+        masked(&printed).contains(&shown),
+        "{page} shows\n{shown}\nand the gate prints\n{printed}"
+    );
+}
+
+/// With each number as N, and columns as one space.
+fn masked(text: &str) -> String {
+    let words = |line: &str| {
+        let mask = |word: &str| {
+            let mut out = String::new();
+            for c in word.chars() {
+                let is_number = c.is_ascii_digit() || (c == '.' && out.ends_with('N'));
+                match is_number {
+                    true if out.ends_with('N') => {}
+                    true => out.push('N'),
+                    false => out.push(c),
+                }
+            }
+            out
+        };
+        line.split_whitespace()
+            .map(mask)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    text.lines().map(words).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn gate_what_a_timers_route_forgets_is_found_at_its_line_in_both_pools() {
+    for_each_pair_at_once(|pair| {
+        let cfg = project("tests/gate/planted/timer.cfg");
+        let short = [
+            "--scenario",
+            "options",
+            "--requests",
+            "20",
+            "--rounds",
+            "3",
+            "--warmup",
+            "1",
+        ];
+        let run = gate(pair, &cfg, &short);
+        assert_eq!(run.code(), Some(1), "{}", run.said());
+        let leaks = run.json["leaks"].as_array().cloned().unwrap_or_default();
+        for (pool, function, text) in [
+            ("shm", "ht_cell_new", "$sht(ticks=>"),
+            ("pkg", "w_leak_pkg", "mgtest_leak_pkg"),
+        ] {
+            let row = leaks
+                .iter()
+                .find(|row| row["pool"] == pool && row["function"] == function)
+                .unwrap_or_else(|| panic!("{pool} {function}: {}", run.said()));
+            let at = format!("timer.cfg:{} route[TICK]", line_of(&cfg, text));
+            assert_eq!(row["cfg"], at, "{}", run.said());
+        }
+        assert_eq!(leaks.len(), 2, "{}", run.said());
+        run.sarif_is_at(match leaks[0]["pool"] == "shm" {
+            true => "$sht(ticks=>",
+            false => "mgtest_leak_pkg",
+        });
+    });
+}
+
+#[test]
+fn gate_what_a_module_forgets_of_libcs_heap_is_found_with_its_process() {
+    for_each_pair_at_once(|pair| {
+        let cfg = project("tests/gate/planted/libc.cfg");
+        let more = ["--requests", "100"];
+        let run = gate(pair, &cfg, &[&SHORT[..], &more].concat());
+        assert_eq!(run.code(), Some(1), "{}", run.said());
+        for row in run.json["leaks"].as_array().into_iter().flatten() {
+            assert_eq!(
+                (&row["pool"], &row["module"]),
+                (&json!("outside"), &json!("libc")),
+                "{}",
+                run.said()
+            );
+            let name = row["function"].as_str().unwrap_or_default();
+            assert!(name.starts_with("udp receiver"), "{}", run.said());
+        }
+        assert!(
+            run.junit.contains("outside Kamailio&apos;s pools")
+                || run.junit.contains("outside Kamailio's pools"),
+            "{}",
+            run.junit
+        );
     });
 }
 
@@ -498,13 +612,27 @@ fn gate_without_a_verdict_it_says_why_by_its_exit_code() {
         );
         assert_eq!(broken.code(), Some(3), "{}", broken.said());
         assert!(broken.said().contains("--listen"), "{}", broken.said());
+        let folder = Folder::of(pair, "broken");
+        let cfg = folder.file("kamailio.cfg");
+        std::fs::write(
+            &cfg,
+            "#!KAMAILIO\nchildren=1\nrequest_route {\n    no_such_function();\n}\n",
+        )
+        .expect("the folder is ours");
+        let wrong = gate(pair, &cfg, &[]);
+        assert_eq!(wrong.code(), Some(3), "{}", wrong.said());
+        assert!(
+            wrong.said().contains("no_such_function"),
+            "{}",
+            wrong.said()
+        );
         let silent = gate(pair, &healthy, &["--traffic", "true"]);
         assert_eq!(silent.code(), Some(3), "{}", silent.said());
         assert!(silent.said().contains("sent nothing"), "{}", silent.said());
         let failing = gate(pair, &healthy, &["--traffic", "echo broken pipe; false"]);
         assert_eq!(failing.code(), Some(3), "{}", failing.said());
         assert!(failing.said().contains("broken pipe"), "{}", failing.said());
-        let kills = "kill -SEGV $(tr ' ' '\\n' </proc/$MEMGUARD_GATE_PID/task/$MEMGUARD_GATE_PID/children | head -1); sleep 5";
+        let kills = "kill -SEGV $(tr ' ' '\\n' </proc/$MEMGUARD_GATE_PID/task/$MEMGUARD_GATE_PID/children | head -1); sleep 60";
         let dies = gate(pair, &healthy, &["--traffic", kills]);
         assert_eq!(dies.code(), Some(4), "{}", dies.said());
         assert!(dies.said().contains("signal 11"), "{}", dies.said());
@@ -527,6 +655,132 @@ fn gate_without_a_verdict_it_says_why_by_its_exit_code() {
         assert_eq!(missing.status.code(), Some(3), "{text}");
         assert!(text.contains("apt-get install sip-tester"), "{text}");
     });
+}
+
+#[test]
+fn gate_listens_where_it_is_told_and_leaves_another_server_alone() {
+    for_each_pair_at_once(|pair| {
+        let other = Server::registrar(pair).start();
+        let folder = Folder::of(pair, "other");
+        let healthy = project("tests/gate/planted/healthy.cfg");
+        let short = [
+            &SHORT[..2],
+            &["--requests", "20", "--rounds", "3", "--warmup", "0"],
+        ]
+        .concat();
+        let at = |proto: &str| format!("{proto}:{}", free_port());
+        let run = |sockets: &[String], cfg: &Path| {
+            let words = sockets.iter().flat_map(|s| ["--listen", s.as_str()]);
+            gate(
+                pair,
+                cfg,
+                &short.iter().copied().chain(words).collect::<Vec<_>>(),
+            )
+        };
+        // Several: the first of UDP on loopback is the one that is asked.
+        let (tcp, udp) = (at("tcp"), at("udp"));
+        let several = run(&[tcp.clone(), udp.clone(), at("udp")], &healthy);
+        several.is_held();
+        let told = format!("answers on udp {}", &udp[4..]);
+        assert!(several.said().contains(&told), "{}", several.said());
+        // TCP alone.
+        let alone = run(&[at("tcp")], &healthy);
+        alone.is_held();
+        assert!(alone.said().contains("answers on tcp "), "{}", alone.said());
+        // A port that is taken, by a Kamailio that runs here; and a control socket that it has.
+        let taken = run(&[format!("udp:{}", other.places.sip)], &healthy);
+        assert_eq!(taken.code(), Some(3), "{}", taken.said());
+        let told = format!("another program listens on udp:{}", other.places.sip);
+        assert!(taken.said().contains(&told), "{}", taken.said());
+        // The same, where the line hides it: Kamailio starts, is seen not to be alone, and stops.
+        let hidden = format!("OTHER=udp:{}", other.places.sip);
+        let words = [&short[..], &["--define", &hidden]].concat();
+        let listens = text_with(&healthy, "children=8", "listen=OTHER\nchildren=1");
+        std::fs::write(folder.file("hidden.cfg"), listens).expect("the folder is ours");
+        let shared = gate(pair, &folder.file("hidden.cfg"), &words);
+        assert_eq!(shared.code(), Some(3), "{}", shared.said());
+        assert!(shared.said().contains(&told), "{}", shared.said());
+        let ctl = other.places.ctl().display().to_string();
+        let loads = format!(
+            "children=8\nloadmodule \"ctl.so\"\nmodparam(\"ctl\", \"binrpc\", \"unix:{ctl}\")"
+        );
+        std::fs::write(
+            folder.file("ctl.cfg"),
+            text_with(&healthy, "children=8", &loads),
+        )
+        .expect("the folder is ours");
+        let shared = run(&[], &folder.file("ctl.cfg"));
+        assert_eq!(shared.code(), Some(3), "{}", shared.said());
+        assert!(
+            shared
+                .said()
+                .contains(&format!("another program serves {ctl}")),
+            "{}",
+            shared.said()
+        );
+        // It has seen none of all this, and can still be asked.
+        let output = Command::new(&pair.kamailio.kamcmd)
+            .args(["-s", &format!("unix:{ctl}"), "core.version"])
+            .output()
+            .expect("kamcmd can be started");
+        assert!(output.status.success(), "{output:?}");
+        let requests = other.rpc("stats.fetch", json!(["core:rcv_requests"]));
+        assert_eq!(requests["core.rcv_requests"], "0", "{requests}");
+        other.stop();
+    });
+}
+
+/// A configuration's text with one part replaced.
+fn text_with(cfg: &Path, part: &str, by: &str) -> String {
+    let text = std::fs::read_to_string(cfg).expect("it is there");
+    assert!(text.contains(part), "{part}");
+    text.replacen(part, by, 1)
+}
+
+#[test]
+fn gate_that_is_interrupted_leaves_no_process_and_no_folder() {
+    for_each_pair_at_once(|pair| {
+        let folder = Folder::of(pair, "stop");
+        let log = std::fs::File::create(folder.file("log")).expect("the folder is ours");
+        let mut child = command(pair, &project("tests/gate/planted/healthy.cfg"), &folder)
+            .args(["--requests", "2000", "--rate", "100"])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the gate can be started");
+        let own = folder.path().display().to_string();
+        let running = || processes_of(&own);
+        let has = |name: &str| running().iter().any(|line| line.contains(name));
+        let soon = Duration::from_secs(60);
+        until(soon, "Kamailio and sipp run", || {
+            has("kamailio") && has("sipp")
+        });
+        // SAFETY: our own child, which has not been waited for.
+        unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) };
+        let status = child.wait().expect("it is ours");
+        let said = std::fs::read_to_string(folder.file("log")).unwrap_or_default();
+        assert_eq!(status.code(), Some(3), "{said}");
+        assert!(said.contains("memguard-gate: interrupted"), "{said}");
+        until(soon, "no process is left", || running().is_empty());
+        for name in ["rpc", "gate", "gate.cfg"] {
+            assert!(!folder.file("run").join(name).exists(), "{name} is left");
+        }
+    });
+}
+
+/// The command lines and working folders of all processes that name this folder, but for the gate's own.
+fn processes_of(folder: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let place = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        let is_own = line.contains(folder) || place.starts_with(folder);
+        if is_own && !line.contains("memguard-gate ") {
+            all.push(line);
+        }
+    }
+    all
 }
 
 #[test]
@@ -593,33 +847,56 @@ fn gate_faults_can_only_be_made_where_the_configuration_says_so() {
 }
 
 #[test]
-fn gate_stress_says_which_rate_holds_and_what_grows_without_end() {
+fn gate_stress_finds_the_rate_that_is_true_and_says_what_an_hour_leaves() {
     for_each_pair_at_once(|pair| {
-        let common = [
-            "--scenario",
-            "register",
-            "--rounds",
-            "3",
-            "--warmup",
-            "1",
-            "--requests",
-            "20",
-        ];
-        let grows = gate(
-            pair,
-            &project("tests/gate/planted/htable.cfg"),
-            &[&common[..], &["--limit", "100000", "--stress", "300", "4"]].concat(),
-        );
-        assert_eq!(grows.code(), Some(1), "{}", grows.said());
-        let first = &grows.json["stress"][0];
-        assert_eq!(first["growing"], true, "{}", grows.said());
-        // 900 REGISTERs per second with a cell of a hundred bytes each.
-        let hour = first["hour_bytes"].as_f64().unwrap_or(0.0);
-        assert!(
-            hour > 900.0 * 3600.0 * 40.0 && hour < 900.0 * 3600.0 * 400.0,
-            "{}",
-            grows.said()
-        );
+        let run = |define: &str, rate: &str| {
+            let mut words = vec!["--scenario", "options", "--rounds", "3", "--warmup", "1"];
+            words.extend(["--requests", "20", "--limit", "100000", "--define", define]);
+            words.extend(["--stress", rate, "3"]);
+            let cfg = project("tests/gate/planted/pressed.cfg");
+            gate(pair, &cfg, &words)
+        };
+        // Answers come up to 100 per second, by a limit that refuses the rest or by a worker that has no time.
+        let rate_of = |define: &str| {
+            let run = run(define, "40");
+            assert_eq!(run.code(), Some(0), "{}", run.said());
+            let steps = run.json["stress"].as_array().cloned().unwrap_or_default();
+            let rate = |step: &Value| step["rate"].as_u64().unwrap_or(0);
+            let holds = steps.iter().filter(|step| step["failing"] == false);
+            let best = holds.map(rate).max().unwrap_or(0);
+            let fails = |step: &Value| step["failing"] == true && rate(step) <= 320;
+            let is_never_more = best <= 200 && steps.iter().any(fails);
+            assert!(is_never_more, "{define}: {}", run.said());
+            best >= 50
+        };
+        // On a machine that is busy sipp sends in bursts, and less is the truth: once in three it must come through.
+        let rate_of = |define: &str| {
+            let is_found = (0..3).any(|_| rate_of(define));
+            assert!(
+                is_found,
+                "{define}: less than half of the true rate, three times"
+            );
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| rate_of("LIMITED"));
+            scope.spawn(|| rate_of("SLOW"));
+            scope.spawn(|| {
+                // 2000 bytes of each request that arrived, 3 seconds long; a manager rounds by a few.
+                let grows = run("LEAKS", "100");
+                assert_eq!(grows.code(), Some(1), "{}", grows.said());
+                let first = &grows.json["stress"][0];
+                assert_eq!(first["growing"], true, "{}", grows.said());
+                let number = |name: &str| first[name].as_f64().unwrap_or(0.0);
+                assert!(number("messages") >= 300.0, "{}", grows.said());
+                let truth = 2000.0 * number("messages") / 3.0 * 3600.0;
+                let hour = number("hour_bytes");
+                assert!(
+                    hour > truth * 0.98 && hour < truth * 1.1,
+                    "{}",
+                    grows.said()
+                );
+            });
+        });
     });
 }
 
@@ -707,5 +984,10 @@ fn gate_what_the_page_on_pipelines_shows_is_what_is_run() {
             std::fs::read_to_string(folder.file("memguard.sarif")).expect("the report is there");
         is_sarif(&serde_json::from_str(&sarif).expect("it is JSON"));
         assert!(!text.contains("::error"), "{text}");
+        // Seven rounds of two seconds and of tm's five; calls that fail say that the machine has no time for them.
+        let seconds = text.trim_end().rsplit(", ").next();
+        let seconds: Option<u64> = seconds.and_then(|t| t.strip_suffix(" s)")?.parse().ok());
+        let seconds = seconds.unwrap_or_else(|| panic!("it says how long: {text}"));
+        assert!(seconds < 90 || text.contains("not as planned"), "{text}");
     });
 }

@@ -41,6 +41,7 @@ mod profile;
 mod profile_paths;
 mod proxy;
 mod queue;
+mod restarts;
 mod robust;
 mod rpc;
 mod scale;

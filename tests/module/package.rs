@@ -217,6 +217,17 @@ fn package_is_installed_loaded_from_there_and_removed_without_a_trace() {
         assert!(good && said.contains(" fits kamailio "), "{said}");
         fs::remove_file(folder.join("pv.so")).expect("it is ours");
 
+        // The gate, with its page of the manual and the one that its page names.
+        let gate = root.path("usr/bin/memguard-gate");
+        let (good, said) = run(Command::new(&gate).arg("--help"));
+        assert!(good && said.starts_with("usage: memguard-gate"), "{said}");
+        for file in [
+            "man/man1/memguard-gate.1.gz".to_owned(),
+            format!("doc/{NAME}/docs/pipeline.md"),
+        ] {
+            assert!(root.path(&format!("usr/share/{file}")).is_file(), "{file}");
+        }
+
         for file in [
             "memguard.rules.yml",
             "grafana-dashboard.json",
@@ -232,6 +243,20 @@ fn package_is_installed_loaded_from_there_and_removed_without_a_trace() {
             );
         }
 
+        // The drop-in is an example: nothing that systemd reads came with the package.
+        let example = root.path(&format!(
+            "usr/share/doc/{NAME}/examples/memguard-observe.conf"
+        ));
+        assert_eq!(
+            fs::read_to_string(example).ok().as_deref(),
+            Some(include_str!("../../systemd/memguard-observe.conf"))
+        );
+        let active = root
+            .content()
+            .into_iter()
+            .find(|path| path.contains("/systemd/"));
+        assert_eq!(active, None);
+
         // A configuration that goes on to load it is told of in time; dpkg removes it all the same.
         let configuration = root.path("etc/kamailio/kamailio.cfg");
         fs::write(
@@ -243,6 +268,21 @@ fn package_is_installed_loaded_from_there_and_removed_without_a_trace() {
         assert!(good && said.contains("still loads memguard.so"), "{said}");
         fs::remove_file(&configuration).expect("it is ours");
         assert_eq!(root.content(), before);
+        let drop_in = root.path("etc/systemd/system/kamailio.service.d/memguard-observe.conf");
+        let folder = drop_in.parent().expect("a folder");
+        fs::create_dir_all(folder).expect("the folder is ours");
+        fs::write(
+            &drop_in,
+            include_str!("../../systemd/memguard-observe.conf"),
+        )
+        .expect("ours");
+        assert!(root.dpkg(&["-i", text(&deb)]).0);
+        let (good, said) = root.dpkg(&["--purge", NAME]);
+        assert!(
+            good && said.contains("service.d still loads memguard.so"),
+            "{said}"
+        );
+        fs::remove_dir_all(root.path("etc/systemd")).expect("it is ours");
 
         // No such line, no such word.
         fs::write(&configuration, "# loadmodule \"memguard.so\"\n").expect("the folder is ours");

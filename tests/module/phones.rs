@@ -16,7 +16,7 @@ use super::harness::{Pair, Server, for_each_pair};
 /// A phone's REGISTERs: parts between ` | ` are Contact headers (`@` becomes the row's user), or one of
 /// `id+` a new Call-ID (all else goes on with the first one), `x=N` Expires (`x=` none), `to=URI`, `compact` header names,
 /// `last` the Contact headers before To, `seq=N` a CSeq (that of the next one goes on as if there were none), `=N CLASS` that
-/// the registrar refuses it with N, and the class that it has all the same, `noid` an empty Call-ID, `v=2.00` that version, or any other header line in `{}`.
+/// the registrar refuses it with N (0: whatever it says), and the class that it has all the same, `noid` an empty Call-ID, `v=2.00` that version, or any other header line in `{}`.
 struct Row(&'static str, &'static [&'static str]);
 
 const I1: &str = ";+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-000a95a0e128>\"";
@@ -136,7 +136,7 @@ const ROWS: &[Row] = &[
     Row("a new port on a new connection, with an instance", &["<sip:@192.0.2.1:40001;transport=tcp>I1;reg-id=1", "id+ | <sip:@192.0.2.1:40002;transport=tcp>I1;reg-id=1", "<sip:@x.invalid;transport=ws>I1;reg-id=1"]),
     Row("a password in the contact and the AoR", &["to=sip:uNAME:secret@example.test | <sip:uNAME:pw@192.0.2.1:5060>", "id+ | <sip:uNAME:pw@192.0.2.1:5060>", "id+ | <sip:uNAME@192.0.2.1:5060>"]),
     Row("an escape in other case", &["<sip:a%2Fb@192.0.2.1:5060>", "id+ | <sip:a%2fb@192.0.2.1:5060>", "id+ | <sip:a%2Fb@192.0.2.1:5060>"]),
-    Row("an escape in the AoR that cannot be undone", &["=400 new | to=sip:uNAME%00@example.test | <sip:@192.0.2.1:5060>"]),
+    Row("an escape in the AoR that cannot be undone", &["=0 new | to=sip:uNAME%00@example.test | <sip:@192.0.2.1:5060>"]),
     Row("IPv6 with a zone and IPv4 within", &["<sip:@[::ffff:192.0.2.1]:5060>", "id+ | <sip:@[::FFFF:192.0.2.1]:5060>", "id+ | <sip:@[::ffff:192.0.2.1]:5060>"]),
     Row("a folded line", &["<sip:@192.0.2.1:5060>\r\n ;q=0.5", "<sip:@192.0.2.1:5060>;q=0.5\r\n\t;expires=60"]),
     Row("names in brackets and commas", &["\"Doe, <J>\" <sip:@192.0.2.1:5060>, <sip:@192.0.2.2:5060>", "<sip:@192.0.2.2:5060>, \"a\\\"b\" <sip:@192.0.2.1:5060>"]),
@@ -476,7 +476,7 @@ fn wrong_rows(server: &Server, mode: u32, rows_of: &[Row]) -> (Vec<String>, usiz
                 ));
             }
             let code = message.refused.as_ref().map_or(200, |(code, _)| *code);
-            if reply.code != code {
+            if reply.code != code && (code != 0 || reply.code < 400) {
                 faults.push(format!("the registrar answered {}", reply.code));
             }
             if message.refused.is_some() && after != before {

@@ -185,16 +185,17 @@ impl Reserve {
         let name = module.display().to_string();
         let mapped = maps.lines().find(|line| line.ends_with(&name));
         let hex = |text: &str| u64::from_str_radix(text, 16).expect("a number");
-        let first = mapped.expect("it is loaded").split(['-', ' ']);
-        let first: Vec<&str> = first.take(4).collect();
-        assert_eq!(hex(first[3]), 0, "the first part of the file");
+        let mut fields = mapped.expect("it is loaded").split_whitespace();
+        let (range, offset) = (fields.next().unwrap_or(""), fields.nth(1).unwrap_or(""));
+        assert_eq!(hex(offset), 0, "the first part of the file");
+        let base = hex(range.split('-').next().unwrap_or(""));
         let memory = OpenOptions::new()
             .read(true)
             .write(true)
             .open(format!("/proc/{pid}/mem"));
         Reserve {
             memory: memory.expect("a process of this test"),
-            first_node: hex(first[0]) + hex(&symbol[..16]) + Self::BYTES + 1,
+            first_node: base + hex(&symbol[..16]) + Self::BYTES + 1,
         }
     }
 

@@ -420,7 +420,7 @@ fn sweep_refusals(host: &mut Standin) {
 }
 
 /// What an operator or a monitor asks, and what changes nothing that the other tests need.
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 28] = [
     "status",
     "pools",
     "workers",
@@ -445,6 +445,9 @@ const COMMANDS: [&str; 25] = [
     "mode enforce",
     "priority add domain other.test",
     "shed 0",
+    "drain 0",
+    "comeback",
+    "restart",
     "reset peaks",
 ];
 

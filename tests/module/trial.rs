@@ -10,9 +10,11 @@ use serde_json::json;
 
 use super::guard::{Guarded, SOON, number, word};
 use super::harness::builder::{Folder, free_port};
+use super::harness::config::{Config, Places};
+use super::harness::server::is_running;
 use super::harness::sip::{Reply, Request};
 use super::harness::tls::Certificate;
-use super::harness::{Pair, Server, for_each_pair_at_once, until};
+use super::harness::{Pair, Server, for_each_pair, for_each_pair_at_once, until};
 
 /// What memguard adds to a command line.
 const LOADS: &str = "--loadmodule=memguard.so --modparam=memguard:mode:s:observe";
@@ -300,6 +302,102 @@ fn trial_by_the_line_of_the_pages_needs_no_change_of_the_configuration() {
             assert_observes(&watched, &line, &day(&watched));
             watched.stop();
         }
+    });
+}
+
+/// The daemon that a pid file names; it ends with the test.
+struct Daemon(PathBuf);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let text = fs::read_to_string(&self.0).unwrap_or_default();
+        if let Ok(pid) = text.trim().parse::<i32>() {
+            // SAFETY: a plain call; the daemon wrote its own pid there and removes the file when it ends.
+            unsafe { libc::kill(pid, libc::SIGTERM) };
+            until(SOON, "the daemon ends", || !is_running(pid));
+        }
+    }
+}
+
+#[test]
+fn three_lines_of_the_page_lead_from_a_clone_to_an_answer() {
+    for_each_pair(|pair| {
+        let whole = pair.kamailio.modules.parent().expect("build/VERSION");
+        let source = whole.join("src").canonicalize().expect("its headers");
+        if !whole.join("root/sbin/kamailio").exists()
+            || package_root(pair).join("lib/systemd").exists()
+        {
+            println!(
+                "-- {}: a package; the lines are for an own compile",
+                pair.kamailio.version
+            );
+            return;
+        }
+        let page = include_str!("../../docs/install.md");
+        let (_, rest) = page
+            .split_once("three lines: begin -->\n```\n")
+            .expect("the page has them");
+        let lines: Vec<&str> = rest
+            .split("\n```")
+            .next()
+            .expect("an end")
+            .lines()
+            .collect();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+
+        // The checkout is the clone, its user's home has the tree, /usr/local is the prefix of this Kamailio.
+        let folder = Folder::of(pair, "lines");
+        let tree = source.parent().expect("a tree's src");
+        std::os::unix::fs::symlink(tree, folder.file("kamailio")).expect("the folder is ours");
+        let places = Places {
+            folder: folder.path().to_owned(),
+            sip: free_port(),
+            http: free_port(),
+            tls: free_port(),
+        };
+        let config = folder.file("kamailio.cfg");
+        let text = Config::registrar().render(&places, &pair.kamailio.modules, &[]);
+        fs::write(&config, text).expect("the folder is ours");
+        let bin = pair.kamailio.program.parent().expect("a folder");
+        let shell = format!(
+            "set -e; git() {{ [ $1 = clone ]; }}; cd() {{ builtin cd '{root}'; }}; sudo() {{ \"$@\"; }}
+             kamailio() {{ command kamailio -P '{here}/pid' -Y '{here}' -w '{here}' -m 32 -M 4 \"$@\"; }}
+             kamcmd() {{ '{kamcmd}' -s 'unix:{ctl}' \"$@\"; }}\n",
+            root = env!("CARGO_MANIFEST_DIR"),
+            here = folder.path().display(),
+            kamcmd = pair.kamailio.kamcmd.display(),
+            ctl = places.ctl().display(),
+        );
+        let home = std::env::var("HOME").unwrap_or_default();
+        let kept =
+            |name: &str, below: &str| std::env::var(name).unwrap_or(format!("{home}/{below}"));
+        let run = |script: &str| {
+            let path = std::env::var("PATH").unwrap_or_default();
+            let output = Command::new("bash")
+                .args(["-c", &format!("{shell}{script}")])
+                .env("PATH", format!("{}:{path}", bin.display()))
+                .env("CARGO_HOME", kept("CARGO_HOME", ".cargo"))
+                .env("RUSTUP_HOME", kept("RUSTUP_HOME", ".rustup"))
+                .env("HOME", folder.path())
+                .current_dir(folder.path())
+                .output()
+                .expect("bash runs");
+            let said =
+                String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            assert!(output.status.success(), "{script}: {said}");
+            said
+        };
+        let lines = lines.join("\n");
+        let local = "/usr/local/etc/kamailio/kamailio.cfg";
+        assert!(lines.contains(local));
+        let daemon = Daemon(folder.file("pid"));
+        let said = run(&lines.replace(local, &config.display().to_string()));
+        assert!(said.contains("mode: observe"), "{said}");
+        let installed = pair.kamailio.modules.join("memguard.so");
+        assert!(installed.is_file(), "{said}");
+        drop(daemon);
+        run("cd .; ./dev install --uninstall");
+        assert!(!installed.exists());
     });
 }
 

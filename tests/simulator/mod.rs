@@ -74,6 +74,8 @@ pub struct World {
     pub day_to_day: f64,
     pub storms_per_day: f64,
     pub reloads_per_day: f64,
+    /// A day (from the begin) on which nobody works.
+    pub holiday: Option<i64>,
     /// Whole restarts, per day: everything starts anew, the forecast too.
     pub restarts_per_day: f64,
     /// Time of day at the start, seconds.
@@ -108,6 +110,7 @@ impl World {
             day_to_day: 0.0,
             storms_per_day: 0.0,
             reloads_per_day: 0.0,
+            holiday: None,
             restarts_per_day: 0.0,
             begins_at: 0.0,
             leak: 0.0,
@@ -172,7 +175,7 @@ pub struct Run {
 }
 
 /// Unix time of the begin, a Monday at midnight.
-const BEGIN_S: f64 = 1_700_438_400.0;
+pub const BEGIN_S: f64 = 1_700_438_400.0;
 
 impl Run {
     /// A server that has been running for a while.
@@ -211,9 +214,22 @@ impl Run {
             self.yesterday = self.today;
             self.today = 1.0 + self.world.day_to_day * self.random.normal();
         }
+        // Days differ smoothly: no jump at midnight.
+        let blend = ((clock % 86_400.0) / 3_600.0 / 6.0).min(1.0);
+        let usual = match self.world.holiday == Some(day) {
+            true => 0.3 * self.usual(self.time),
+            false => self.usual(self.time),
+        };
+        usual * (self.yesterday + (self.today - self.yesterday) * blend)
+    }
+
+    /// The load that is usual at a time, without what makes one day differ from another.
+    pub fn usual(&self, time: f64) -> f64 {
+        let clock = time + self.world.begins_at;
+        let day = (clock / 86_400.0) as i64;
         let hour = (clock % 86_400.0) / 3_600.0;
         let rise = |at: f64, width: f64| 1.0 / (1.0 + (-(hour - at) / width).exp());
-        let shape = match self.world.shape {
+        match self.world.shape {
             Shape::Flat => 0.8,
             Shape::Sine => 0.55 - 0.45 * ((hour - 3.0) / 24.0 * std::f64::consts::TAU).cos(),
             Shape::Evening => 0.55 - 0.45 * ((hour - 7.5) / 24.0 * std::f64::consts::TAU).cos(),
@@ -225,10 +241,13 @@ impl Run {
                     worked
                 }
             }
-        };
-        // Days differ smoothly: no jump at midnight.
-        let blend = (hour / 6.0).min(1.0);
-        shape * (self.yesterday + (self.today - self.yesterday) * blend)
+        }
+    }
+
+    /// Messages per second.
+    #[allow(dead_code)] // for tests/restart_truth.rs alone
+    pub fn rate(&self) -> f64 {
+        self.messages * 500.0
     }
 
     fn happens(&mut self, per_day: f64) -> bool {

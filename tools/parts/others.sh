@@ -59,3 +59,35 @@ prepare_valgrind() {
     touch "$folder/ready"
 }
 valgrind_program() { if [ -f "$BUILD/valgrind/ready" ]; then echo "$BUILD/valgrind/valgrind"; else echo valgrind; fi; }
+
+# The published schemas of the gate's reports, and a program that reads XSD, for the tests. The crate serde-sarif carries
+# OASIS's file, and junit-report those of Jenkins and of Ant.
+prepare_schemas() {
+    local folder=$BUILD/schemas conf lib name packages
+    [ -f "$folder/ready" ] && return
+    note "schemas of SARIF and JUnit: fetching"
+    rm -rf "$folder"
+    mkdir -p "$folder/fetch" "$folder/root"
+    printf '[package]\nname = "schemas"\n[lib]\npath = "none.rs"\n[dependencies]\nserde-sarif = "=0.8.0"\njunit-report = "=0.9.1"\n[workspace]\n' >"$folder/fetch/Cargo.toml"
+    touch "$folder/fetch/none.rs"
+    (cd "$folder/fetch" && quietly "crates with schemas" "$BUILD/log/schemas.log" cargo metadata -q --format-version 1) || blocked "crates with schemas could not be fetched"
+    carried() { dirname "$(grep -o "\"manifest_path\":\"[^\"]*/$1/Cargo.toml\"" "$BUILD/log/schemas.log" | head -1 | cut -d'"' -f4)"; }
+    cp "$(carried serde-sarif-0.8.0)/src/schema.json" "$folder/sarif-2.1.0.json"
+    cp "$(carried junit-report-0.9.1)/tests/JUnit.xsd" "$folder/junit-jenkins.xsd"
+    cp "$(carried junit-report-0.9.1)/tests/JUnit-alternative.xsd" "$folder/junit-ant.xsd"
+    if ! command -v xmllint >/dev/null; then
+        case $(codename) in trixie) conf=$(package_lists 6.0) ;; *) conf=$(package_lists 5.6) ;; esac
+        mapfile -t packages < <(apt-cache -c "$conf" depends libxml2-utils libxml2 | sed -nE 's/^ *Depends: ([a-z0-9.+-]+)$/\1/p' | grep -vx libc6 | sort -u)
+        (cd "$folder/fetch" && quietly "package of xmllint" "$BUILD/log/apt-xmllint.log" apt-get -q -c "$conf" download libxml2-utils "${packages[@]}") ||
+            blocked "the package libxml2-utils could not be fetched"
+        for name in "$folder"/fetch/*.deb; do dpkg-deb --fsys-tarfile "$name" | tar -x -C "$folder/root" --no-same-owner --exclude='./usr/share'; done
+        lib=$folder/root/usr/lib/$(uname -m)-linux-gnu:$folder/root/lib/$(uname -m)-linux-gnu
+        printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "'$lib'" "'$folder/root/usr/bin/xmllint'" >"$folder/xmllint"
+        chmod +x "$folder/xmllint"
+    else
+        ln -s "$(command -v xmllint)" "$folder/xmllint"
+    fi
+    rm -rf "$folder/fetch"
+    "$folder/xmllint" --version >/dev/null 2>&1 || blocked "$folder/xmllint does not run on this machine"
+    touch "$folder/ready"
+}

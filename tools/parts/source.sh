@@ -68,9 +68,24 @@ build_from() {
     local tree=$1 modules=$2 name=${4:-source} option=() src status=0
     [ -z "${3:-}" ] || option=(--nearest)
     [ -f "$modules/pv.so" ] || die "there is no $modules/pv.so: --modules names the folder where Kamailio's own modules are"
+    modules=$(realpath "$modules")
     src=$(checker --tree "$tree" "${option[@]}" "$modules/pv.so") || status=$?
     [ $status = 0 ] || exit 1
     note "building memguard.so for $(checker --release "$modules/pv.so") in $modules, with the headers of $src"
     build_module "$name" "$src" "$modules" own || # one target folder for all: most of the time goes into what they share
         exit 1
+}
+
+# An RPM in a folder from a built module and built programs, for the modules of a Kamailio; prints its path.
+rpm_of() {
+    local module=$1 programs=$2 modules=$3 folder=$4
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    quietly "RPM" "$BUILD/log/rpm.log" rpmbuild -bb rpm/kamailio-memguard-module.spec \
+        --define "_topdir $folder/top" --define "_rpmdir $folder" --define "checkout $ROOT" \
+        --define "own $(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | sed -n 1p)" \
+        --define "kamailio $(checker --release "$module" | tr - '~')" \
+        --define "module $(realpath "$module")" --define "programs $(realpath "$programs")" --define "modules $modules" || return 1
+    rm -rf "$folder/top"
+    find "$folder" -name '*.rpm'
 }

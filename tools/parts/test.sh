@@ -11,7 +11,7 @@ TLSF_TESTS=(smoke every_manager)
 # A Kamailio of one's own, compiled here (own.sh): one of the two in the suite, both in the matrix.
 OWN_PAIRS=6.0.1-cmake:qm
 OWN_MATRIX_PAIRS=6.0.1-make:qm,6.0.1-make:fm,6.0.1-cmake:qm,6.0.1-cmake:fm
-OWN_TESTS=(smoke accounting classes)
+OWN_TESTS=(smoke accounting classes three_lines)
 MATRIX_PAIRS=5.6.3:qm,5.6.3:fm,5.6.3:tlsf,6.0.1:qm,6.0.1:fm,6.0.1:tlsf
 
 passed=0 failed=0 skipped=0 complaints=()
@@ -120,8 +120,9 @@ test_module() {
     (prepare_prometheus) || complaints+=("Prometheus is not here; see above")
     (prepare_pprof) || complaints+=("pprof is not here; see above")
     (prepare_valgrind) || complaints+=("valgrind is not here; see above")
+    (prepare_schemas) || complaints+=("the schemas of SARIF and JUnit are not here; see above")
     MEMGUARD_VALGRIND=$(valgrind_program)
-    export MEMGUARD_VALGRIND MEMGUARD_KAMAILIOS=$BUILD/kamailios.txt MEMGUARD_PROMETHEUS=$BUILD/prometheus/bin MEMGUARD_PPROF=$BUILD/pprof/pprof
+    export MEMGUARD_VALGRIND MEMGUARD_KAMAILIOS=$BUILD/kamailios.txt MEMGUARD_PROMETHEUS=$BUILD/prometheus/bin MEMGUARD_PPROF=$BUILD/pprof/pprof MEMGUARD_SCHEMAS=$BUILD/schemas
     tests "real Kamailio, $pairs" env MEMGUARD_PAIRS="$pairs" cargo test --test module -- --test-threads=3 "$@"
 }
 

@@ -16,7 +16,7 @@ again, and fails when a place in the code keeps memory of every round. Your conf
 
 Traffic (one of them; without one: built-in scenarios by sipp, OPTIONS, REGISTER to un-REGISTER, INVITE to BYE)
   --traffic CMD         any command, run by sh in each round; it finds the server in $MEMGUARD_GATE_TARGET
-                        (127.0.0.1:5060), also _HOST, _PORT, _REQUESTS, _ROUND, _PID
+                        (127.0.0.1:5060); also _HOST, _PORT, _TRANSPORT, _REQUESTS, _RATE, _ROUND, _PID
   --sipp SCENARIO.xml   a scenario of your own, as many calls in each round as --requests says
   --scenario NAME       only this built-in scenario: options, register or call; may be given again
   --auth USER:PASSWORD  credentials for the built-in scenarios, where the server asks for some
@@ -295,6 +295,15 @@ mod tests {
         match parsed(line) {
             Ok(Asked::Run(options)) => *options,
             other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_manual_page_has_every_option() {
+        let page = include_str!("../../../debian/memguard-gate.1").replace("\\-", "-");
+        let words = HELP.split(|c: char| !c.is_ascii_lowercase() && c != '-');
+        for option in words.filter(|word| word.starts_with("--") && word.len() > 2) {
+            assert!(page.contains(option), "{option}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a run says while it runs, on the error output: one line per step.
 //! Forbidden here: the verdict.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Says what is done.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,14 @@ impl Progress {
         if !self.silent {
             eprintln!("{:5.1} s  {}", self.seconds(), text.as_ref());
         }
+    }
+
+    /// When that was, in Unix milliseconds.
+    pub fn began_ms(&self) -> u64 {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        now.saturating_sub(self.began.elapsed()).as_millis() as u64
     }
 
     /// Since the start.

@@ -85,12 +85,12 @@ impl Row {
         row
     }
 
-    /// "htable ht_cell_new (ht_api.c:123)", or "python in worker 3 (udp receiver child=1)".
+    /// "htable ht_cell_new (ht_api.c:123)", or "python in worker 3 and 1 other (udp receiver child=1)".
     pub fn place(&self) -> String {
         match self.pool.as_str() {
             "outside" => {
-                let worker = self.workers.first().copied().unwrap_or(0);
-                format!("{} in worker {worker} ({})", self.module, self.function)
+                let all = workers(&self.workers);
+                format!("{} in {all} ({})", self.module, self.function)
             }
             _ => format!(
                 "{} {} ({}:{})",
@@ -137,6 +137,7 @@ fn workers(all: &[u64]) -> String {
     match all {
         [] => "a worker".into(),
         [one] => format!("worker {one}"),
+        [first, _] => format!("worker {first} and 1 other"),
         [first, rest @ ..] => format!("worker {first} and {} others", rest.len()),
     }
 }
@@ -148,6 +149,8 @@ pub struct Report {
     pub cfg: String,
     /// Kamailio's version.
     pub version: String,
+    /// When it began, in Unix milliseconds.
+    pub began_ms: u64,
     /// Seconds that it took.
     pub seconds: f64,
     /// Measured rounds, and requests in them.
@@ -315,8 +318,12 @@ fn table(rows: &[Row]) -> Vec<String> {
         if !row.path.is_empty() {
             under(short(&row.path));
         }
-        if row.pool == "pkg" {
-            under(workers(&row.workers));
+        match row.pool.as_str() {
+            "pkg" => under(workers(&row.workers)),
+            "outside" => {
+                under("in none of Kamailio's pools: taken by a script, or a library that a module uses".into());
+            }
+            _ => {}
         }
     }
     lines
@@ -353,7 +360,7 @@ mod tests {
     fn a_row_is_a_sentence() {
         assert_eq!(
             row().sentence(),
-            "mgtest w_leak_pkg (mgtest.c:12) keeps 100.0 bytes per REGISTER in private memory of worker 2 and 1 others, \
+            "mgtest w_leak_pkg (mgtest.c:12) keeps 100.0 bytes per REGISTER in private memory of worker 2 and 1 other, \
              from kamailio.cfg:7 route[A]"
         );
     }

@@ -84,6 +84,7 @@ pub fn run(options: &Options, progress: Progress) -> Result<Report, Failure> {
     let mut report = Report {
         cfg: options.cfg.display().to_string(),
         version: server.version.clone(),
+        began_ms: progress.began_ms(),
         rounds: options.rounds,
         ..Report::default()
     };

@@ -2,7 +2,8 @@
 //! Forbidden here: writing to the user's configuration; leaving a process behind.
 
 use std::fs::{self, File};
-use std::net::{TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -58,6 +59,7 @@ impl Server {
     /// # Errors
     /// It did not come up: the end of its log.
     pub fn start(options: &Options, folder: &Path, faults: bool) -> Result<Server, Failure> {
+        leaves_others_alone(options)?;
         let cfg = wrapper(options, folder, faults)?;
         let log = folder.join("kamailio.log");
         let mut command = command(options, folder, &cfg)?;
@@ -128,6 +130,7 @@ impl Server {
         // The file may say another mode: nobody is refused here.
         self.call("memguard.mode", &[Value::from("observe")])?;
         self.target = self.socket()?;
+        self.is_alone()?;
         self.answers_a_ping()
     }
 
@@ -154,6 +157,29 @@ impl Server {
         best.min_by_key(rank).cloned().ok_or_else(|| {
             not_run("this Kamailio listens on neither UDP nor TCP: name a socket with --listen udp:127.0.0.1:5060")
         })
+    }
+
+    /// What a listen line in words may hide: another socket at the same place. The system shows each socket once.
+    fn is_alone(&self) -> Result<(), Failure> {
+        let (Ok(IpAddr::V4(host)), "udp") =
+            (self.target.host.parse(), self.target.transport.as_str())
+        else {
+            return Ok(());
+        };
+        // proc(5): address in the host's byte order, port, both in hexadecimal.
+        let place = format!(
+            "{:08X}:{:04X}",
+            u32::from_ne_bytes(host.octets()),
+            self.target.port
+        );
+        let table = fs::read_to_string("/proc/net/udp").unwrap_or_default();
+        let sockets = table
+            .lines()
+            .filter(|line| line.split_whitespace().nth(1) == Some(&place));
+        match sockets.count() > 1 {
+            true => Err(taken((host, self.target.port).into())),
+            false => Ok(()),
+        }
     }
 
     /// Waits for an answer to OPTIONS; a configuration may answer none, so silence is no failure.
@@ -342,8 +368,10 @@ fn wrapper(options: &Options, folder: &Path, faults: bool) -> Result<PathBuf, Fa
          {}",
         folder.display(),
         if faults {
-            // One worker, so that the next request is its own too.
+            // One worker, so that the next request is its own too. While its core is written, the place can be asked for.
             "modparam(\"memguard\", \"faults\", 1)\nchildren=1\ntcp_children=1\n"
+        } else if options.keep.is_none() {
+            "disable_core_dump=yes\n" // nobody would find it
         } else {
             ""
         },
@@ -381,6 +409,80 @@ fn without_listen(options: &Options, folder: &Path) -> Result<String, Failure> {
     let path = folder.join(name_of(options)?);
     fs::write(&path, copy).map_err(|e| not_run(format!("{}: {e}", path.display())))?;
     Ok(path.display().to_string())
+}
+
+/// Kamailio takes what another server of this machine has: its module ctl the place of a Unix socket that is there,
+/// and its UDP sockets (SO_REUSEADDR) every datagram that was for the other.
+fn leaves_others_alone(options: &Options) -> Result<(), Failure> {
+    let text = read_cfg(options)?;
+    let answers = |path: &str| {
+        let is_datagrams = || {
+            UnixDatagram::unbound()
+                .and_then(|s| s.connect(path))
+                .is_ok()
+        };
+        UnixStream::connect(path).is_ok() || is_datagrams()
+    };
+    if let Some(path) = unix_sockets(&text, &options.defines).find(|path| answers(path)) {
+        return Err(not_run(format!(
+            "another program serves {path}, which the configuration would take from it: stop that program, or give the \
+             configuration another path with --define"
+        )));
+    }
+    let is_taken = |address: &SocketAddr| {
+        let tried = UdpSocket::bind(address);
+        tried.is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
+    };
+    let own = text.lines().filter(|line| is_listen(line));
+    let wanted: Vec<&str> = match options.listen.is_empty() {
+        true => own.filter_map(|line| line.split('=').nth(1)).collect(),
+        false => options.listen.iter().map(String::as_str).collect(),
+    };
+    let mut addresses = wanted.into_iter().filter_map(udp_address);
+    addresses
+        .find(is_taken)
+        .map_or(Ok(()), |address| Err(taken(address)))
+}
+
+fn taken(address: SocketAddr) -> Failure {
+    not_run(format!(
+        "another program listens on udp:{address}: stop it, or choose other sockets with --listen udp:127.0.0.1:PORT"
+    ))
+}
+
+/// The address in "udp:1.2.3.4:5060 advertise ...", where it is one of UDP and written in numbers.
+fn udp_address(listen: &str) -> Option<SocketAddr> {
+    let word = listen.split_whitespace().next()?.trim_matches(['"', ';']);
+    let word = word.strip_prefix("udp:").unwrap_or(word);
+    let alone = || Some((word.parse::<IpAddr>().ok()?, 5060).into());
+    word.parse().ok().or_else(alone)
+}
+
+/// Paths that the configuration gives ctl's sockets; not those of a definition that the command line makes.
+fn unix_sockets<'a>(text: &'a str, defines: &'a [String]) -> impl Iterator<Item = &'a str> {
+    let is_replaced = |line: &str| {
+        let mut words = line.trim_start().split_whitespace();
+        let is_define = words
+            .next()
+            .is_some_and(|w| ["#!define", "!!define"].contains(&w));
+        let name = words.next().unwrap_or_default();
+        let own = |define: &String| define.split('=').next() == Some(name);
+        is_define && defines.iter().any(own)
+    };
+    let is_code = |line: &&str| {
+        let line = line.trim_start();
+        !line.starts_with("//") && (!line.starts_with('#') || line.starts_with("#!"))
+    };
+    let lines = text.lines().filter(is_code);
+    lines
+        .filter(move |line| !is_replaced(line))
+        .flat_map(|line| {
+            let quoted = line.split('"').skip(1).step_by(2);
+            quoted.filter_map(|word| {
+                let (kind, path) = word.split_once(':')?;
+                (kind.starts_with("unix") && path.starts_with('/')).then_some(path)
+            })
+        })
 }
 
 fn is_listen(line: &str) -> bool {
@@ -511,6 +613,30 @@ mod tests {
         ] {
             assert!(!loads_memguard(line), "{line}");
         }
+    }
+
+    #[test]
+    fn an_address_of_udp_is_read_out_of_a_listen_line() {
+        let told = |word| udp_address(word).map(|address| address.to_string());
+        for word in [
+            "udp:127.0.0.1:5060",
+            " 127.0.0.1 ",
+            "\"127.0.0.1:5060\" advertise 1.2.3.4:5060",
+        ] {
+            assert_eq!(told(word).as_deref(), Some("127.0.0.1:5060"), "{word}");
+        }
+        for word in ["tcp:127.0.0.1:5060", "eth0", "MY_ADDRESS", ""] {
+            assert_eq!(told(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn sockets_of_ctl_are_known_and_those_that_are_defined_anew_are_not() {
+        let text = "#!define CTL \"unix:/run/a\"\nmodparam(\"ctl\", \"binrpc\", \"unixs:/run/b\")\n\
+                    # modparam(\"ctl\", \"binrpc\", \"unix:/run/c\")\nmodparam(\"ctl\", \"binrpc\", \"tcp:127.0.0.1:1\")\n";
+        let of = |defines: &[String]| unix_sockets(text, defines).collect::<Vec<_>>().join(" ");
+        assert_eq!(of(&[]), "/run/a /run/b");
+        assert_eq!(of(&["CTL=\"unix:/tmp/x\"".to_owned()]), "/run/b");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::server::Server;
 
 /// Between two looks at a server that becomes quiet.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// What still moves so long after the last transaction has ended is a timer's work, and goes on.
+const STILL_LIMIT: Duration = Duration::from_secs(3);
 
 /// Where memory was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -240,13 +242,14 @@ pub struct Quiet {
     pub still: bool,
 }
 
-/// Waits until transactions have ended and what lives was equal twice, at most `limit`.
+/// Waits until transactions have ended, at most `limit`, and then until what lives was equal twice, where it ever is.
 ///
 /// # Errors
 /// The server died, or the run was interrupted.
 pub fn wait_for_quiet(server: &mut Server, limit: Duration) -> Result<Quiet, Failure> {
     let began = Instant::now();
     let mut before = None;
+    let mut ended_at = None;
     loop {
         server.lives("after a round of traffic")?;
         let transactions = transactions(server);
@@ -259,7 +262,12 @@ pub fn wait_for_quiet(server: &mut Server, limit: Duration) -> Result<Quiet, Fai
             });
         }
         before = Some(live);
-        if began.elapsed() > limit {
+        match transactions {
+            0 => drop(ended_at.get_or_insert_with(Instant::now)),
+            _ => ended_at = None,
+        }
+        let moves_on = ended_at.is_some_and(|at| at.elapsed() > STILL_LIMIT);
+        if moves_on || began.elapsed() > limit {
             return Ok(Quiet {
                 transactions,
                 still,

@@ -1,7 +1,7 @@
 //! --stress: which rate the server holds, and where memory would be after an hour of it.
 //! Forbidden here: traffic without an end; the rule of the verdict (one step is one measurement).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -18,6 +18,8 @@ const DOUBLINGS: usize = 10;
 const HALVINGS: usize = 2;
 /// Calls that may go wrong at a rate that holds, of a hundred.
 const MAY_FAIL_PCT: u64 = 1;
+/// Seconds that the last answers may come late, and programs may take to start, beside a quarter of the step's own.
+const MAY_BE_LATE: f64 = 2.0;
 /// Bytes per request that a step may leave, for what is alive and what is cached, and bytes in all.
 const MAY_LEAVE: f64 = 8.0;
 /// As above.
@@ -40,19 +42,19 @@ pub struct Step {
     pub hour: f64,
     /// Whether it left more than what lives and caches explain.
     pub kept_growing: bool,
-    /// Whether answers failed.
+    /// Seconds from the first request to the last answer.
+    pub took: f64,
+    /// Whether answers failed or came late: the rate was not held.
     pub failing: bool,
 }
 
 impl Step {
     /// One sentence.
     pub fn sentence(&self) -> String {
+        let all = self.failed + self.successful;
         let answers = match self.failing {
-            true => format!(
-                "{} of {} calls failed",
-                self.failed,
-                self.failed + self.successful
-            ),
+            true if self.has_failures() => format!("{} of {all} calls failed", self.failed),
+            true => format!("not held, the last answer came after {:.1} s", self.took),
             false => "answered".into(),
         };
         format!(
@@ -67,8 +69,13 @@ impl Step {
     pub fn json(&self) -> Value {
         json!({
             "rate": self.rate, "successful": self.successful, "failed": self.failed, "messages": self.messages,
+            "took_s": (self.took * 10.0).round() / 10.0,
             "left_bytes": self.left, "hour_bytes": self.hour.round(), "failing": self.failing, "growing": self.kept_growing,
         })
+    }
+
+    fn has_failures(&self) -> bool {
+        self.failed * 100 > (self.failed + self.successful) * MAY_FAIL_PCT
     }
 
     fn holds(&self) -> bool {
@@ -140,7 +147,9 @@ fn one(
 ) -> Result<Step, Failure> {
     let quiet = Duration::from_secs(options.quiet);
     let before = Snapshot::take(server)?;
+    let began = Instant::now();
     let done = sender.round(server, rate * seconds, rate)?;
+    let took = began.elapsed().as_secs_f64();
     wait_for_quiet(server, quiet)?;
     let after = Snapshot::take(server)?;
     let live = |s: &Snapshot| {
@@ -162,6 +171,7 @@ fn one(
             messages: after.messages().saturating_sub(before.messages()),
             hour: 0.0,
             kept_growing: false,
+            took,
             failing: false,
         },
         seconds,
@@ -172,7 +182,8 @@ fn judged(mut step: Step, seconds: u64) -> Step {
     let per_message = step.left as f64 / step.messages.max(1) as f64;
     step.hour = step.left.max(0) as f64 / seconds.max(1) as f64 * 3600.0;
     step.kept_growing = per_message > MAY_LEAVE && step.left > MAY_LEAVE_ALL;
-    step.failing = step.failed * 100 > (step.failed + step.successful) * MAY_FAIL_PCT;
+    let is_late = step.took > seconds as f64 * 1.25 + MAY_BE_LATE;
+    step.failing = step.has_failures() || is_late;
     step
 }
 
@@ -209,6 +220,18 @@ mod tests {
         };
         assert!(step(0, 100_000).holds() && step(10, 0).holds());
         assert!(step(11, 0).failing);
+        let late = |took| {
+            judged(
+                Step {
+                    took,
+                    successful: 1000,
+                    ..Step::default()
+                },
+                10,
+            )
+        };
+        assert!(late(14.0).holds() && late(15.0).failing);
+        assert!(late(15.0).sentence().contains("after 15.0 s"));
         assert!(step(0, 2_000_000).kept_growing);
         assert_eq!(step(0, 2_000_000).hour, 720_000_000.0);
     }

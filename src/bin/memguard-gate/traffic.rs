@@ -93,7 +93,7 @@ impl<'a> Sender<'a> {
         self.count += 1;
         let limit = ROUND_LIMIT + Duration::from_secs(requests / rate.max(1));
         match &self.options.traffic {
-            Traffic::Command(line) => self.command(server, line, requests, limit),
+            Traffic::Command(line) => self.command(server, line, requests, rate, limit),
             Traffic::Sipp(file) => {
                 let text = fs::read_to_string(file)
                     .map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?;
@@ -110,6 +110,7 @@ impl<'a> Sender<'a> {
         server: &mut Server,
         line: &str,
         requests: u64,
+        rate: u64,
         limit: Duration,
     ) -> Result<Vec<Done>, Failure> {
         let output = self.folder.join(format!("traffic-{}.log", self.count));
@@ -127,6 +128,7 @@ impl<'a> Sender<'a> {
             ("PORT", self.target.port.to_string()),
             ("TRANSPORT", self.target.transport.clone()),
             ("REQUESTS", requests.to_string()),
+            ("RATE", rate.to_string()),
             ("ROUND", self.count.to_string()),
             ("PID", server.pid().to_string()),
         ] {

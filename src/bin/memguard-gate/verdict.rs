@@ -253,11 +253,39 @@ fn counted(snapshots: &[Snapshot], index: u64, place: &Place) -> Vec<Held> {
 /// Processes whose memory outside the pools rises in every round.
 fn outside(measured: &[Snapshot], limit: f64) -> Vec<Rise> {
     let last = &measured[measured.len() - 1];
-    last.workers
+    let each = last
+        .workers
         .iter()
         .filter(|worker| !worker.is_the_gates())
-        .filter_map(|worker| one_outside(measured, worker, limit))
-        .collect()
+        .filter_map(|worker| one_outside(measured, worker, limit));
+    together(each.collect())
+}
+
+/// Processes of one kind that keep the same sort of memory are one leak: all of them run the same configuration.
+fn together(mut each: Vec<Rise>) -> Vec<Rise> {
+    let kind = |rise: &Rise| match &rise.at {
+        Where::Outside { name, part, .. } => {
+            let kind = name.split(" child=").next().unwrap_or_default();
+            (*part, kind.to_owned())
+        }
+        Where::Pool(_) => ("", String::new()),
+    };
+    each.sort_by_key(|rise| std::cmp::Reverse(rise.bytes()));
+    let mut all: Vec<Rise> = Vec::new();
+    for rise in each {
+        match all.iter_mut().find(|first| kind(first) == kind(&rise)) {
+            None => all.push(rise),
+            Some(first) => {
+                let add = |to: &mut [i64], of: &[i64]| {
+                    to.iter_mut().zip(of).for_each(|(sum, n)| *sum += n);
+                };
+                add(&mut first.rounds, &rise.rounds);
+                add(&mut first.blocks, &rise.blocks);
+                first.workers.extend(rise.workers);
+            }
+        }
+    }
+    all
 }
 
 fn one_outside(measured: &[Snapshot], worker: &Worker, limit: f64) -> Option<Rise> {
@@ -579,6 +607,25 @@ mod tests {
             ),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn workers_that_keep_the_same_sort_of_memory_are_one_leak() {
+        let snapshots = of(5, |n, s| {
+            for (index, name) in [
+                (0, "timer"),
+                (1, "udp receiver child=0"),
+                (2, "udp receiver child=1"),
+            ] {
+                let worker = &mut s.workers[index];
+                worker.name = name.into();
+                worker.heap = Some(n as i64 * 10_000 * index as i64);
+            }
+        });
+        let found = judge(&snapshots, 0, LIMITS);
+        assert_eq!(found.leaks.len(), 1, "{found:?}");
+        assert_eq!(found.leaks[0].workers, [2, 1]);
+        assert_eq!(found.leaks[0].rounds, [30_000; 4]);
     }
 
     #[test]

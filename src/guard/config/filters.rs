@@ -255,6 +255,32 @@ pub fn shed(words: &[&str]) -> Result<u32, Rejected> {
         .ok_or_else(|| format!("memguard.shed accepts a number of seconds from 1 to {MAX_SHED_S}"))
 }
 
+/// `memguard.drain [SECONDS]`; `None` only asks, 0 ends it.
+pub fn drain(words: &[&str]) -> Result<Option<u32>, Rejected> {
+    let accepted = |n: &str| n.parse::<u32>().ok().filter(|s| *s <= MAX_SHED_S);
+    match words {
+        [] => Ok(None),
+        [n] => accepted(n).map(Some).ok_or(()),
+        _ => Err(()),
+    }
+    .map_err(|()| {
+        format!(
+            "memguard.drain accepts nothing, or a number of seconds from 0 (end it) to {MAX_SHED_S}"
+        )
+    })
+}
+
+/// `memguard.learn FILE`
+pub fn learn<'a>(words: &[&'a str]) -> Result<&'a str, Rejected> {
+    match words {
+        [path] if path.starts_with('/') => Ok(path),
+        _ => Err(
+            "memguard.learn accepts the whole path (from /) of another server's bindings_file"
+                .into(),
+        ),
+    }
+}
+
 /// `memguard.fault [INDEX N]`; `None` only asks.
 pub fn fault(words: &[&str]) -> Result<Option<(u64, u64)>, Rejected> {
     match words {

@@ -137,6 +137,7 @@ ints! {
     OsLimit "os_limit" 0 [0 ..= 1073741824] "MiB" start "memory limit to hold against instead of the detected one; 0: detect";
     Python "python" 1 [0 ..= 1] "" start "1: where app_python3 is loaded, count the interpreter's own memory; 0: leave it alone";
     Pprof "pprof" 0 [0 ..= 1] "" start "1: listen serves /debug/pprof/heap and /debug/pprof/allocs, for continuous profiling; 0: it does not";
+    DrainOptions "drain_options" 0 [0 ..= 1] "" run "1: while memguard.drain runs, OPTIONS to this server itself get 503, so that a dispatcher takes it out; 0: the script answers them";
     Faults "faults" 0 [0 ..= 1] "" start "1: memguard.fault can let an allocation fail, for memguard-gate --faults; never on a server that is used";
 }
 

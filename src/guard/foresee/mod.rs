@@ -7,5 +7,7 @@ pub mod focus;
 pub mod forecast;
 pub mod growth;
 pub mod pace;
+pub mod restart;
 pub mod sampling;
 pub mod trend;
+pub mod week;

@@ -120,6 +120,11 @@ families! {
         Gauge storm "1 while new registrations come far above their usual rate";
         Gauge workers "processes of the server";
         Gauge workers_leaking "processes whose memory grows without an end in sight";
+        Gauge draining "1 while memguard.drain runs";
+        Gauge restart_advice "what memguard.restart advises: 0 none, 1 plan, 2 soon, 3 now, 4 wait";
+        Gauge comeback_before "bindings of the run before that were alive at the start; 0: none were carried over";
+        Gauge comeback_back "of comeback_before, bindings that were heard of since";
+        Gauge comeback_overdue "AoRs of the run before that were not heard of until the last of their registrations had ended; 0 before that";
         Gauge last_sample_timestamp_seconds "Unix time of the last sample of the sampling process";
         Counter sample_errors_total "times the sampling process could not read the machine's memory or write the text file, had not enough memory, or was started again";
     }

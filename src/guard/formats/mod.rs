@@ -5,6 +5,7 @@ pub mod blackbox;
 pub mod check;
 pub mod evidence;
 pub mod http;
+pub mod includes;
 pub mod metrics;
 pub mod nagios;
 pub mod page;

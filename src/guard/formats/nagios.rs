@@ -4,6 +4,7 @@
 use crate::guard::foresee::{
     cause::Cause,
     pace::{AtThisRate, SOON_S},
+    restart::Advice,
 };
 use crate::guard::terms::{
     text::{Bytes, NONE_FORESEEN_S, Until},
@@ -56,6 +57,34 @@ pub struct Server<'a> {
     pub sample_age_ms: u64,
     /// Longest age that is believed, milliseconds.
     pub stale_ms: u64,
+    /// What is to be said of restarts.
+    pub upkeep: Upkeep,
+}
+
+/// What is to be said of restarts.
+#[derive(Clone, Copy, Debug)]
+pub struct Upkeep {
+    /// For how long a drain goes on, seconds; 0: none runs.
+    pub draining_s: u64,
+    /// Whether the server should be restarted.
+    pub advice: Advice,
+    /// AoRs that did not come back after the last restart though they had time, and of how many.
+    pub overdue: (u64, u64),
+}
+
+impl Upkeep {
+    /// Nothing.
+    pub const NONE: Upkeep = Upkeep {
+        draining_s: 0,
+        advice: Advice::None,
+        overdue: (0, 0),
+    };
+
+    /// More than 2 % of those who were known are missing.
+    fn is_overdue(&self) -> bool {
+        let (missing, before) = self.overdue;
+        missing * 50 > before
+    }
 }
 
 /// Checks the server against percent and seconds; without percent each pool's own thresholds count.
@@ -87,6 +116,21 @@ pub fn check(server: &Server<'_>, pct: Option<(u32, u32)>, seconds: Option<(u32,
         perfdata.push(format!(
             "{pool}_exhaustion={left}s;{warn_s}:;{crit_s}:;0;{NONE_FORESEEN_S}"
         ));
+    }
+    let upkeep = &server.upkeep;
+    if upkeep.is_overdue() {
+        let (missing, before) = upkeep.overdue;
+        said.push(format!(
+            "{missing} of {before} AoRs have not come back since the restart"
+        ));
+        code = code.max(1);
+    }
+    if matches!(upkeep.advice, Advice::Soon | Advice::Now) {
+        said.push(format!("restart it {}: memguard.restart", upkeep.advice));
+        code = code.max(1);
+    }
+    if upkeep.draining_s > 0 {
+        said.push(format!("draining for another {} s", upkeep.draining_s));
     }
     if server.sample_age_ms > server.stale_ms || server.pools.is_empty() {
         let text = format!(
@@ -163,6 +207,7 @@ mod tests {
             headroom: 1 << 20,
             sample_age_ms: age,
             stale_ms: 10_000,
+            upkeep: Upkeep::NONE,
         };
         check(&server, None, None)
     }
@@ -202,6 +247,7 @@ mod tests {
             headroom: 1,
             sample_age_ms: 0,
             stale_ms: 1,
+            upkeep: Upkeep::NONE,
         };
         let answer = check(&server, None, None);
         assert_eq!(
@@ -233,6 +279,7 @@ mod tests {
             headroom: 1,
             sample_age_ms: 0,
             stale_ms: 1,
+            upkeep: Upkeep::NONE,
         };
         let answer = check(&server, Some((98, 99)), None);
         assert_eq!(
@@ -243,6 +290,43 @@ mod tests {
         let answer = check(&server, Some((98, 99)), None);
         assert_eq!(answer.code, 3);
         assert!(answer.text.starts_with("UNKNOWN"), "{answer:?}");
+    }
+
+    #[test]
+    fn phones_that_stay_away_and_a_restart_that_is_due_are_warnings_and_a_few_phones_are_not() {
+        let server = Server {
+            level: Level::Normal,
+            pools: &[Standing {
+                pool: Pool::Shm,
+                permyriad: 1_000,
+                thresholds: (70, 80),
+                exhaustion_s: NONE_FORESEEN_S,
+                is_known: true,
+                full_in_s: NONE_FORESEEN_S,
+            }],
+            cause: Cause::None,
+            headroom: 1,
+            sample_age_ms: 0,
+            stale_ms: 1,
+            upkeep: Upkeep::NONE,
+        };
+        let with = |upkeep| check(&Server { upkeep, ..server }, None, None);
+        let overdue = |missing| Upkeep {
+            overdue: (missing, 100),
+            ..Upkeep::NONE
+        };
+        assert_eq!(with(overdue(2)).code, 0);
+        assert_eq!(
+            with(overdue(3)).text,
+            "WARNING - 3 of 100 AoRs have not come back since the restart; level normal, cause none"
+        );
+        let advice = |advice| Upkeep {
+            advice,
+            ..Upkeep::NONE
+        };
+        assert_eq!(with(advice(Advice::Plan)).code, 0);
+        assert_eq!(with(advice(Advice::Now)).code, 1);
+        assert!(with(advice(Advice::Soon)).text.contains("restart it soon"));
     }
 
     #[test]
@@ -266,6 +350,7 @@ mod tests {
                             headroom: 1,
                             sample_age_ms,
                             stale_ms: 1,
+                            upkeep: Upkeep::NONE,
                         };
                         let answer = check(&server, pct, None);
                         let word = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][answer.code as usize];

@@ -141,21 +141,25 @@ impl<'a> Register<'a> {
     }
 
     /// Every contact in the order in which Kamailio's registrar takes them: header by header, and of each header the last one
-    /// first (core/parser/contact/contact.c puts each one before those that it has). Of more than are kept: as they stand.
-    pub fn contacts_in_turn(&self) -> impl Iterator<Item = Contact<'a>> {
+    /// first where its parser puts each one before those that it has (core/parser/contact/contact.c of 5.6; 6.0 does not).
+    /// Of more than are kept: as they stand.
+    pub fn contacts_in_turn(&self, is_last_first: bool) -> impl Iterator<Item = Contact<'a>> {
         let kept = match self.contacts.are_all_kept() {
             true => self.contacts.kept(),
             false => &[],
         };
         let more = kept.is_empty().then(|| self.every_contact());
-        let order = self.turns(kept);
+        let order = match is_last_first {
+            true => self.turns(kept),
+            false => std::array::from_fn(|place| place),
+        };
         let in_turn = order.into_iter().take(kept.len());
         in_turn
             .filter_map(|place| kept.get(place).copied())
             .chain(more.into_iter().flatten())
     }
 
-    /// The places of these contacts in that order.
+    /// The places of these contacts, of each header the last one first.
     fn turns(&self, kept: &[Contact<'a>]) -> [usize; MAX_CONTACTS] {
         let mut order = std::array::from_fn(|place| place);
         if kept.len() < 2 {

@@ -82,14 +82,44 @@ pub fn shed(words: &[&str]) -> Result<Answer, Fault> {
     ]))
 }
 
+/// `memguard.drain [SECONDS]`: begins, prolongs or (0) ends it; always answers what is left to wait for.
+pub fn drain(words: &[&str]) -> Result<Answer, Fault> {
+    let region = region()?;
+    let now_ms = state::now_ms();
+    let was_draining = region.drains_for(now_ms) > 0;
+    match filters::drain(words).map_err(Fault::bad)? {
+        None => (),
+        Some(0) => {
+            region.control.drain_until_ms.set(0);
+            if was_draining {
+                log!(Severity::Notice, "draining has ended (memguard.drain 0)");
+            }
+        }
+        Some(seconds) => {
+            let until_ms = now_ms.saturating_add(u64::from(seconds) * 1000);
+            region.control.drain_until_ms.set(until_ms);
+            log!(
+                Severity::Warn,
+                "draining for {seconds} s: new and returning registrations are refused, and /ready says 503{} (memguard.drain)",
+                match region.settings.get(Int::DrainOptions) {
+                    0 => "",
+                    _ => ", and so do OPTIONS to this server itself",
+                }
+            );
+        }
+    }
+    Ok(Answer::One(reports::restart::drain_fields(region)))
+}
+
 /// `memguard.resume`
 pub fn resume(words: &[&str]) -> Result<Answer, Fault> {
     reports::no_arguments(words, "memguard.resume")?;
     let region = region()?;
     region.control.shed_until_ms.set(0);
+    region.control.drain_until_ms.set(0);
     log!(
         Severity::Notice,
-        "refusing follows live use again (memguard.resume)"
+        "refusing follows live use again, and nothing drains (memguard.resume)"
     );
     Ok(Answer::One(vec![(
         "level",

@@ -89,7 +89,7 @@ pub fn weight(answer: &Answer) -> usize {
 const JSON_ROOM: usize = 1 << 20;
 
 /// What `memguard.json` holds: the read-only commands but itself.
-const IN_JSON: [&str; 13] = [
+const IN_JSON: [&str; 15] = [
     "memguard.status",
     "memguard.pools",
     "memguard.workers",
@@ -103,4 +103,6 @@ const IN_JSON: [&str; 13] = [
     "memguard.check",
     "memguard.forecast",
     "memguard.priority",
+    "memguard.comeback",
+    "memguard.restart",
 ];

@@ -4,6 +4,7 @@
 pub mod changing;
 pub mod evidence;
 pub mod json;
+pub mod learn;
 
 use crate::guard::formats::report::{Answer, Fault};
 use crate::host::reports::{self, forecast_reports, path_reports, profile, site_reports};
@@ -21,7 +22,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 26] = [
+pub const COMMANDS: [Command; 30] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -164,8 +165,33 @@ pub const COMMANDS: [Command; 26] = [
         run: changing::shed,
     },
     Command {
+        name: "memguard.drain",
+        help: "Takes the server out of service for a time: refuses new and returning registrations, /ready 503, with drain_options 1 \
+               OPTIONS 503; answers what is left. [SECONDS; 0 ends it]",
+        is_list: false,
+        run: changing::drain,
+    },
+    Command {
+        name: "memguard.comeback",
+        help: "Who came back after the last restart, and how fast. No arguments.",
+        is_list: false,
+        run: reports::restart::comeback,
+    },
+    Command {
+        name: "memguard.restart",
+        help: "Whether to restart, by when, at which quiet hour, what it costs and what is in the way; restarts nothing. No arguments.",
+        is_list: false,
+        run: reports::restart::restart,
+    },
+    Command {
+        name: "memguard.learn",
+        help: "Takes another server's bindings_file over: its phones' refreshes pass here. FILE",
+        is_list: false,
+        run: learn::learn,
+    },
+    Command {
         name: "memguard.resume",
-        help: "Ends memguard.shed: refusing follows live use again. No arguments.",
+        help: "Ends memguard.shed and memguard.drain: refusing follows live use again. No arguments.",
         is_list: false,
         run: changing::resume,
     },

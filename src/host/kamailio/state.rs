@@ -7,7 +7,12 @@ use crate::guard::config::priority;
 use crate::guard::config::texts::Texts;
 use crate::guard::sip::aor::{Key, local::Matching};
 use crate::guard::terms::clock;
-use crate::shared::phones::{fingerprints::Fingerprints, pending::InFlight, sources::Sources};
+use crate::shared::phones::{
+    fingerprints::{Expected, Fingerprints},
+    learned::Learned,
+    pending::InFlight,
+    sources::Sources,
+};
 use crate::shared::region::Region;
 
 static REGION: OnceCell<&'static Region> = OnceCell::new();
@@ -23,6 +28,10 @@ pub struct Tables {
     /// Ways back to bindings that the local usrloc keeps under another name than their REGISTERs say (NAT, `save()` under
     /// another AoR, replication), and, without a local usrloc, what parameters known contacts have. Touched as used.
     pub hints: Fingerprints,
+    /// What another server knew of its phones (`memguard.learn`). Touched as used.
+    pub learned: Learned,
+    /// Bindings and AoRs that were carried over a restart and are waited for; `None`: none were.
+    pub expected: Option<[Expected; 2]>,
     /// Slots of the queue: AoR → begin of its slot.
     pub slots: Fingerprints,
     /// The same of AoRs whose source queues behind itself: a flood pushes out only these.
@@ -69,6 +78,8 @@ pub struct Registrar {
     pub use_path: bool,
     /// Behind another proxy reg-id counts only where that says `ob` (registrar parameters `outbound_mode`, `regid_mode`).
     pub reg_id_needs_ob: bool,
+    /// Of several contacts in one header it takes the last one first.
+    pub is_last_first: bool,
     /// usrloc tables, as C strings.
     pub tables: Vec<std::ffi::CString>,
 }

@@ -1,13 +1,26 @@
 //! Kamailio's strings from Rust, and ours for its tables.
 //! Forbidden here: anything on a SIP path; these allocate.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, c_char};
 
 use crate::host::kamailio::sys;
 
 /// A C string that lives for ever, for Kamailio's tables.
 pub fn leak(text: &str) -> *mut c_char {
     CString::new(text).unwrap_or_default().into_raw()
+}
+
+/// A C string as text; `None` for null.
+///
+/// # Safety
+/// Null, or zero-terminated and alive.
+pub unsafe fn text_at(text: *const c_char) -> Option<String> {
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    let text = unsafe { CStr::from_ptr(text) };
+    Some(text.to_string_lossy().into_owned())
 }
 
 /// A `str` of Kamailio's as text.

@@ -12,8 +12,9 @@ use crate::host::kamailio::panic_guard::said;
 use crate::host::kamailio::processes;
 use crate::host::kamailio::strings;
 use crate::host::kamailio::{
-    follow,
+    config_files, follow,
     log::{Severity, log},
+    own_memory,
     panic_guard::{Init, guarded},
     state, sys,
 };
@@ -24,7 +25,9 @@ use crate::host::reports::{binaries, profile};
 use crate::host::sampler::{memory, ticks};
 use crate::host::sip::{ballast, gate, learn, loaded, usrloc};
 use crate::shared::counters::{contexts::Contexts, sites::Sites};
-use crate::shared::phones::{fingerprints::Fingerprints, pending::InFlight, sources::Sources};
+use crate::shared::phones::{
+    fingerprints::Fingerprints, learned::Learned, pending::InFlight, sources::Sources,
+};
 use crate::shared::region::Region;
 
 /// Registrations in flight that are remembered: 16384 × 64 bytes, touched as used; 30 s of 500 per second.
@@ -62,6 +65,8 @@ fn try_register(exports: &mut sys::module_exports_t) -> Result<(), String> {
         Warning::LoadedLate,
         unsafe { sys::mg_any_module_loaded() } != 0,
     );
+    // Without it a change of the configuration is not noticed, and that is all.
+    let _ = own_memory::scope(config_files::remember);
     let sites = Sites::map().map_err(|e| format!("cannot map memguard's tables of places: {e}"))?;
     let refused = hooks::install_pkg(&region.rows, Some(sites)).is_err();
     region.warn(Warning::PkgNotCounted, refused);
@@ -134,7 +139,10 @@ fn make_tables(region: &Region) -> Result<(), String> {
         Some(key) => key,
         None => random_key()?,
     };
+    let expected = bindings_file::expect(region, [&bindings, &aors]);
     let tables = state::Tables {
+        expected,
+        learned: Learned::map(capacity, base).map_err(mapped)?,
         bindings,
         aors,
         hints,
@@ -325,6 +333,7 @@ fn bind_usrloc(region: &Region) -> Result<(), String> {
             // registrar/registrar.h: REG_OUTBOUND_NONE and REG_REGID_OUTBOUND are 0
             reg_id_needs_ob: sys::mg_module_int(group, c"outbound_mode".as_ptr(), 0) != 0
                 && sys::mg_module_int(group, c"regid_mode".as_ptr(), 0) == 0,
+            is_last_first: sys::mg_is_last_contact_first() != 0,
             tables: usrloc_tables(),
         });
     }

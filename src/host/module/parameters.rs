@@ -150,7 +150,7 @@ macro_rules! setters {
     ($set:ident: $($i:literal)*) => { [$($set::<$i> as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int),*] };
 }
 
-const INT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Int::COUNT] = setters!(set_int: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33);
+const INT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Int::COUNT] = setters!(set_int: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34);
 const TEXT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Text::COUNT] =
     setters!(set_text: 0 1 2 3 4 5 6 7 8 9 10);
 

@@ -42,6 +42,7 @@ macro_rules! keys {
 keys! {
     "level" "normal, warning, shedding or emergency" |r| Value::Word(reports::level_now(r).word());
     "mode" "enforce, observe or off" |r| Value::Word(r.settings.mode().word());
+    "draining" "seconds that memguard.drain goes on for; 0 while it does not" |r| Value::Number(r.drains_for(state::now_ms()).div_ceil(1000));
     "tightest" "shm, pkg or os" |r| Value::Word(reports::tightest_now(r).map_or(Pool::Shm, |t| t.pool).word());
     "headroom" "bytes left before the tightest is full" |r| Value::Number(reports::tightest_now(r).map_or(0, |t| t.headroom_bytes()));
     "headroom_pct" "the same in whole percent" |r| Value::Number(u64::from(reports::tightest_now(r).map_or(0, |t| t.headroom_permyriad()) / 100));

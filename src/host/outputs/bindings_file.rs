@@ -16,6 +16,7 @@ use crate::guard::terms::warnings::Warning;
 use crate::host::kamailio::{
     file_limit,
     log::{Severity, log},
+    regular_file,
     state::{self, Tables},
 };
 use crate::host::outputs::{blackbox, ending};
@@ -24,7 +25,7 @@ use crate::shared::files::{
     bindings_file::{self, Head, REWRITES_CONTACTS, SAVES_ELSEWHERE, TABLES},
     blackbox::beside,
 };
-use crate::shared::phones::fingerprints::Fingerprints;
+use crate::shared::phones::fingerprints::{Expected, Fingerprints};
 use crate::shared::region::Region;
 
 /// The key stands in it: nobody else's.
@@ -75,7 +76,7 @@ pub fn restore(
             "parameter bindings_file: the directory of {name} does not exist"
         ));
     }
-    let file = match open(path) {
+    let file = match regular_file::open(path) {
         Ok(Some(file)) => Ok(file),
         Ok(None) => {
             return Err(format!(
@@ -102,20 +103,6 @@ pub fn restore(
             }
             Ok(None)
         }
-    }
-}
-
-/// Opens the file, once: what is checked of this descriptor holds for what is read from it, whatever happens to the
-/// path meanwhile. `None`: something else stands there (a link is not followed, a pipe not waited for).
-fn open(path: &Path) -> io::Result<Option<File>> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path);
-    match opened {
-        Ok(file) => Ok(file.metadata()?.is_file().then_some(file)),
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => Ok(None),
-        Err(e) => Err(e),
     }
 }
 
@@ -198,6 +185,28 @@ fn take_over(
     );
     let [k0, k1] = head.key;
     Key::new(k0, k1)
+}
+
+/// Notes who is to come back: what lives in the tables that were just filled. `None` where that is nobody. Process:
+/// main, in `mod_init`.
+pub fn expect(region: &Region, tables: [&Fingerprints; 2]) -> Option<[Expected; 2]> {
+    let now_s = state::now_ms() / 1000;
+    if tables[0].entries() == 0 {
+        return None;
+    }
+    // Without the list nobody is waited for, and that is all.
+    let [(bindings, first), (aors, second)] = [
+        Expected::of(tables[0], now_s).ok()?,
+        Expected::of(tables[1], now_s).ok()?,
+    ];
+    let comeback = &region.comeback;
+    comeback.bindings.before.set(first.count);
+    comeback.aors.before.set(second.count);
+    // What never ends is waited for as long as the longest that does.
+    let longest = now_s.saturating_add(region.control.longest_expires.get());
+    let end_s = first.end.max(second.end).min(longest);
+    comeback.until_ms.set(end_s.saturating_mul(1000));
+    Some([bindings, aors])
 }
 
 /// What was complete at the end of the run before is not so any more: a kill before the first save must not leave it so.

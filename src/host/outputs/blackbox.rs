@@ -13,10 +13,11 @@ use serde_json::{Map, Value, json};
 use crate::guard::config::params::{Int, Text};
 use crate::guard::decide::track::Kept;
 use crate::guard::decide::track::Values;
+use crate::guard::foresee::week::{self, Hour};
 use crate::guard::formats::{
     blackbox::{
         format::{Ring, text_room},
-        reading::Fate,
+        reading::{self, Fate, Run},
         sentence::sentence,
     },
     report::to_json,
@@ -92,10 +93,11 @@ pub fn open(region: &Region) -> Result<(), String> {
         }
     };
     let Opened {
-        writer,
+        mut writer,
         before,
         aside,
     } = opened;
+    carry_over(region, &before, &mut writer);
     if let Some((to, reason)) = aside {
         let (path, to) = (path.display(), to.display());
         log!(
@@ -119,6 +121,25 @@ pub fn open(region: &Region) -> Result<(), String> {
         *slot = Some(writer);
     }
     Ok(())
+}
+
+/// What earlier runs knew of the week and of restarts. An hour that cannot be written is missed by the run after this one.
+fn carry_over(region: &Region, before: &[Run], writer: &mut Writer) {
+    let start_s = region.control.start_ms.get() / 1000;
+    if let Some(took_s) = reading::longest_restart_s(before, start_s) {
+        region.restart.takes_ms.set(took_s * 1000);
+    }
+    let last = before.last().map(|run| week::counting(&run.hours));
+    for hour in last.unwrap_or_default() {
+        region.hours.put(*hour);
+    }
+    for hour in region.hours.all() {
+        let _ =
+            file_limit::as_an_error(|| writer.put(Ring::Hours, &[hour.number, hour.rate_milli]));
+    }
+    for (kept, next) in region.sampling.boxed.iter().zip(writer.next()) {
+        kept.set(next);
+    }
 }
 
 /// Takes the box out of its place; dropping it closes the file in this process only.
@@ -244,11 +265,16 @@ impl Recorder {
     }
 
     /// What this tick adds. `kept` is what the history took of it.
-    pub fn tick(&mut self, region: &Region, kept: &Kept, now_ms: u64) {
+    /// `hour`: one that is over.
+    pub fn tick(&mut self, region: &Region, kept: &Kept, hour: Option<Hour>, now_ms: u64) {
         let Some(writer) = &mut self.writer else {
             return;
         };
-        let result = match put_sample(writer, kept) {
+        let hour = hour.map(|hour| writer.put(Ring::Hours, &[hour.number, hour.rate_milli]));
+        let result = match hour
+            .unwrap_or(Ok(()))
+            .and_then(|()| put_sample(writer, kept))
+        {
             Ok(()) => self.pace.put_news(writer, region, now_ms),
             failed => failed,
         };

@@ -65,6 +65,11 @@ pub fn server(region: &Region) -> Measures {
         queue_length: reports::queue_length(region),
         storm: figures.storm,
         workers: hooks::processes() as u64,
+        draining: u64::from(region.drains_for(state::now_ms()) > 0),
+        restart_advice: region.restart.advice.get(),
+        comeback_before: region.comeback.bindings.before.get(),
+        comeback_back: region.comeback.bindings.back.get(),
+        comeback_overdue: region.comeback.overdue(),
         last_sample_timestamp_seconds: state::date(figures.time_ms / 1000),
         sample_errors_total: figures.sample_errors,
         ..Measures::default()

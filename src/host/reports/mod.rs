@@ -74,4 +74,5 @@ pub mod measures;
 pub mod overview;
 pub mod path_reports;
 pub mod profile;
+pub mod restart;
 pub mod site_reports;

@@ -40,7 +40,7 @@ pub fn failures_since_start(region: &Region) -> (u64, u64) {
 /// The level as it is: the last sample's, or shedding from the moment an operator says so.
 pub fn level_now(region: &Region) -> Level {
     let sampled = Level::from_index(region.figures().level).unwrap_or(Level::Normal);
-    let is_shed = region.control.shed_until_ms.get() > state::now_ms();
+    let is_shed = region.is_shed(state::now_ms());
     if is_shed {
         sampled.max(Level::Shedding)
     } else {
@@ -107,7 +107,7 @@ pub(super) fn share_now(region: &Region, figures: &Figures) -> u32 {
         pkg_permyriad: permyriad(figures.fullest_sip_used, control.pkg_size.get()),
         os_permyriad: is_used.then(|| control.os_permyriad.get() as u32),
         shm_free_bytes: u64::MAX,
-        operator_shed: control.shed_until_ms.get() > now_ms,
+        operator_shed: region.is_shed(now_ms),
         ..Pressure::default()
     };
     if region.settings.mode() == Mode::Off {

@@ -17,7 +17,7 @@ use crate::guard::terms::{
 use crate::host::kamailio::processes;
 use crate::host::kamailio::state;
 use crate::host::memory::hooks;
-use crate::host::reports::{self, forecast_reports, measures, site_reports};
+use crate::host::reports::{self, forecast_reports, measures, restart, site_reports};
 use crate::shared::figures::{
     history::{SECONDS, Track},
     sampled::Figures,
@@ -45,7 +45,7 @@ pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
         uptime_s: now.saturating_sub(region.control.start_ms.get()) / 1000,
         level: reports::level_now(region),
         mode: region.settings.mode(),
-        is_shed: region.control.shed_until_ms.get() > now,
+        is_shed: region.is_shed(now),
         shed_pct: reports::shed_pct_now(region),
         tightest: tightest.as_ref().map_or(Pool::Shm, |t| t.pool),
         outlook: outlook(region, &workers),
@@ -54,6 +54,7 @@ pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
         sites: sites(),
         events: region.events.last(EVENTS).map(event_row).collect(),
         warnings: reports::warnings_now(region),
+        notes: restart::notes(region),
         before: state::before(),
         history,
         workers,

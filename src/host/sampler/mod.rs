@@ -2,9 +2,11 @@
 //! Forbidden here: anything that a SIP process runs.
 
 pub mod books;
+pub mod comeback;
 pub mod focus;
 pub mod forecasts;
 pub mod growth;
+pub mod load;
 pub mod machine;
 pub mod memory;
 pub mod paces;

@@ -8,6 +8,7 @@ use crate::guard::config::params::{Int, Text};
 use crate::guard::decide::{
     level::{self, LevelTracker, Standing, Thresholds, permyriad},
     queue,
+    rates::RateMeter,
     rates::Rates,
 };
 use crate::guard::foresee::pace::AtThisRate;
@@ -35,8 +36,10 @@ use crate::host::outputs::{
 };
 use crate::host::reports::{measures, path_reports::PathGrowths};
 use crate::host::sampler::{
+    comeback::Comeback,
     forecasts::Forecasts,
     growth::Growths,
+    load::Load,
     machine::{self, OsReader},
     memory,
     paces::Paces,
@@ -139,6 +142,9 @@ struct Sampler {
     server: Level,
     was_shed: bool,
     rates: Lease<memory::Rates>,
+    messages: RateMeter,
+    load: Load,
+    comeback: Comeback,
     bindings: Reaper,
     aors: Reaper,
     growths: Growths,
@@ -187,6 +193,9 @@ impl Sampler {
             },
             was_shed,
             rates: kept.rates,
+            messages: RateMeter::new(now, 0),
+            load: Load::new(messages(region)),
+            comeback: Comeback::default(),
             bindings: Reaper::default(),
             aors: Reaper::default(),
             growths: Growths::new(kept.growth),
@@ -237,6 +246,7 @@ impl Sampler {
         let os = self.sample_os(now);
         self.sample_rates(now, elapsed);
         self.sample_tables(now);
+        self.comeback.tick(self.region, now);
         let interval = self.region.settings.get_u64(Int::SampleInterval);
         self.questions
             .ask(self.region, hooks::processes(), now, interval);
@@ -269,7 +279,10 @@ impl Sampler {
         }); // counted there
         self.region.published.publish(&self.figures.to_words());
         let kept = self.past.tick(self.region, &self.figures, now);
-        let _ = own_memory::scope(|| self.recorder.tick(self.region, &kept, now)); // counted there
+        let (region, load) = (self.region, &mut self.load);
+        let hour = own_memory::scope(|| load.tick(region, messages(region), elapsed, now));
+        let hour = hour.ok().flatten();
+        let _ = own_memory::scope(|| self.recorder.tick(region, &kept, hour, now)); // counted there
     }
 
     /// The server ends, and this process with it.
@@ -503,6 +516,8 @@ impl Sampler {
         let new = total(&|r| r.sip.received.get(Class::New));
         let refresh = total(&|r| r.sip.received.get(Class::Refresh));
         let rejected = total(&|r| r.sip.rejected.sum());
+        let messages = self.messages.sample(now, messages(self.region));
+        self.figures.message_rate = (messages.s10 * 1000.0) as u64;
         let resets = self.region.control.baseline_resets.get();
         let factor = self.region.settings.get_u64(Int::StormFactor) as u32;
         let least = self.region.settings.get_u64(Int::StormMinRate) as u32;
@@ -580,7 +595,7 @@ impl Sampler {
 
     /// The server's level with an operator's `shed`, whose begin and end are events.
     fn sample_shed(&mut self, memory: Level, now: u64) -> Level {
-        let is_shed = self.region.control.shed_until_ms.get() > now;
+        let is_shed = self.region.is_shed(now);
         let shed = memory.max(Level::Shedding);
         if is_shed != self.was_shed {
             self.was_shed = is_shed;
@@ -603,6 +618,13 @@ impl Sampler {
         }
         if is_shed { shed } else { memory }
     }
+}
+
+/// SIP messages since the start.
+fn messages(region: &Region) -> u64 {
+    let rows = region.used_rows(hooks::processes()).iter();
+    rows.map(|row| row.sip.messages.get())
+        .fold(0, u64::wrapping_add)
 }
 
 fn milli(rates: Rates) -> [u64; 5] {

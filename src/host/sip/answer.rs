@@ -171,10 +171,15 @@ pub unsafe fn send_by_kamailio(visit: &Visit<'_>, msg: *mut sys::sip_msg, told: 
 
 /// Text of the header that tells a client when to come back, for replies that other modules build.
 pub fn retry_after_header(told: &Told, buffer: &mut [u8; 40]) -> usize {
+    retry_after_text(told.retry_after, buffer)
+}
+
+/// The same of a number of seconds.
+pub fn retry_after_text(seconds: u32, buffer: &mut [u8; 40]) -> usize {
     use std::io::Write;
     let mut rest: &mut [u8] = buffer;
     let room = rest.len();
-    let _ = write!(rest, "Retry-After: {}\r\n", told.retry_after); // 25 bytes at most
+    let _ = write!(rest, "Retry-After: {seconds}\r\n"); // 25 bytes at most
     room - rest.len()
 }
 

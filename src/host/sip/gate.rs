@@ -18,7 +18,7 @@ use crate::host::sip::hand;
 use crate::host::sip::{
     answer,
     arrived::Arrived,
-    ballast, pressure,
+    ballast, drain, pressure,
     reading::{self, Reading},
     visit::Visit,
 };
@@ -150,6 +150,10 @@ pub unsafe extern "C" fn on_request(
             follow::look(region);
         }
         // SAFETY: as above.
+        if unsafe { drain::answers(msg, arrived.may_reply) } {
+            return GoOn(0);
+        }
+        // SAFETY: as above.
         match unsafe { consider(&arrived, msg, Stage::Request) } {
             Verdict::Pass => GoOn(1),
             Verdict::Answered => GoOn(0),
@@ -184,7 +188,9 @@ pub unsafe extern "C" fn on_request_counted(
         if let Some(region) = state::region() {
             follow::look(region);
         }
-        GoOn(1)
+        // SAFETY: as above.
+        let is_answered = view.is_real != 0 && unsafe { drain::answers(msg, view.may_reply != 0) };
+        GoOn(c_int::from(!is_answered))
     })
     .0
 }

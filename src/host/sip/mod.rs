@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod arrived;
 pub mod ballast;
+pub mod drain;
 pub mod gate;
 pub mod granted;
 pub mod hand;

@@ -31,7 +31,7 @@ pub fn now(region: &Region, now_ms: u64) -> Pressure {
             0 => LEAST_COST,
             learned => learned,
         },
-        operator_shed: control.shed_until_ms.get() > now_ms,
+        operator_shed: region.is_shed(now_ms),
         ballast_released: ballast::is_released(),
     }
 }
@@ -51,7 +51,7 @@ pub fn is_far(region: &Region, now_ms: u64) -> bool {
         && is_below(pkg, control.pkg_size.get(), Int::PkgShed)
         && control.os_permyriad.get() <= settings.get_u64(Int::OsShed).saturating_mul(100)
         && size.saturating_sub(shm) >= control.registration_cost.get().max(LEAST_COST)
-        && control.shed_until_ms.get() <= now_ms
+        && !region.is_shed(now_ms)
         && !ballast::is_released()
 }
 

@@ -291,7 +291,8 @@ fn asked<'v>(
     let has_reg_ids =
         !registrar.reg_id_needs_ob || register.via_count < 2 || register.edge_says_ob();
     let mut reg_id = 0;
-    register.contacts_in_turn().filter_map(move |contact| {
+    let contacts = register.contacts_in_turn(registrar.is_last_first);
+    contacts.filter_map(move |contact| {
         if let (Some(_), Some(own), true) = (contact.instance, contact.reg_id, has_reg_ids) {
             reg_id = own;
         }
@@ -371,12 +372,38 @@ pub fn known(visit: &Visit<'_>, registrar: &'static Registrar) -> Known {
             }
         }
     }
+    let mut is_known_elsewhere = false;
+    if let Some(learned) = tables
+        .learned
+        .known()
+        .filter(|_| question.marks.count() < wanted)
+    {
+        let key = &learned.key;
+        let record = local::record_number(key, text);
+        let is_hinted = |number| learned.hints.get(number, now, 0).is_some();
+        for (place, (stored, contact)) in asked(visit, registrar).enumerate() {
+            let number = local::stored_number(key, matching, record, &stored);
+            let is_told = matching.is_told_by_number(&stored, has_path);
+            if !question.marks.has(place)
+                && (is_told && learned.bindings.get(number, now, 0).is_some()
+                    || is_hinted(number)
+                    || is_hinted(local::dialog_number(key, stored.uri, stored.call_id))
+                    || visit.is_known_elsewhere(&contact))
+            {
+                question.marks.set(place);
+            }
+        }
+        is_known_elsewhere = visit.aor_end_elsewhere(|_| record).is_some()
+            || visit
+                .aor_end_elsewhere(|key| visit.aor.fingerprint(key))
+                .is_some();
+    }
     let control = &visit.region.control;
     let memory = memory_of(visit.region);
     let ended = |number| tables.aors.get(number, now, memory).is_some();
     Known {
         all_bindings: question.are_all(wanted),
-        aor: question.is_found || ended(record) || ended(visit.aor_fp),
+        aor: question.is_found || ended(record) || ended(visit.aor_fp) || is_known_elsewhere,
         unsure: control.saves_elsewhere.get() != 0 && visit.tables.is_unsure(visit.region, now),
     }
 }

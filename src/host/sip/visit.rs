@@ -11,7 +11,7 @@ use crate::guard::decide::{
 };
 use crate::guard::sip::{
     Contact, Contacts, Register,
-    aor::{self, Aor},
+    aor::{self, Aor, Key},
 };
 use crate::guard::terms::words::Class;
 use crate::host::kamailio::state::{self, Tables};
@@ -126,11 +126,13 @@ impl<'a> Visit<'a> {
         let now = self.now_s();
         self.primaries();
         let ended = self.aor_end();
-        let has_live = ended.is_some_and(|end| end > now);
+        let is_live = |end: Option<u64>| end.is_some_and(|end| end > now);
+        let ended_elsewhere = || self.aor_end_elsewhere(|key| self.aor.fingerprint(key));
+        let has_live = is_live(ended) || is_live(ended_elsewhere());
         let all_bindings = has_live && self.all_adding();
         Known {
             all_bindings,
-            aor: ended.is_some(),
+            aor: ended.is_some() || ended_elsewhere().is_some(),
             unsure: !all_bindings && self.tables.is_unsure(self.region, now),
         }
     }
@@ -179,7 +181,10 @@ impl<'a> Visit<'a> {
             }
             let primary = self.primaries().get(place).copied();
             let primary = primary.unwrap_or_else(|| self.primary(&contact));
-            if !self.is_bound(primary) && !self.is_alike(&contact) {
+            if !self.is_bound(primary)
+                && !self.is_alike(&contact)
+                && !self.is_known_elsewhere(&contact)
+            {
                 return false;
             }
             known += 1;
@@ -195,13 +200,45 @@ impl<'a> Visit<'a> {
     /// Whether a contact without an instance has a binding whose URI differs in nothing that counts: one with an
     /// instance, or with a parameter more or less that the other does not have (RFC 3261 19.1.4).
     fn is_alike(&self, contact: &Contact<'_>) -> bool {
+        self.is_alike_in(&self.tables.hints, &self.tables.key, self.aor_fp, contact)
+    }
+
+    /// The same, by these hints, which were made with this key.
+    fn is_alike_in(
+        &self,
+        hints: &Fingerprints,
+        key: &Key,
+        aor: u64,
+        contact: &Contact<'_>,
+    ) -> bool {
         if contact.instance.is_some() {
             return false;
         }
-        let numbers = aor::uri_fingerprints(&self.tables.key, self.aor_fp, contact.uri);
-        let (hints, now) = (&self.tables.hints, self.now_s());
+        let numbers = aor::uri_fingerprints(key, aor, contact.uri);
+        let now = self.now_s();
         let is_hinted = |number| hints.get(number, now, 0).is_some();
         is_hinted(numbers.whole) || is_hinted(numbers.base) && !numbers.names.is_some_and(is_hinted)
+    }
+
+    /// The end of the AoR as another server knew it (`memguard.learn`); `number` makes the AoR's number with that
+    /// server's key.
+    pub fn aor_end_elsewhere(&self, number: impl FnOnce(&Key) -> u64) -> Option<u64> {
+        let learned = self.tables.learned.known()?;
+        let memory = self.region.settings.get_u64(Int::AorMemory);
+        let memory = u32::try_from(memory).unwrap_or(u32::MAX);
+        let aor = number(&learned.key);
+        learned.aors.get(aor, self.now_s(), memory)
+    }
+
+    /// Whether another server knew this contact (`memguard.learn`), as it counts them without a usrloc of its own.
+    pub fn is_known_elsewhere(&self, contact: &Contact<'_>) -> bool {
+        self.tables.learned.known().is_some_and(|learned| {
+            let aor = self.aor.fingerprint(&learned.key);
+            let number = aor::binding_by_instance(&learned.key, aor, contact)
+                .unwrap_or_else(|| aor::binding_by_uri(&learned.key, aor, contact));
+            learned.bindings.get(number, self.now_s(), 0).is_some()
+                || self.is_alike_in(learned.hints, &learned.key, aor, contact)
+        })
     }
 
     /// Whether a relayed reply told of this contact.

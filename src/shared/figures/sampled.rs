@@ -109,6 +109,8 @@ figures! {
     rejected_rate_5m,
     /// Refusals, 15 min.
     rejected_rate_15m,
+    /// SIP messages of any kind, 10 s.
+    message_rate,
     /// Usual rate of new registrations.
     baseline,
     /// 1 while new registrations come far above their usual rate.

@@ -121,6 +121,14 @@ pub fn prefetch<T>(value: &T) {
     let _ = value;
 }
 
+/// Gives the memory of a shared mapping back; it reads as zeros from now on, in every process. A kernel that cannot
+/// keeps it.
+pub fn give_back<T: SharedZeroable>(values: &'static [T]) {
+    let length = std::mem::size_of_val(values);
+    // SAFETY: a whole mapping of `map_slice`, which starts at a page; zeroed values are valid by SharedZeroable.
+    unsafe { libc::madvise(values.as_ptr().cast_mut().cast(), length, libc::MADV_REMOVE) };
+}
+
 /// Maps one value in its zeroed state.
 ///
 /// # Errors

@@ -35,11 +35,13 @@
 //! before the base time are kept as the base time.
 
 mod doubt;
+mod expected;
 mod presence;
 
 use std::io;
 
 pub use crate::shared::phones::fingerprints::doubt::Doubt;
+pub use crate::shared::phones::fingerprints::expected::{Expected, Seen};
 pub use crate::shared::phones::fingerprints::presence::Presence;
 
 use crate::shared::parts::{
@@ -395,6 +397,21 @@ impl Fingerprints {
             presence.came(count as u64);
         }
         count
+    }
+
+    /// Forgets everything; nobody may be writing meanwhile.
+    pub fn clear(&self) {
+        let shift = presence::shift(self.buckets.len());
+        for (number, bucket) in self.buckets.iter().enumerate() {
+            let is_written = self.presence.is_none_or(|p| p.is_written(number >> shift));
+            for word in bucket.0.iter().filter(|_| is_written) {
+                // ORDERING: Relaxed; each word stands for itself.
+                if word.load(Ordering::Relaxed) != 0 {
+                    word.store(0, Ordering::Relaxed);
+                    self.went();
+                }
+            }
+        }
     }
 
     /// How many buckets there are (for `count_live`).

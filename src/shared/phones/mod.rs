@@ -2,6 +2,7 @@
 //! Forbidden here: names in clear but where an operator asked for them.
 
 pub mod fingerprints;
+pub mod learned;
 pub mod pending;
 pub mod priorities;
 pub mod refusals;

@@ -9,6 +9,7 @@ pub mod pairs;
 pub mod pprof;
 pub mod prometheus;
 pub mod rpc;
+pub mod schemas;
 pub mod server;
 pub mod sip;
 pub mod sipp;

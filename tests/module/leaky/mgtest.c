@@ -129,6 +129,17 @@ static int w_leak_shm(sip_msg_t *msg, char *p, char *unused)
 	return w_int(msg, p, &bytes) == 0 && shm_malloc((size_t)bytes) ? 1 : -1;
 }
 
+/* Outside the pools: libc's heap, written to, so that the system gives pages for it. */
+static int w_leak_libc(sip_msg_t *msg, char *p, char *unused)
+{
+	int bytes;
+	char *volatile block;
+	if(w_int(msg, p, &bytes) < 0 || (block = malloc((size_t)bytes)) == NULL)
+		return -1;
+	memset(block, 1, (size_t)bytes);
+	return 1;
+}
+
 /* Uses what it allocated without looking whether it got it: crashes when it did not. */
 static int w_careless(sip_msg_t *msg, char *p, char *unused)
 {
@@ -331,6 +342,7 @@ static cmd_export_t cmds[] = {
 		{"mgtest_careless", (cmd_function)w_careless, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_forgetful", (cmd_function)w_forgetful, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_leak_pkg", (cmd_function)w_leak_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},
+		{"mgtest_leak_libc", (cmd_function)w_leak_libc, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_fork", (cmd_function)w_fork, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_leak_shm", (cmd_function)w_leak_shm, 1, fixup_igp_null, 0, ANY_ROUTE},
 		{"mgtest_hold_pkg", (cmd_function)w_hold_pkg, 1, fixup_igp_null, 0, ANY_ROUTE},

@@ -86,6 +86,11 @@ int cfg_child_init(void) { return 0; }
 void cfg_register_child(int count) {}
 int register_procs(int count) { return 0; }
 sr_kemi_eng_t *sr_kemi_eng_get(void) { return NULL; }
+char *cfg_file = "kamailio.cfg";
+int _sr_ip_free_bind;
+struct socket_info **get_sock_info_list(unsigned short proto) { return NULL; }
+int counter_lookup(counter_handle_t *handle, const char *group, const char *name) { return -1; }
+counter_val_t counter_get_val(counter_handle_t handle) { return 0; }
 int sr_event_enabled(int type) { return 0; }
 cfg_action_t *get_cfg_crt_action(void) { return NULL; }
 /* no shared configuration: values live where the module has them */
@@ -115,7 +120,8 @@ REFUSES(parse_uri)
 NEVER(add_lump_rpl2) NEVER(faked_msg_next) NEVER(get_send_socket2) NEVER(ksr_msg_env_reset) NEVER(pv_get_null)
 NEVER(pv_get_strval) NEVER(pv_get_uintval) NEVER(run_actions) NEVER(run_top_route) NEVER(sctp_core_msg_send)
 NEVER(sr_event_exec) NEVER(sr_kemi_route) NEVER(su2a) NEVER(tcp_get_info) NEVER(tcp_send) NEVER(tcpconn_get)
-NEVER(tcpconn_lookup) NEVER(free_contacts) NEVER(rec_lock_get) NEVER(rec_lock_release)
+NEVER(tcpconn_lookup) NEVER(free_contacts) NEVER(rec_lock_get) NEVER(rec_lock_release) NEVER(check_self)
+NEVER(parse_sip_msg_uri)
 
 static sr_kemi_t *volatile kemi_functions;
 int sr_kemi_modules_add(sr_kemi_t *functions) { kemi_functions = functions; return 0; }

@@ -14,13 +14,14 @@
 //! believed. Nothing else is needed: no slot points to another one.
 
 use crate::guard::decide::track::Track;
+use crate::guard::foresee::week;
 use crate::guard::formats::check::check;
 use crate::guard::terms::words::words;
 
 /// First bytes of the file.
 pub const MAGIC: [u8; 8] = *b"mgblkbox";
 /// Raised whenever the meaning of any byte changes.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
 /// Runs of the server that a file holds.
 pub const RUNS: usize = 4;
 
@@ -48,6 +49,8 @@ words! {
         Views = "views",
         /// The newest view, renewed every few seconds.
         Latest = "latest",
+        /// The load by hour: which hour of Unix time, and messages per second times 1000. Of earlier runs, too.
+        Hours = "hours",
     }
 }
 
@@ -61,6 +64,7 @@ impl Ring {
             Ring::Events => 256,
             Ring::Views => 64,
             Ring::Latest => 2,
+            Ring::Hours => week::KEPT,
         }
     }
 
@@ -71,6 +75,7 @@ impl Ring {
             Ring::Identity | Ring::End => page,
             Ring::Seconds | Ring::Minutes => 1 + Track::COUNT,
             Ring::Events => crate::guard::terms::event::WORDS,
+            Ring::Hours => 2,
             Ring::Views | Ring::Latest => 2 * PAGE / WORD - SLOT_HEAD,
         }
     }
@@ -97,7 +102,7 @@ pub const SECTION_BYTES: usize = {
     let last = Ring::ALL[Ring::COUNT - 1];
     last.begin() + (last.slots() * last.slot_bytes()).next_multiple_of(PAGE)
 };
-/// Bytes of a file: about 4.4 MB.
+/// Bytes of a file: about 4.5 MB.
 pub const FILE_BYTES: usize = PAGE + RUNS * SECTION_BYTES;
 
 /// Bytes of text that a slot of this ring takes.

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use crate::guard::decide::track::{Track, Values};
+use crate::guard::foresee::week::Hour;
 use crate::guard::formats::blackbox::format::{self, FILE_BYTES, Head, RUNS, Ring, Slot};
 use crate::guard::terms::event::Event;
 
@@ -36,6 +37,8 @@ pub struct Run {
     pub events: Vec<Event>,
     /// Views of the whole, oldest first; the last one is the newest that there is.
     pub views: Vec<Value>,
+    /// The load by hour as this run knew it, in the order in which it was written.
+    pub hours: Vec<Hour>,
     /// Records that were not whole.
     pub torn: usize,
 }
@@ -115,6 +118,17 @@ fn run(bytes: &[u8], section: usize) -> Option<Run> {
     let events = records(Ring::Events);
     let views = records(Ring::Views);
     let latest = records(Ring::Latest);
+    let hours = records(Ring::Hours);
+    run.hours = hours
+        .iter()
+        .filter_map(|(_, payload)| match payload.as_slice() {
+            [number, rate_milli] => Some(Hour {
+                number: *number,
+                rate_milli: *rate_milli,
+            }),
+            _ => None,
+        })
+        .collect();
     run.end = end;
     run.seconds = seconds;
     run.minutes = minutes;
@@ -236,6 +250,21 @@ impl Run {
     pub fn last_view(&self) -> Option<&Value> {
         self.views.last()
     }
+}
+
+/// What lies longer between two runs was no restart but a pause, seconds.
+const PAUSE_S: u64 = 600;
+
+/// The longest that a restart took, seconds: from the last moment of a run that was told to stop to the start of the
+/// next one, `start_s` being that of the run that begins now.
+pub fn longest_restart_s(runs: &[Run], start_s: u64) -> Option<u64> {
+    let starts = runs.iter().skip(1).map(Run::start_s).chain([start_s]);
+    let each = runs.iter().zip(starts).filter_map(|(run, next_s)| {
+        let is_stop = run.fate(false, None) == Fate::Stopped;
+        let took_s = next_s.saturating_sub(run.last_s());
+        (is_stop && took_s <= PAUSE_S).then_some(took_s + 1) // dates are whole seconds
+    });
+    each.max()
 }
 
 /// A run that lasted less than this is the first to be overwritten: of a server that starts and dies again and again,

@@ -157,6 +157,8 @@ pub struct Page<'a> {
     pub events: Vec<EventRow>,
     /// What does not work as it could.
     pub warnings: Vec<&'a str>,
+    /// What is to be said of restarts, in whole sentences.
+    pub notes: Vec<String>,
     /// How the run before ended, where it did not end well.
     pub before: Option<&'a str>,
     /// The last hour, oldest first.

@@ -66,6 +66,9 @@ impl Page<'_> {
         )?;
         self.glance(out)?;
         out.push_str("</header>\n");
+        for note in &self.notes {
+            writeln!(out, "<p>{}</p>", Cut(note, 300))?;
+        }
         self.say_warnings(out)?;
         self.last_hour(out)?;
         self.worker_table(out)?;

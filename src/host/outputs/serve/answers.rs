@@ -124,13 +124,19 @@ impl Answers {
     }
 }
 
-/// 200, or 503 at emergency and during an operator's `shed` (design §8).
+/// 200, or 503 at emergency and during an operator's `shed` or `drain` (design §8).
 fn ready() -> Answer {
     let text = |status, text: &str| Answer::new(status, TEXT, text.as_bytes().into());
     let Some(region) = state::region() else {
         return Answer::of(Status::ServiceUnavailable);
     };
-    if region.control.shed_until_ms.get() > state::now_ms() {
+    let now_ms = state::now_ms();
+    if region.drains_for(now_ms) > 0 {
+        text(
+            Status::ServiceUnavailable,
+            "not ready: memguard.drain is running\n",
+        )
+    } else if region.is_shed(now_ms) {
         text(
             Status::ServiceUnavailable,
             "not ready: memguard.shed is running\n",

@@ -1,0 +1,46 @@
+//! The load of the last four weeks, hour by hour, by the wall clock; the black box carries it over a restart.
+//! Forbidden here: what is concluded from it (`guard::foresee::week`). Writers: main in `mod_init`, then the sampling
+//! process. An hour is two words; a reader that meets them half written takes one hour's number for another's, once.
+
+use crate::guard::foresee::week::{Hour, KEPT};
+use crate::shared::parts::{mapping::SharedZeroable, word::Word};
+
+/// See the file's head.
+#[repr(C)]
+pub struct Hours {
+    numbers: [Word; KEPT],
+    rates: [Word; KEPT],
+}
+
+// SAFETY: atomics only.
+unsafe impl SharedZeroable for Hours {}
+
+impl Hours {
+    /// Keeps one hour, instead of the one that was four weeks before.
+    pub fn put(&self, hour: Hour) {
+        let place = (hour.number % KEPT as u64) as usize;
+        if let (Some(number), Some(rate)) = (self.numbers.get(place), self.rates.get(place)) {
+            rate.set(hour.rate_milli);
+            number.set(hour.number);
+        }
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.numbers.iter().for_each(|number| number.set(0));
+    }
+
+    /// All that are kept, oldest first.
+    pub fn all(&self) -> Vec<Hour> {
+        let each = self.numbers.iter().zip(&self.rates);
+        let mut hours: Vec<Hour> = each
+            .map(|(number, rate)| Hour {
+                number: number.get(),
+                rate_milli: rate.get(),
+            })
+            .filter(|hour| hour.number > 0)
+            .collect();
+        hours.sort_unstable_by_key(|hour| hour.number);
+        hours
+    }
+}
