@@ -5,6 +5,8 @@ use crate::shared::parts::sync::plain::{AtomicI64, Ordering};
 use crate::shared::parts::word::Word;
 use std::io;
 
+use crossbeam_utils::CachePadded;
+
 use crate::guard::config::params::{Int, int_defaults};
 use crate::guard::decide::queue::Rules;
 use crate::guard::terms::{warnings::Warning, words::Mode};
@@ -184,7 +186,7 @@ pub struct Region {
     /// Refusals.
     pub refusals: Refusals,
     /// One row per process, and one for all processes beyond them.
-    pub rows: [Row; ROWS],
+    pub rows: [CachePadded<Row>; ROWS],
     /// One row per process: memory outside the pools.
     pub outside: [Outside; MAX_PROCESSES],
 }
@@ -228,6 +230,13 @@ impl Region {
         now_ms.saturating_sub(sampled_ms) > limit
     }
 
+    /// Use of the machine's memory by the last sample, 1/100 percent; `None` where there is none, or it is stale.
+    pub fn os_permyriad(&self, now_ms: u64) -> Option<u32> {
+        let sampled_ms = self.control.os_time_ms.get();
+        let is_used = sampled_ms != 0 && !self.is_stale(sampled_ms, now_ms);
+        is_used.then(|| self.control.os_permyriad.get() as u32)
+    }
+
     /// Maps the region with the parameters' defaults.
     ///
     /// # Errors
@@ -249,11 +258,17 @@ impl Region {
     }
 
     /// The rows of the processes there are; beyond them lies untouched memory.
-    pub fn used_rows(&self, processes: usize) -> &[Row] {
+    pub fn used_rows(&self, processes: usize) -> &[CachePadded<Row>] {
         self.rows.get(..processes.max(1)).unwrap_or(&self.rows)
     }
 
-    /// The same of memory outside the pools.
+    /// One figure of all those rows together. Approximate: they are read one by one while their processes run.
+    pub fn sum(&self, processes: usize, figure: impl Fn(&Row) -> u64) -> u64 {
+        let rows = self.used_rows(processes).iter();
+        rows.map(|row| figure(row)).fold(0, u64::wrapping_add)
+    }
+
+    /// Memory outside the pools of the processes there are.
     pub fn used_outside(&self, processes: usize) -> &[Outside] {
         self.outside
             .get(..processes.max(1))

@@ -72,8 +72,10 @@ const GOES_ON: Duration = Duration::from_secs(6);
 /// The process that samples is killed while memory leaks: the next one goes on with what was known.
 #[track_caller]
 fn assert_a_killed_sampler_costs_samples_only(server: &Server, leaking: impl Fn(u64) -> Request) {
-    let rates = |all: &Value| ["1m", "5m", "15m"].map(|s| real(all, &format!("new_rate_{s}")));
-    let (known, before) = (shm(server), server.registrations());
+    const PHONES: usize = 40;
+    let phones = (0..PHONES).map(|i| Request::register(&format!("p{i}")));
+    assert_eq!(server.udp().flood(phones, 8, |_, _, _| ()).of(200), PHONES);
+    let known = shm(server);
     let first = server.sampling_pid();
     server.kill(first);
     let killed = Instant::now();
@@ -92,10 +94,13 @@ fn assert_a_killed_sampler_costs_samples_only(server: &Server, leaking: impl Fn(
         assert_eq!(number(&forecast, "valid"), 1, "{forecast}");
         let (a, b) = (real(&known, "growth"), real(&forecast, "growth"));
         assert!((a - b).abs() < 0.3 * a, "{known} {forecast}");
-        for (rate, seen) in rates(&all).into_iter().zip(rates(&before)) {
-            assert!(rate <= 1.2 * seen + 0.5, "{before} {all}");
+        // The server has run for a minute and more; since the restart it would be a jump.
+        for (window, most) in [("10s", 8.0), ("1m", 1.5), ("5m", 1.5), ("15m", 1.5)] {
+            assert!(
+                real(&all, &format!("new_rate_{window}")) < most,
+                "{window}: {all}"
+            );
         }
-        assert!(real(&all, "new_rate_10s") < 5.0, "{all}");
         assert_eq!(number(&all, "storm"), 0, "{all}");
         looks += u32::from(back.is_some());
         (looks >= 8).then_some(())
@@ -121,8 +126,6 @@ fn forecast_a_leak_is_announced_a_killed_sampler_changes_nothing_and_its_time_co
             "unknown",
             "nothing is known at the start"
         );
-        let phones = (0..300).map(|i| Request::register(&format!("p{i}")));
-        assert_eq!(server.udp().flood(phones, 8, |_, _, _| ()).of(200), 300);
         let leaking = |_| Request::options().header("X-Leak: 3600");
         let foretold = traffic(&server, 20, leaking, || {
             let forecast = shm(&server);

@@ -652,7 +652,7 @@ const KILLS: i64 = 150;
 const LOOK_EVERY: i64 = 10;
 
 /// Moments of one reading of the pools at which another process takes a block.
-const MOMENTS: i64 = 60;
+const MOMENTS: i64 = 12;
 
 #[test]
 fn standin_a_drift_is_right_whenever_another_process_allocates_in_the_middle_of_the_sum() {
@@ -661,7 +661,7 @@ fn standin_a_drift_is_right_whenever_another_process_allocates_in_the_middle_of_
         let mut host = Standin::new(pair, &folder);
         assert!(started(&mut host, &folder), "{}", host.log());
         assert!(host.ask("partner").as_i64().is_some_and(|pid| pid > 0));
-        host.ask("lines 60");
+        host.ask("lines 4");
         host.ask("step -1");
         assert_eq!(
             number(&pool(&mut host, "shm").expect("counted"), "drift"),
@@ -669,6 +669,7 @@ fn standin_a_drift_is_right_whenever_another_process_allocates_in_the_middle_of_
         );
         let all = host.ask("steps").as_i64().expect("a number");
         assert!(all > 10_000, "{all} instructions");
+        println!("   {all} instructions");
         for moment in 0..MOMENTS {
             let before = number(&host.ask("books"), "shm_blocks");
             host.ask(&format!("step {}", 1 + moment * all / MOMENTS));

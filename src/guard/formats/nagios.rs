@@ -74,6 +74,7 @@ pub struct Upkeep {
 
 impl Upkeep {
     /// Nothing.
+    #[cfg_attr(not(feature = "surface"), allow(dead_code))] // tests begin with it
     pub const NONE: Upkeep = Upkeep {
         draining_s: 0,
         advice: Advice::None,

@@ -56,7 +56,8 @@ fn gather(path: PathBuf, files: &mut Vec<ConfigFile>) {
         .filter_map(|name| found(name).ok())
         .collect();
     let contents = bytes.as_deref().map(sum);
-    drop((text, bytes));
+    drop(text);
+    drop(bytes);
     files.push(ConfigFile {
         path,
         marks,

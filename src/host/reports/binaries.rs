@@ -3,12 +3,13 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
+
+use once_cell::sync::OnceCell;
 
 use crate::guard::formats::profile::{self, Mapping};
 
 /// Where they lie; not set when /proc cannot be read.
-static COMMON: OnceLock<Vec<(u64, u64)>> = OnceLock::new();
+static COMMON: OnceCell<Vec<(u64, u64)>> = OnceCell::new();
 
 /// Remembers what is loaded. Process: main, in PROC_INIT: every module is initialised and nothing is forked.
 pub fn remember() {

@@ -21,7 +21,10 @@ pub const BUILD: Build<'static> = Build {
 
 /// The rows that processes write, one for each process there is.
 fn rows(region: &Region) -> impl Iterator<Item = &Row> {
-    region.used_rows(hooks::processes()).iter()
+    region
+        .used_rows(hooks::processes())
+        .iter()
+        .map(|row| &**row)
 }
 
 /// The server's figures at this moment. Approximate: rows are summed while their processes run.

@@ -50,8 +50,7 @@ fn percent(permyriad: u32) -> Node {
 
 /// Sums over all rows.
 pub fn total(region: &Region, f: impl Fn(&Row) -> u64) -> u64 {
-    let rows = region.used_rows(hooks::processes());
-    rows.iter().map(f).fold(0, u64::wrapping_add)
+    region.sum(hooks::processes(), f)
 }
 
 /// `memguard.metrics`: what `/metrics` serves, cut at a line's end where it would not fit into an answer.

@@ -99,13 +99,11 @@ pub fn first_full_at_this_rate(figures: &Figures) -> (Pool, u64) {
 pub(super) fn share_now(region: &Region, figures: &Figures) -> u32 {
     let control = &region.control;
     let now_ms = state::now_ms();
-    let sampled = control.os_time_ms.get();
-    let is_used = sampled != 0 && !region.is_stale(sampled, now_ms);
     let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
     let pressure = Pressure {
         shm_permyriad: permyriad(shm.real_used, shm.size),
         pkg_permyriad: permyriad(figures.fullest_sip_used, control.pkg_size.get()),
-        os_permyriad: is_used.then(|| control.os_permyriad.get() as u32),
+        os_permyriad: region.os_permyriad(now_ms),
         shm_free_bytes: u64::MAX,
         operator_shed: region.is_shed(now_ms),
         ..Pressure::default()

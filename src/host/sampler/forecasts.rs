@@ -104,11 +104,7 @@ impl Forecasts {
 
     /// One tick, after the figures of this sample are complete.
     pub fn tick(&mut self, region: &Region, figures: &Figures, held: Option<Held>, now_ms: u64) {
-        let rows = region.used_rows(hooks::processes());
-        let messages = rows
-            .iter()
-            .map(|r| r.sip.messages.get())
-            .fold(0, u64::wrapping_add);
+        let messages = region.sum(hooks::processes(), |r| r.sip.messages.get());
         let load = self.0.shm.work(0, Shm::default, |shm| {
             shm.loaded(messages, now_ms);
             [figures.known_bindings as f32, shm.rate as f32]
@@ -131,11 +127,7 @@ impl Forecasts {
         let Some(pool) = hooks::shm_now(size) else {
             return;
         };
-        let unbooked = region
-            .used_rows(hooks::processes())
-            .iter()
-            .map(|row| row.shm_sum().unbooked)
-            .fold(0, u64::wrapping_add);
+        let unbooked = region.sum(hooks::processes(), |row| row.shm_sum().unbooked);
         let bindings = figures.known_bindings;
         let seen = self.0.shm.work(0, Shm::default, |shm| {
             shm.bindings.feed(now_ms, bindings as i64);
@@ -188,8 +180,7 @@ impl Forecasts {
                 pkg.forecaster.push(now_ms, used, size, [0.0; 2]);
                 pkg.parts.used.feed(now_ms, used as i64);
                 pkg.parts.drift.feed(now_ms, unbooked);
-                let outlook = pkg.forecaster.outlook(size);
-                outlook
+                pkg.forecaster.outlook(size)
             });
             let Some(outlook) = seen else { continue };
             if let Some(outside) = region.outside.get(index) {
@@ -216,11 +207,7 @@ impl Forecasts {
         if size == 0 {
             return;
         }
-        let rows = region.used_rows(hooks::processes());
-        let own = rows
-            .iter()
-            .map(|row| row.private_bytes.get())
-            .fold(0, u64::saturating_add);
+        let own = region.sum(hooks::processes(), |row| row.private_bytes.get());
         let room = own.saturating_add(size.saturating_sub(used));
         let seen = self.0.os.work(0, Os::default, |os| {
             os.whole.push(now_ms, used, size, load);

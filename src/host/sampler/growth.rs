@@ -242,15 +242,15 @@ impl Growths {
     }
 
     fn sites(&mut self, region: &Region, sites: &Sites, bindings: u64, now_ms: u64) {
-        let rows = region.used_rows(self.counts.processes);
-        let total = |f: &dyn Fn(&Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add) as i64;
+        let processes = self.counts.processes;
+        let total = |figure: fn(&Row) -> u64| region.sum(processes, figure) as i64;
         let counts = &mut self.counts;
         counts
             .messages
-            .feed(now_ms, total(&|row| row.sip.messages.get()));
+            .feed(now_ms, total(|row| row.sip.messages.get()));
         counts
             .registers
-            .feed(now_ms, total(&|row| row.sip.received.sum()));
+            .feed(now_ms, total(|row| row.sip.received.sum()));
         let rates = [counts.messages.growth().now, counts.registers.growth().now];
         sites.set_rates(None, rates);
         self.shares(region, sites, now_ms);
@@ -276,7 +276,7 @@ impl Growths {
         }
         let growths = (0..sums.len()).map(|index| (index, sites.growth(index)));
         self.focus.look(region, sites, growths, now_ms);
-        let unbooked = total(&|row| row.shm_sum().unbooked);
+        let unbooked = total(|row| row.shm_sum().unbooked);
         if let Some(pool) = hooks::shm_now(region.control.shm_size.get()) {
             let booked = (pool.real_used as i64).saturating_sub(unbooked);
             self.leading.look(sites, sums, booked);

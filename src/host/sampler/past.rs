@@ -63,11 +63,7 @@ impl Past {
 
 /// What is remembered of this second.
 fn values(region: &Region, figures: &Figures) -> Values {
-    let rows = region.used_rows(hooks::processes());
-    let rejected = rows
-        .iter()
-        .map(|r| r.sip.rejected.sum())
-        .fold(0, u64::wrapping_add);
+    let rejected = region.sum(hooks::processes(), |row| row.sip.rejected.sum());
     let shm_used = hooks::shm_now(region.control.shm_size.get()).map_or(0, |p| p.real_used);
     std::array::from_fn(|i| match Track::ALL.get(i) {
         Some(Track::ShmUsed) => shm_used,

@@ -183,7 +183,7 @@ impl Sampler {
             workers: (0..ROWS)
                 .map(|index| {
                     let row = region.used_rows(hooks::processes()).get(index);
-                    LevelTracker::at(row.map_or(Level::Normal, Row::level))
+                    LevelTracker::at(row.map_or(Level::Normal, |row| row.level()))
                 })
                 .collect(),
             touched: vec![0; ROWS],
@@ -511,11 +511,11 @@ impl Sampler {
     }
 
     fn sample_rates(&mut self, now: u64, elapsed: u64) {
-        let rows = self.region.used_rows(hooks::processes());
-        let total = |f: &dyn Fn(&Row) -> u64| rows.iter().map(f).fold(0, u64::wrapping_add);
-        let new = total(&|r| r.sip.received.get(Class::New));
-        let refresh = total(&|r| r.sip.received.get(Class::Refresh));
-        let rejected = total(&|r| r.sip.rejected.sum());
+        let region = self.region;
+        let total = |f: fn(&Row) -> u64| region.sum(hooks::processes(), f);
+        let new = total(|r| r.sip.received.get(Class::New));
+        let refresh = total(|r| r.sip.received.get(Class::Refresh));
+        let rejected = total(|r| r.sip.rejected.sum());
         let messages = self.messages.sample(now, messages(self.region));
         self.figures.message_rate = (messages.s10 * 1000.0) as u64;
         let resets = self.region.control.baseline_resets.get();

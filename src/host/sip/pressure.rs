@@ -20,12 +20,10 @@ pub fn now(region: &Region, now_ms: u64) -> Pressure {
     let control = &region.control;
     let shm = hooks::shm_now(control.shm_size.get()).unwrap_or_default();
     let pkg = hooks::pkg_now(control.pkg_size.get()).unwrap_or_default();
-    let sampled = control.os_time_ms.get();
-    let is_used = sampled != 0 && !region.is_stale(sampled, now_ms);
     Pressure {
         shm_permyriad: permyriad(shm.real_used, shm.size),
         pkg_permyriad: permyriad(pkg.real_used, pkg.size),
-        os_permyriad: is_used.then(|| control.os_permyriad.get() as u32),
+        os_permyriad: region.os_permyriad(now_ms),
         shm_free_bytes: headroom_bytes(shm.size, shm.real_used),
         registration_cost_bytes: match control.registration_cost.get() {
             0 => LEAST_COST,

@@ -1,7 +1,7 @@
 //! One REGISTER on its way through the gate: who it is, what is known of it, and what becomes of it.
 //! Forbidden here: answering; locks (but usrloc's own, asked for unknown bindings only), allocation, logs.
 
-use std::cell::OnceCell;
+use once_cell::unsync::OnceCell;
 use std::net::IpAddr;
 
 use crate::guard::config::{params::Int, priority};

@@ -12,6 +12,8 @@
 //! Recovery: every word is a counter of its own; a process killed between two stores leaves sums that differ by
 //! the one operation that it was in. Nothing waits for anything.
 
+use crossbeam_utils::CachePadded;
+
 use crate::shared::parts::sync::plain::{AtomicU32, AtomicU64, Ordering};
 
 use crate::guard::foresee::growth::Leak;
@@ -212,7 +214,7 @@ impl SipTotals {
 }
 
 /// The row of one process.
-#[repr(C, align(128))]
+#[repr(C)]
 #[derive(Default)]
 pub struct Row {
     /// Private pool.
@@ -245,7 +247,7 @@ pub struct Row {
 
 const _: () = assert!(size_of::<PkgTotals>() == 64);
 const _: () = assert!(size_of::<ShmTotals<Own>>() == 64);
-const _: () = assert!(size_of::<Row>() == 512);
+const _: () = assert!(size_of::<Row>() == 512 && size_of::<CachePadded<Row>>() == 512);
 
 /// The shared pool's totals of one process, both writers together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

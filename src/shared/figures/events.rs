@@ -14,7 +14,7 @@ pub const KEPT: usize = 256;
 pub struct Events(Ring<KEPT, WORDS>);
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Events>() == 64 + KEPT * 24);
+const _: () = assert!(size_of::<Events>() == 128 + KEPT * 24);
 
 // SAFETY: atomics only.
 unsafe impl SharedZeroable for Events {}

@@ -2,7 +2,7 @@
 //! Forbidden here: a second writer at the same time, waiting for the writer, and what the figures mean.
 //!
 //! ```text
-//! offset   0                        64
+//! offset   0                        128
 //!          number of publications │ buffer of even numbers │ buffer of odd numbers     each a Record<WORDS>
 //! ```
 //!
@@ -13,6 +13,8 @@
 //! its successor fills the same buffer again. A stopped writer that is continued after a successor took over can
 //! spoil one buffer or set the number back: readers then get `None` until the successor's next publication.
 
+use crossbeam_utils::CachePadded;
+
 use crate::shared::parts::{
     mapping::SharedZeroable,
     record::Record,
@@ -20,19 +22,16 @@ use crate::shared::parts::{
 };
 
 /// The last published `WORDS` words, and the ones being written.
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct DoubleBuffer<const WORDS: usize> {
-    newest: Newest,
+    /// The number of the newest publication, 0 before the first.
+    newest: CachePadded<AtomicU64>,
     even: Record<WORDS>,
     odd: Record<WORDS>,
 }
 
-/// The number of the newest publication, 0 before the first.
-#[repr(C, align(64))]
-struct Newest(AtomicU64);
-
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<DoubleBuffer<7>>() == 64 + 2 * 64);
+const _: () = assert!(size_of::<DoubleBuffer<7>>() == 128 + 2 * 64);
 
 // SAFETY: atomics only.
 unsafe impl<const WORDS: usize> SharedZeroable for DoubleBuffer<WORDS> {}
@@ -41,7 +40,7 @@ impl<const WORDS: usize> DoubleBuffer<WORDS> {
     /// Nothing published, outside of any mapping.
     pub fn new() -> Self {
         DoubleBuffer {
-            newest: Newest(AtomicU64::new(0)),
+            newest: CachePadded::new(AtomicU64::new(0)),
             even: Record::new(),
             odd: Record::new(),
         }
@@ -50,10 +49,10 @@ impl<const WORDS: usize> DoubleBuffer<WORDS> {
     /// Publishes the words. Writer: the sampling process only.
     pub fn publish(&self, words: &[u64; WORDS]) {
         // ORDERING: Relaxed; this process is the only writer (a successor starts after its predecessor's end).
-        let number = self.newest.0.load(Ordering::Relaxed).wrapping_add(1).max(1);
+        let number = self.newest.load(Ordering::Relaxed).wrapping_add(1).max(1);
         self.buffer(number).store_as(number, words);
         // ORDERING: Release; pairs with the Acquire in read: who sees the number sees its buffer, or a newer one.
-        self.newest.0.store(number, Ordering::Release);
+        self.newest.store(number, Ordering::Release);
     }
 
     /// The newest published words; `None` before the first publication, and when the writer published twice during
@@ -61,7 +60,7 @@ impl<const WORDS: usize> DoubleBuffer<WORDS> {
     pub fn read(&self) -> Option<[u64; WORDS]> {
         (0..READ_TRIES).find_map(|_| {
             // ORDERING: Acquire; pairs with the Release in publish.
-            match self.newest.0.load(Ordering::Acquire) {
+            match self.newest.load(Ordering::Acquire) {
                 0 => None,
                 number => self.buffer(number).load_as(number),
             }
@@ -72,7 +71,7 @@ impl<const WORDS: usize> DoubleBuffer<WORDS> {
     #[cfg(feature = "surface")]
     pub fn publications(&self) -> u64 {
         // ORDERING: Relaxed; a counter, no data depends on it.
-        self.newest.0.load(Ordering::Relaxed)
+        self.newest.load(Ordering::Relaxed)
     }
 
     fn buffer(&self, number: u64) -> &Record<WORDS> {
@@ -122,7 +121,7 @@ mod tests {
             figures.publish(&[value]);
         }
         figures.even.store_as(2, &[2]); // publication 2 of a writer stopped since then
-        figures.newest.0.store(2, Ordering::Relaxed);
+        figures.newest.store(2, Ordering::Relaxed);
         figures.publish(&[5]);
         assert_eq!(figures.read(), Some([5]));
     }

@@ -2,7 +2,7 @@
 //! Forbidden here: the meaning of the records (`events`, `refusals`), waiting, and promising that none is missing.
 //!
 //! ```text
-//! offset   0                              64
+//! offset   0                              128
 //!          tickets taken │ (unused)     │ slot 0 │ slot 1 │ … │ slot SLOTS−1     each a Record<WORDS>
 //! ```
 //!
@@ -13,6 +13,8 @@
 //! there and continued a lap later overwrites a newer record with an old one, which then no reader asks for: again
 //! one hole.
 
+use crossbeam_utils::CachePadded;
+
 use crate::shared::parts::{
     mapping::SharedZeroable,
     record::Record,
@@ -20,18 +22,15 @@ use crate::shared::parts::{
 };
 
 /// The last `SLOTS` records of `WORDS` words.
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct Ring<const SLOTS: usize, const WORDS: usize> {
-    tickets: Tickets,
+    /// Away from the slots: every writer writes it.
+    tickets: CachePadded<AtomicU64>,
     slots: [Record<WORDS>; SLOTS],
 }
 
-/// The counter on a cache line of its own: every writer writes it.
-#[repr(C, align(64))]
-struct Tickets(AtomicU64);
-
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Ring<4, 7>>() == 64 + 4 * 64);
+const _: () = assert!(size_of::<Ring<4, 7>>() == 128 + 4 * 64);
 
 // SAFETY: atomics only.
 unsafe impl<const SLOTS: usize, const WORDS: usize> SharedZeroable for Ring<SLOTS, WORDS> {}
@@ -42,7 +41,7 @@ impl<const SLOTS: usize, const WORDS: usize> Ring<SLOTS, WORDS> {
     /// An empty ring outside of any mapping.
     pub fn new() -> Self {
         Ring {
-            tickets: Tickets(AtomicU64::new(0)),
+            tickets: CachePadded::new(AtomicU64::new(0)),
             slots: std::array::from_fn(|_| Record::new()),
         }
     }
@@ -51,7 +50,7 @@ impl<const SLOTS: usize, const WORDS: usize> Ring<SLOTS, WORDS> {
     pub fn push(&self, words: [u64; WORDS]) -> u64 {
         let () = Self::HAS_SLOTS;
         // ORDERING: Relaxed; only hands out different numbers. Readers believe the slot's check, not the counter.
-        let ticket = self.tickets.0.fetch_add(1, Ordering::Relaxed);
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         if let Some(slot) = self.slot(ticket) {
             slot.store_as(ticket, &words);
         }
@@ -61,7 +60,7 @@ impl<const SLOTS: usize, const WORDS: usize> Ring<SLOTS, WORDS> {
     /// How many tickets were taken since the start.
     pub fn pushed(&self) -> u64 {
         // ORDERING: Relaxed; a counter, no data depends on it.
-        self.tickets.0.load(Ordering::Relaxed)
+        self.tickets.load(Ordering::Relaxed)
     }
 
     /// The last `count` records that can be read, newest first, each with its ticket.
@@ -104,7 +103,7 @@ mod tests {
     fn a_ticket_without_a_record_is_skipped() {
         let ring = Ring::<4, 1>::new();
         ring.push([1]);
-        ring.tickets.0.fetch_add(1, Ordering::Relaxed); // killed before its store
+        ring.tickets.fetch_add(1, Ordering::Relaxed); // killed before its store
         ring.push([3]);
         assert_eq!(ring.last(9).collect::<Vec<_>>(), [(2, [3]), (0, [1])]);
     }

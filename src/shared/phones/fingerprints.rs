@@ -41,7 +41,9 @@ mod presence;
 use std::io;
 
 pub use crate::shared::phones::fingerprints::doubt::Doubt;
-pub use crate::shared::phones::fingerprints::expected::{Expected, Seen};
+pub use crate::shared::phones::fingerprints::expected::Expected;
+#[cfg(feature = "surface")]
+pub use crate::shared::phones::fingerprints::expected::Seen;
 pub use crate::shared::phones::fingerprints::presence::Presence;
 
 use crate::shared::parts::{

@@ -17,6 +17,8 @@
 
 use std::io;
 
+use crossbeam_utils::CachePadded;
+
 use crate::shared::parts::{
     mapping::{self, SharedZeroable},
     record::Record,
@@ -176,8 +178,8 @@ impl Pending {
 }
 
 /// The two records that a registration may be in.
-#[repr(C, align(128))]
-pub struct Set([Record<WORDS>; 2]);
+#[repr(C)]
+pub struct Set(CachePadded<[Record<WORDS>; 2]>);
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Set>() == 128);
@@ -208,7 +210,7 @@ impl InFlight {
     /// Has the processor fetch what the next call about this key will read; changes and answers nothing.
     #[inline]
     pub fn prefetch(&self, key: u64) {
-        if let Some(Set([first, second])) = self.set(key) {
+        if let Some([first, second]) = self.set(key).map(|set| &*set.0) {
             mapping::prefetch(first);
             mapping::prefetch(second);
         }
@@ -277,7 +279,7 @@ impl InFlight {
     fn records(&self, key: u64) -> impl Iterator<Item = (&'static Record<WORDS>, Pending)> {
         self.set(key)
             .into_iter()
-            .flat_map(|set| &set.0)
+            .flat_map(|set| set.0.iter())
             .filter_map(|record| Some((record, Pending::unpack(record.load()?)?)))
             .filter(move |(_, pending)| pending.key == key)
     }

@@ -149,7 +149,7 @@ impl Refusal {
 pub struct Refusals(Ring<KEPT, WORDS>);
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Refusals>() == 64 + KEPT * 112);
+const _: () = assert!(size_of::<Refusals>() == 128 + KEPT * 112);
 
 // SAFETY: atomics only.
 unsafe impl SharedZeroable for Refusals {}

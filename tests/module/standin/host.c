@@ -8,6 +8,8 @@
 #include "core/sr_module.h"
 
 #include <dlfcn.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
@@ -535,6 +537,8 @@ static int kill_outside_the_pool(int pid)
 	kill(pid, SIGKILL);
 	waitpid(pid, &status, 0);
 	unlock_pool(&pools[SHM]);
+	/* It may have let go of the lock and not yet woken who waits for it. */
+	syscall(SYS_futex, &pools[SHM].lock->__data.__lock, FUTEX_WAKE, INT_MAX);
 	return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? 0 : -1;
 }
 

@@ -2,9 +2,7 @@
 //! Forbidden here: files and clocks; the writer (`shared::blackbox`) and `memguard-blackbox` have those.
 
 pub mod format;
-#[cfg(feature = "surface")]
 pub mod picture;
 pub mod reading;
 pub mod sentence;
-#[cfg(feature = "surface")]
 pub mod story;

@@ -482,6 +482,7 @@ fn samples(run: &Run, out: &mut String) -> Result {
 }
 
 /// Everything that was read, for programs.
+#[cfg_attr(not(feature = "surface"), allow(dead_code))] // memguard-blackbox --json
 pub fn json(found: &BlackBox, scene: &Scene) -> Value {
     let runs: Vec<Value> = found
         .runs

@@ -263,7 +263,7 @@ pub fn shm_sum_of_all(region: &Region) -> ShmSum {
     let rows = region.used_rows(processes());
     let sum = rows
         .iter()
-        .map(Row::shm_sum)
+        .map(|row| row.shm_sum())
         .fold(ShmSum::default(), ShmSum::plus);
     let Some(sites) = owners::sites() else {
         return sum;

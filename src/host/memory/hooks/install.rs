@@ -4,6 +4,8 @@
 use std::ffi::c_void;
 use std::ptr;
 
+use crossbeam_utils::CachePadded;
+
 use crate::guard::terms::warnings::Warning;
 use crate::host::kamailio::state;
 use crate::host::kamailio::sys;
@@ -111,7 +113,10 @@ pub fn knows_places() -> bool {
 ///
 /// # Errors
 /// Why the pool is left alone.
-pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Result<(), Refused> {
+pub fn install_pkg(
+    rows: &'static [CachePadded<Row>],
+    sites: Option<&'static Sites>,
+) -> Result<(), Refused> {
     // SAFETY: before the first fork there is one thread; the API tables are plain globals (core/mem/pkg.c).
     unsafe {
         let api = table(&raw mut sys::_pkg_root);
@@ -169,7 +174,7 @@ pub fn install_pkg(rows: &'static [Row], sites: Option<&'static Sites>) -> Resul
 ///
 /// # Errors
 /// Why the pool is left alone; [`Refused::NotReady`] means: try again later.
-pub fn install_shm(rows: &'static [Row]) -> Result<(), Refused> {
+pub fn install_shm(rows: &'static [CachePadded<Row>]) -> Result<(), Refused> {
     // SAFETY: as in install_pkg.
     unsafe {
         let api = table(&raw mut sys::_shm_root);

@@ -26,6 +26,8 @@ pub mod sample;
 mod view;
 mod wrappers;
 
+use crossbeam_utils::CachePadded;
+
 use crate::host::kamailio::{state, sys};
 pub use crate::host::memory::hooks::figures::*;
 pub use crate::host::memory::hooks::install::*;
@@ -52,7 +54,7 @@ struct PkgLocal {
 
 /// What each process has for itself (private memory, copied by fork).
 struct Local {
-    rows: Cell<*const Row>,
+    rows: Cell<*const CachePadded<Row>>,
     /// Thread pointer of the process's main thread; equal in all children that it forks.
     main_thread: Cell<usize>,
     pkg_real: Cell<Real>,
@@ -130,7 +132,7 @@ pub fn own_row() -> Option<&'static Row> {
         return None;
     }
     // SAFETY: rows points to ROWS rows that live as long as the server, and the index is below that.
-    Some(unsafe { &*rows.wrapping_add(row_index()) })
+    Some(unsafe { &**rows.wrapping_add(row_index()) })
 }
 
 /// The row of this process alone, for figures with one writer; `None` for processes beyond the last row.

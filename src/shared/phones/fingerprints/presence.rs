@@ -2,11 +2,13 @@
 //! Forbidden here: the entries themselves.
 //!
 //! ```text
-//! Presence   0        64                                  576
+//! Presence   0        128                                 640
 //!            count │ … │ 4096 bits: this part of the table was written
 //! ```
 //! **Kill.** A writer killed between its entry and the count leaves the count one off for good; the mark of a part is
 //! set before the first entry goes into it, so a part that holds something is always marked.
+
+use crossbeam_utils::CachePadded;
 
 use crate::shared::parts::{
     mapping::SharedZeroable,
@@ -21,15 +23,14 @@ const PARTS: usize = WORDS * 64;
 const LEAST_SHIFT: u32 = 6;
 
 /// See the file's head.
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct Presence {
-    count: AtomicU64,
-    pad: [AtomicU64; 7],
+    count: CachePadded<AtomicU64>,
     written: [AtomicU64; WORDS],
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Presence>() == 64 + PARTS / 8);
+const _: () = assert!(size_of::<Presence>() == 128 + PARTS / 8);
 
 // SAFETY: atomics only.
 unsafe impl SharedZeroable for Presence {}
