@@ -9,11 +9,14 @@ use crate::guard::config::params::Int;
 use crate::guard::foresee::focus::{self, Focused, Seen};
 use crate::guard::foresee::growth::Growth;
 use crate::host::memory::hooks::{self, sample};
-use crate::shared::counters::sites::Sites;
+use crate::shared::counters::sites::{SitePool, Sites, before_row};
 use crate::shared::region::Region;
 
 /// Places whose allocations are counted: more than come into focus, since some are busier than it pays.
 const COUNTED: usize = 4 * focus::MOST;
+
+/// The last of the rows that stand for no place.
+const NAMELESS: usize = before_row(SitePool::Pkg);
 
 /// What the places that rise had allocated when they were looked at last.
 #[derive(Default)]
@@ -37,8 +40,9 @@ impl Focus {
         };
         let seconds = now_ms.saturating_sub(self.looked_ms).max(1) as f64 / 1000.0;
         self.looked_ms = now_ms;
-        let mut rising: Vec<(usize, Growth)> =
-            growths.filter(|(_, growth)| growth.m1 > 0.0).collect();
+        let mut rising: Vec<(usize, Growth)> = growths
+            .filter(|(index, growth)| *index > NAMELESS && growth.m1 > 0.0)
+            .collect();
         let worth = |growth: &Growth| (growth.steady.max(0.0), growth.m1);
         rising.sort_by(|(_, a), (_, b)| {
             let (a, b) = (worth(a), worth(b));
