@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn with_less_time_it_is_soon_then_now_and_now_at_the_quiet_hour() {
         let with = |low_s| plan(&Situation { low_s, ..LEAK }, &week(7));
-        assert_eq!(with(Some(86_400)).advice, Advice::Soon);
+        assert_eq!(with(Some(170_000)).advice, Advice::Soon);
         assert_eq!(with(Some(10_000)).advice, Advice::Now);
         let night = Situation {
             now_s: NOW - 6 * 3600 + 60,
