@@ -13,6 +13,7 @@ use crate::shared::counters::{
     rows::{MAX_PROCESSES, ROWS, Row},
 };
 use crate::shared::figures::{
+    addresses::Addresses,
     events::Events,
     forecasts::Forecasts,
     history::History,
@@ -170,6 +171,8 @@ pub struct Region {
     pub priorities: Priorities,
     /// Level changes.
     pub events: Events,
+    /// The watched addresses.
+    pub addresses: Addresses,
     /// Refusals.
     pub refusals: Refusals,
     /// One row per process, and one for all processes beyond them.

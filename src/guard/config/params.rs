@@ -136,6 +136,8 @@ ints! {
     StormMinRate "storm_min_rate" 20 [1 ..= 1000000] "per second" run "no storm is called below this rate of new registrations";
     OsLimit "os_limit" 0 [0 ..= 1073741824] "MiB" start "memory limit to hold against instead of the detected one; 0: detect";
     Python "python" 1 [0 ..= 1] "" start "1: where app_python3 is loaded, count the interpreter's own memory; 0: leave it alone";
+    AddressGuard "address_guard" 1 [0 ..= 1] "" start "1: watch the addresses that Kamailio listens on; 0: leave them alone";
+    ArpWatch "arp_watch" 1 [0 ..= 1] "" start "1: see by ARP whether another machine uses a watched IPv4 address (needs CAP_NET_RAW at the start); 0: do not look";
     Faults "faults" 0 [0 ..= 1] "" start "1: memguard.fault can let an allocation fail, for memguard-gate --faults; never on a server that is used";
 }
 
@@ -191,6 +193,10 @@ texts! {
         "directory that memguard.profile writes into; empty: off";
     EventCallback "event_callback" Kind::Text { default: "", max_len: 64 },
         "KEMI function that is called on a level change, where event_route[memguard:level-changed] cannot be written; empty: none";
+    AddressExpect "address_expect" Kind::List { max_items: 64 },
+        "address that must be on this machine although Kamailio does not name it (it listens on 0.0.0.0, say); repeatable";
+    AddressFloating "address_floating" Kind::List { max_items: 64 },
+        "address that may be here or on another machine: its absence is standby and no alarm; repeatable";
     BlackBox "blackbox" Kind::Text { default: "", max_len: MAX_PATH },
         "file that keeps the last hours for reading after a crash; empty: off";
 }

@@ -3,6 +3,7 @@
 
 pub mod arp;
 pub mod filter;
+pub mod martians;
 pub mod row;
 pub mod rtnetlink;
 pub mod said;

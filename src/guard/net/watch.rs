@@ -113,6 +113,8 @@ pub struct Watch {
     links: Vec<Known>,
     listing: u32,
     is_listed: bool,
+    /// Something was heard since the last settling.
+    is_news: bool,
     changes: Vec<Change>,
     /// With ip_free_bind, what is absent at the start floats.
     free_bind: bool,
@@ -133,6 +135,7 @@ impl Watch {
             links: Vec::with_capacity(MAX_LINKS),
             listing: 0,
             is_listed: false,
+            is_news: true,
             changes: Vec::with_capacity(MAX_CHANGES),
             free_bind,
         };
@@ -161,6 +164,7 @@ impl Watch {
 
     /// One message of the kernel; `now` in milliseconds of server time.
     pub fn hear(&mut self, says: &Says, now: u64) {
+        self.is_news = true;
         match says {
             Says::Address(said) => self.address(said, now),
             Says::AddressGone(said) => self.address_gone(said),
@@ -177,7 +181,7 @@ impl Watch {
     pub fn end_listing(&mut self) {
         let listing = self.listing;
         self.here.retain(|here| here.listing == listing);
-        self.is_listed = true;
+        (self.is_listed, self.is_news) = (true, true);
     }
 
     fn address(&mut self, said: &rtnetlink::Address, now: u64) {
@@ -245,7 +249,9 @@ impl Watch {
                     && rows.iter().any(|row| row.address == h.said.address)
             });
             if is_asked {
-                link.is_promoted = promotes(link.said.name);
+                let is_promoted = promotes(link.said.name);
+                self.is_news |= is_promoted != link.is_promoted;
+                link.is_promoted = is_promoted;
             }
         }
     }
@@ -283,13 +289,15 @@ impl Watch {
         if !self.is_listed {
             return;
         }
+        let is_news = std::mem::take(&mut self.is_news);
         for index in 0..self.rows.len() {
             let (Some(row), Some(hidden)) = (self.rows.get_mut(index), self.hidden.get_mut(index))
             else {
                 return;
             };
-            let found = best(&self.here, row.address);
-            look(row, hidden, found, &self.here, &self.links, now);
+            if is_news {
+                look(row, hidden, &self.here, &self.links, now);
+            }
             if !hidden.is_known && row.state == State::Absent && self.free_bind {
                 row.roles |= FLOATS;
                 row.state = State::Standby;
@@ -348,14 +356,8 @@ fn best(here: &[Here], address: IpAddr) -> Option<Here> {
 }
 
 /// Brings state, interface, link, lease and primary up to what the machine has.
-fn look(
-    row: &mut Row,
-    hidden: &mut Hidden,
-    found: Option<Here>,
-    here: &[Here],
-    links: &[Known],
-    now: u64,
-) {
+fn look(row: &mut Row, hidden: &mut Hidden, here: &[Here], links: &[Known], now: u64) {
+    let found = best(here, row.address);
     let state = match found {
         None if row.floats() => State::Standby,
         None => State::Absent,
