@@ -174,6 +174,7 @@ fn page(history: &[Point]) -> Page<'_> {
         warnings: vec![
             "no cgroup memory limit could be read: the machine's memory is held against /proc/meminfo only",
         ],
+        addresses: Vec::new(),
         before: None,
         history,
     }

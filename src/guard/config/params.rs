@@ -192,7 +192,7 @@ texts! {
     ProfileDir "profile_dir" Kind::Text { default: "", max_len: MAX_PATH },
         "directory that memguard.profile writes into; empty: off";
     EventCallback "event_callback" Kind::Text { default: "", max_len: 64 },
-        "KEMI function that is called on a level change, where event_route[memguard:level-changed] cannot be written; empty: none";
+        "KEMI function that is called on a change of level or of an address, where the event routes cannot be written; empty: none";
     AddressExpect "address_expect" Kind::List { max_items: 64 },
         "address that must be on this machine although Kamailio does not name it (it listens on 0.0.0.0, say); repeatable";
     AddressFloating "address_floating" Kind::List { max_items: 64 },

@@ -5,6 +5,7 @@ use crate::guard::foresee::{
     cause::Cause,
     pace::{AtThisRate, SOON_S},
 };
+use crate::guard::net::terms::Alarm;
 use crate::guard::terms::{
     text::{Bytes, NONE_FORESEEN_S, Until},
     words::{Level, Pool},
@@ -42,7 +43,7 @@ pub struct Check {
 }
 
 /// What the check looks at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Server<'a> {
     /// Its level.
     pub level: Level,
@@ -56,6 +57,8 @@ pub struct Server<'a> {
     pub sample_age_ms: u64,
     /// Longest age that is believed, milliseconds.
     pub stale_ms: u64,
+    /// The watched address that is worst, in one sentence; `None` while all is well with them.
+    pub addresses: Option<(Alarm, String)>,
 }
 
 /// Checks the server against percent and seconds; without percent each pool's own thresholds count.
@@ -106,6 +109,10 @@ pub fn check(server: &Server<'_>, pct: Option<(u32, u32)>, seconds: Option<(u32,
         None => grade(level >= Level::Warning, level >= Level::Shedding),
         Some(_) => grade(false, level >= Level::Emergency),
     });
+    if let Some((alarm, sentence)) = &server.addresses {
+        code = code.max(grade(*alarm >= Alarm::Warning, *alarm >= Alarm::Critical));
+        said.push(sentence.clone());
+    }
     let word = ["OK", "WARNING", "CRITICAL"][usize::from(code.min(2))];
     // No forecast: it raises nothing, and is said once it is a matter of minutes.
     let first = server.pools.iter().min_by_key(|pool| pool.full_in_s);
@@ -163,6 +170,7 @@ mod tests {
             headroom: 1 << 20,
             sample_age_ms: age,
             stale_ms: 10_000,
+            addresses: None,
         };
         check(&server, None, None)
     }
@@ -202,6 +210,7 @@ mod tests {
             headroom: 1,
             sample_age_ms: 0,
             stale_ms: 1,
+            addresses: None,
         };
         let answer = check(&server, None, None);
         assert_eq!(
@@ -233,6 +242,7 @@ mod tests {
             headroom: 1,
             sample_age_ms: 0,
             stale_ms: 1,
+            addresses: None,
         };
         let answer = check(&server, Some((98, 99)), None);
         assert_eq!(
@@ -266,6 +276,7 @@ mod tests {
                             headroom: 1,
                             sample_age_ms,
                             stale_ms: 1,
+                            addresses: None,
                         };
                         let answer = check(&server, pct, None);
                         let word = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][answer.code as usize];
@@ -274,6 +285,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_address_raises_the_code_and_is_named() {
+        let server = |alarm: Alarm| Server {
+            level: Level::Normal,
+            pools: &[Standing {
+                pool: Pool::Shm,
+                permyriad: 100,
+                thresholds: (70, 80),
+                exhaustion_s: NONE_FORESEEN_S,
+                is_known: true,
+                full_in_s: NONE_FORESEEN_S,
+            }],
+            cause: Cause::None,
+            headroom: 1,
+            sample_age_ms: 0,
+            stale_ms: 1,
+            addresses: Some((alarm, "address 192.0.2.7: gone".to_owned())),
+        };
+        let said = |alarm| check(&server(alarm), None, None);
+        assert_eq!(
+            (said(Alarm::Warning).code, said(Alarm::Critical).code),
+            (1, 2)
+        );
+        assert_eq!(
+            said(Alarm::Critical).text,
+            "CRITICAL - address 192.0.2.7: gone; level normal, cause none"
+        );
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub fn weight(answer: &Answer) -> usize {
 const JSON_ROOM: usize = 1 << 20;
 
 /// What `memguard.json` holds: the read-only commands but itself.
-const IN_JSON: [&str; 13] = [
+const IN_JSON: [&str; 14] = [
     "memguard.status",
     "memguard.pools",
     "memguard.workers",
@@ -74,6 +74,7 @@ const IN_JSON: [&str; 13] = [
     "memguard.sites",
     "memguard.modules",
     "memguard.failures",
+    "memguard.addresses",
     "memguard.events",
     "memguard.refusals",
     "memguard.config",

@@ -19,6 +19,7 @@ use crate::guard::terms::{
 use crate::host::kamailio::state;
 use crate::host::memory::hooks;
 use crate::host::reports;
+use crate::host::reports::addresses;
 use crate::host::reports::region;
 use crate::shared::figures::{
     forecasts::Forecast,
@@ -274,6 +275,7 @@ pub fn check(words: &[&str]) -> Result<Answer, Fault> {
             sample_age_ms: state::now_ms()
                 .saturating_sub(figures.time_ms.max(region.control.start_ms.get())),
             stale_ms: 10 * interval.max(1000),
+            addresses: addresses::worst(region),
         },
         limits.pct,
         limits.seconds,
