@@ -71,16 +71,17 @@ impl Arp {
     }
 }
 
+/// A frame as it is on the wire.
 #[cfg(test)]
-pub(crate) mod tests {
+pub(crate) fn frame(operation: u8, card: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let front = [0, 1, 8, 0, 6, 4, 0, operation];
+    [&front[..], &card, &sender, &[0; 6], &target].concat()
+}
+
+#[cfg(test)]
+mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    /// A frame as it is on the wire.
-    pub(crate) fn frame(operation: u8, card: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
-        let front = [0, 1, 8, 0, 6, 4, 0, operation];
-        [&front[..], &card, &sender, &[0; 6], &target].concat()
-    }
 
     const CARD: [u8; 6] = [2, 0, 0, 0, 0, 9];
 

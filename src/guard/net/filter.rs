@@ -73,7 +73,7 @@ fn any_of(addresses: &[Ipv4Addr], out: &mut Vec<Instruction>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::net::arp::{Arp, tests::frame};
+    use crate::guard::net::arp::{Arp, frame};
     use proptest::prelude::*;
 
     /// The kernel's side, as far as the program uses it: whether a frame passes.

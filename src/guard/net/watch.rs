@@ -529,7 +529,7 @@ fn reason(row: &mut Row, hidden: &mut Hidden, now: u64) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::net::arp::tests::frame;
+    use crate::guard::net::arp::frame;
     use crate::guard::net::said::Said;
     use crate::guard::net::terms::{Alarm, Name};
     use proptest::prelude::*;
