@@ -116,7 +116,7 @@ mod host {
     fn bindings(clang_args: &[String]) {
         let shim = reader("c_shim/shim.h", clang_args)
             .allowlist_function("mg_.*|register_script_cb|sr_event_register_cb|fork_process|register_procs|run_actions")
-            .allowlist_function("counter_register|cfg_declare|cfg_child_init|find_export|sr_wtimer_add")
+            .allowlist_function("counter_register|cfg_declare|cfg_child_init|find_export|sr_wtimer_add|sr_instance_ready")
             .allowlist_function("cfg_register_child|init_shm|sr_kemi_modules_add|sr_corecb_get")
             .allowlist_type("script_cb_flag|counter_handle_t|mg_.*|module_exports_t|cmd_export_t|param_export_t|rpc_export_t|pv_export_t")
             .allowlist_type("sr_pkg_api_t|sr_shm_api_t|cfg_def_t|sr_kemi_t|process_table|mem_info|mem_counter")

@@ -8,6 +8,7 @@
 #include "core/parser/parse_to.h"
 #include "core/parser/parse_uri.h"
 #include "core/parser/hf.h"
+#include "core/trim.h"
 #include "core/parser/contact/parse_contact.h"
 #include "core/cfg/cfg_ctx.h"
 #include "core/fmsg.h"
@@ -24,6 +25,7 @@
 #include "modules/sl/sl.h"
 #include "modules/tm/tm_load.h"
 #include "modules/usrloc/usrloc.h"
+#include "modules/usrloc/hslot.h"
 
 /* pkg_malloc() is a macro that adds the place of the call */
 void *mg_pkg_take(size_t size)
@@ -99,12 +101,24 @@ static str body_of(struct hdr_field *header)
 	return header != NULL ? header->body : none;
 }
 
+/* the flag is a macro; what another process may have cloned into shm must not get this one's pkg */
+static int may_parse(struct sip_msg *msg)
+{
+	return !(msg->msg_flags & FL_SHM_CLONE);
+}
+
+/* flags are macros (the last one has all bits); all headers of a message, parsed now or before */
+static int has_headers(struct sip_msg *msg)
+{
+	return (msg->parsed_flag & HDR_EOH_F) == HDR_EOH_F || (may_parse(msg) && parse_headers(msg, HDR_EOH_F, 0) >= 0);
+}
+
 /* as above: To's parts, which every transaction needs parsed anyway */
 static void view_to(struct sip_msg *msg, mg_register_t *view)
 {
 	struct sip_uri uri;
 
-	if(parse_to_header(msg) < 0 || msg->to->parsed == NULL)
+	if(msg->to->parsed == NULL && (!may_parse(msg) || parse_to_header(msg) < 0 || msg->to->parsed == NULL))
 		return;
 	view->to_uri = get_to(msg)->uri;
 	view->to_tag = get_to(msg)->tag_value;
@@ -120,7 +134,7 @@ int mg_register_view(struct sip_msg *msg, mg_register_t *view)
 	memset(view, 0, sizeof(*view));
 	if(msg->first_line.type != SIP_REQUEST || msg->REQ_METHOD != METHOD_REGISTER)
 		return 0;
-	if(parse_headers(msg, HDR_EOH_F, 0) < 0 || msg->h_via1 == NULL || msg->to == NULL)
+	if(!has_headers(msg) || msg->h_via1 == NULL || msg->to == NULL)
 		return 0;
 	view->ruri = msg->first_line.u.request.uri;
 	view->first_via.s = msg->h_via1->name.s;
@@ -136,6 +150,19 @@ int mg_register_view(struct sip_msg *msg, mg_register_t *view)
 	return 1;
 }
 
+/* as above, of a reply */
+int mg_reply_view(struct sip_msg *msg, mg_register_t *view)
+{
+	memset(view, 0, sizeof(*view));
+	if(!has_headers(msg) || msg->callid == NULL || msg->cseq == NULL)
+		return 0;
+	view->call_id = body_of(msg->callid);
+	view->cseq = body_of(msg->cseq);
+	view->expires = body_of(msg->expires);
+	view->has_expires = msg->expires != NULL;
+	return 1;
+}
+
 /* the parameter is a structure of the parser's */
 static const str *text_of(param_t *parameter)
 {
@@ -144,30 +171,50 @@ static const str *text_of(param_t *parameter)
 	return parameter != NULL ? &parameter->body : &none;
 }
 
-/* one header's contacts; 0 when the parser does not read them */
-static int each_contact(struct hdr_field *header, mg_asked_f each, void *closure)
+/* one header's contacts, as parse_contact() reads them; the list is not left at the header, which may lie in shm. 0: not
+ * readable */
+static int each_contact(str body, mg_asked_f each, void *closure)
 {
 	static const str star = {"*", 1};
-	contact_t *c;
+	contact_t *c, *list = NULL;
 
-	if(parse_contact(header) < 0 || header->parsed == NULL)
-		return 0;
-	if(((contact_body_t *)header->parsed)->star)
+	trim_leading(&body);
+	if(body.len > 0 && body.s[0] == '*') {
 		each(closure, &star, text_of(NULL), text_of(NULL), text_of(NULL));
-	for(c = ((contact_body_t *)header->parsed)->contacts; c != NULL; c = c->next)
+		return 1;
+	}
+	if(body.len <= 0 || parse_contacts(&body, &list) < 0)
+		return 0;
+	for(c = list; c != NULL; c = c->next)
 		each(closure, &c->uri, text_of(c->expires), text_of(c->instance), text_of(c->reg_id));
+	free_contacts(&list);
 	return 1;
 }
 
 /* contact_t is the parser's; 0 when a Contact header cannot be read */
-int mg_register_contacts(struct sip_msg *msg, mg_asked_f each, void *closure)
+int mg_contacts(struct sip_msg *msg, mg_asked_f each, void *closure)
 {
 	struct hdr_field *header;
 
 	for(header = msg->headers; header != NULL; header = header->next)
-		if(header->type == HDR_CONTACT_T && !each_contact(header, each, closure))
+		if(header->type == HDR_CONTACT_T && !each_contact(header->body, each, closure))
 			return 0;
 	return 1;
+}
+
+/* the parser's list begins with a header's last contact or with its first one, by version: it is asked */
+int mg_is_last_contact_first(void)
+{
+	static char text[] = "<sip:1@h>,<sip:2@h>";
+	str body = {text, sizeof(text) - 1};
+	contact_t *list = NULL;
+	int is_last;
+
+	if(parse_contacts(&body, &list) < 0)
+		return 0;
+	is_last = list->uri.s[4] == '2';
+	free_contacts(&list);
+	return is_last;
 }
 
 /* msg_send_buffer() is inline; flag 1 skips the events, which would copy the buffer into pkg.
@@ -278,12 +325,33 @@ int mg_usrloc_contacts(const char *domain, const char *aor, int aor_length, mg_c
 	return r != NULL;
 }
 
+/* the slots are usrloc's own; each is locked as usrloc/udomain.c lock_ulslot() does it. -1: there are no more */
+int mg_usrloc_slot(const char *domain, int slot, mg_contact_f each, void *closure)
+{
+	udomain_t *d = NULL;
+	urecord_t *r;
+	ucontact_t *c;
+	mg_stored_t view;
+
+	if(!usrloc_bound || usrloc.get_udomain(domain, &d) != 0 || slot < 0 || slot >= d->size)
+		return -1;
+	rec_lock_get(&d->table[slot].rlock);
+	for(r = d->table[slot].first; r != NULL; r = r->next)
+		for(c = r->contacts; c != NULL; c = c->next) {
+			view_stored(c, &view);
+			each(closure, &view);
+		}
+	rec_lock_release(&d->table[slot].rlock);
+	return 0;
+}
+
 static mg_answer_f answer_watcher;
 
-/* the request's buffer and name, and a reply to it */
-static void tell_answer(struct sip_msg *req, str *reply, int status, enum mg_voucher voucher)
+/* the request's buffer and name, and a reply to it. Only a 2xx is the reply that has just come (tm keeps no other one) */
+static void tell_answer(struct sip_msg *req, str *reply, int status, enum mg_voucher voucher, struct sip_msg *rpl)
 {
-	mg_answer_t answer = {reply->s, reply->len, req->buf, req->len, status, voucher, name_of(req)};
+	struct sip_msg *received = status >= 200 && status < 300 ? rpl : NULL;
+	mg_answer_t answer = {req, received, reply->s, reply->len, req->buf, req->len, status, voucher, name_of(req)};
 
 	answer_watcher(&answer);
 }
@@ -292,7 +360,7 @@ static void tell_answer(struct sip_msg *req, str *reply, int status, enum mg_vou
 static void on_reply(sl_cbp_t *p)
 {
 	if(p->reply != NULL && p->req != NULL && p->req->REQ_METHOD == METHOD_REGISTER)
-		tell_answer(p->req, p->reply, p->code, MG_OWN);
+		tell_answer(p->req, p->reply, p->code, MG_OWN, NULL);
 }
 
 static sl_api_t sl;
@@ -349,7 +417,7 @@ static void on_tm_reply(struct cell *t, int type, struct tmcb_params *p)
 		return;
 	if(p->rpl != FAKED_REPLY)
 		voucher = is_from_target(t, p->rpl) ? MG_REGISTRAR : MG_ELSEWHERE;
-	tell_answer(p->req, &p->send_buf, p->code, voucher);
+	tell_answer(p->req, &p->send_buf, p->code, voucher, voucher == MG_OWN ? NULL : p->rpl);
 }
 
 /* tm's callbacks are kept per transaction; only those of REGISTERs that were received get one. RESPONSE_READY comes

@@ -57,9 +57,12 @@ enum mg_voucher
 	MG_ELSEWHERE = 2, /* of its transaction, from elsewhere */
 };
 
-/* a reply to a REGISTER that is about to be sent (message: mg_message_t's) */
+/* a reply to a REGISTER that is about to be sent (message: mg_message_t's); the messages are Kamailio's own of both, received
+ * null unless it is a 2xx that came from elsewhere */
 typedef struct mg_answer
 {
+	struct sip_msg *asked;
+	struct sip_msg *received;
 	const char *reply;
 	int reply_length;
 	const char *request;
@@ -105,7 +108,7 @@ typedef struct mg_register
 
 /* one contact of a local usrloc record */
 typedef int (*mg_contact_f)(void *closure, const mg_stored_t *contact);
-/* one contact of a REGISTER as Kamailio's parser sees it; uri "*" alone for all */
+/* one contact of a REGISTER or its reply as Kamailio's parser sees it; uri "*" alone for all */
 typedef void (*mg_asked_f)(void *closure, const str *uri, const str *expires, const str *instance, const str *reg_id);
 /* a contact was inserted, updated, deleted or expired in the local usrloc */
 typedef void (*mg_binding_f)(int event, const mg_stored_t *contact);
@@ -127,7 +130,9 @@ void mg_log(int level, const char *text, int length);
 void mg_message_view(struct sip_msg *msg, mg_message_t *view);
 void mg_datagram_view(void *data, mg_message_t *view);
 int mg_register_view(struct sip_msg *msg, mg_register_t *view);
-int mg_register_contacts(struct sip_msg *msg, mg_asked_f each, void *closure);
+int mg_reply_view(struct sip_msg *msg, mg_register_t *view);
+int mg_contacts(struct sip_msg *msg, mg_asked_f each, void *closure);
+int mg_is_last_contact_first(void);
 int mg_send_reply(struct receive_info *received, int via_port, char *text, int length);
 
 int mg_register_process(void);
@@ -137,6 +142,7 @@ int mg_usrloc_db_mode(void);
 int mg_usrloc_use_domain(void);
 int mg_usrloc_watch(mg_binding_f callback);
 int mg_usrloc_contacts(const char *domain, const char *aor, int aor_length, mg_contact_f each, void *closure);
+int mg_usrloc_slot(const char *domain, int slot, mg_contact_f each, void *closure);
 int mg_sl_watch(mg_answer_f callback);
 int mg_tm_watch(mg_answer_f answer, mg_transaction_f transaction);
 int mg_tm_has(struct sip_msg *msg);

@@ -11,7 +11,7 @@ use memguard::guard::sip::{
     Register, Scanned,
     aor::{
         Aor, Key, RegistrarRules, aor_point, binding_fingerprint,
-        local::{Matching, PathBytes, Stored, is_same, stored_number},
+        local::{Matching, Stored, is_same, stored_number},
         uri_fingerprints,
     },
     reply::{MAX_REPLY, Refusal, build, via_port},
@@ -140,13 +140,9 @@ pub fn compared(bytes: &[u8]) {
                 }
             };
             let (x, y) = (stored(one)(instance), stored(two)(others));
-            let number =
-                |c: &Stored<'_>| stored_number(&KEY, matching, 1, c, || PathBytes::Whole(c.uri));
+            let number = |c: &Stored<'_>| stored_number(&KEY, matching, 1, c);
             if x.instance.is_empty() == y.instance.is_empty() {
-                assert_eq!(
-                    is_same(matching, &x, &y, || one == two),
-                    number(&x) == number(&y)
-                );
+                assert_eq!(is_same(matching, &x, &y, || true), number(&x) == number(&y));
             }
         }
     }
@@ -221,7 +217,7 @@ pub fn argued(text: &[u8]) {
     let words: Vec<&str> = text.split_whitespace().collect();
     let _ = filters::workers(&words);
     let _ = filters::sites(&words);
-    let _ = memguard::guard::config::priority::parse_change(&words);
+    let _ = priority::parse_change(&words);
     let _ = filters::events(&words);
     let _ = filters::refusals(&words);
     let _ = filters::mode(&words);
@@ -229,7 +225,6 @@ pub fn argued(text: &[u8]) {
     let _ = filters::reset(&words);
     let _ = filters::history(&words);
     let _ = filters::check(&words);
-    let _ = filters::priority(&words);
     let _ = filters::diff(&words);
     for word in &words {
         let _ = memguard::guard::config::addresses::parse_address("address_expect", word);

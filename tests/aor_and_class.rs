@@ -72,30 +72,6 @@ fn display_is_printable_and_says_when_it_was_cut() {
 }
 
 #[test]
-fn the_priority_list_compares_like_the_fingerprint() {
-    let alice = Aor::parse(b"sip:%61lice@Example.com").unwrap();
-    for entry in [
-        "alice",
-        "sip:alice",
-        "alice@example.COM",
-        "SIPS:alice@example.com",
-    ] {
-        assert!(alice.is_listed(entry.as_bytes()), "{entry}");
-    }
-    for entry in [
-        "",
-        "Alice",
-        "alic",
-        "alice@",
-        "@example.com",
-        "alice@example.co",
-    ] {
-        assert!(!alice.is_listed(entry.as_bytes()), "{entry}");
-    }
-    assert!(alice.is_in_domain(b"EXAMPLE.com"));
-}
-
-#[test]
 fn the_registrars_aor_follows_its_parameters() {
     let text = |uri: &str, rules: RegistrarRules<'_>| {
         let mut buffer = [0; 512];

@@ -18,6 +18,7 @@ use memguard::guard::decide::track::{Track, Values};
 use memguard::guard::formats::blackbox::{
     format::{self, FILE_BYTES, Ring},
     reading::{self, Fate, Run},
+    sentence::sentence,
     story::{self, Scene},
 };
 use memguard::guard::terms::{
@@ -280,7 +281,7 @@ fn an_end_that_was_written_is_told() {
         let said = program(&[folder.file().to_str().expect("a name")]);
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
         assert!(said.contains(who.unwrap_or("RUN")), "{said}");
-        let sentence = story::sentence(run, None).expect("it was no good end");
+        let sentence = sentence(run, None).expect("it was no good end");
         assert!(
             sentence.contains("at level emergency, shm at 98.4 %"),
             "{sentence}"

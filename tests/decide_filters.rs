@@ -218,29 +218,6 @@ fn check_takes_ascending_percents_and_descending_seconds() {
     }
 }
 
-#[test]
-fn priority_needs_list_and_value_to_change_anything() {
-    assert_eq!(priority(&[]), Ok(Priority::List(None)));
-    assert_eq!(
-        priority(&["list", "source"]),
-        Ok(Priority::List(Some(PriorityList::Source)))
-    );
-    assert_eq!(
-        priority(&["add", "aor", "alice"]),
-        Ok(Priority::Add(PriorityList::Aor, "alice"))
-    );
-    assert_eq!(
-        priority(&["remove", "domain", "x"]),
-        Ok(Priority::Remove(PriorityList::Domain, "x"))
-    );
-    for bad in [&["add", "aor"][..], &["add", "user", "alice"], &["clear"]] {
-        assert!(
-            priority(bad).unwrap_err().contains("aor, domain or source"),
-            "{bad:?}"
-        );
-    }
-}
-
 proptest! {
     #[test]
     fn no_words_make_a_parser_panic_and_every_error_names_its_command(
@@ -254,7 +231,6 @@ proptest! {
             ("refusals", refusals(&words).err()), ("mode", mode(&words).err()), ("shed", shed(&words).err()),
             ("reset", reset(&words).err()), ("history", history(&words).err()), ("forecast", forecast(&words).err()),
             ("mark", mark(&words).err()), ("diff", diff(&words).err()), ("check", check(&words).err()),
-            ("priority", priority(&words).err()),
         ];
         for (command, error) in errors {
             let beginning = format!("memguard.{command} accepts ");

@@ -1,8 +1,9 @@
 //! Versions, build flags and source trees: what is read out of strings and files decides which module is built and loaded.
 //! Forbidden here: a Kamailio; the texts are those that Kamailios of 5.6 to 6.2 and their trees have.
 
+use memguard::fit::advice::{self, Way};
 use memguard::fit::release::{Identity, Release};
-use memguard::fit::{Strings, advice, flags, tree};
+use memguard::fit::{Strings, flags, tree};
 
 const DEBIAN: &str = "USE_TCP, USE_TLS, USE_SCTP, TLS_HOOKS, USE_RAW_SOCKS, DISABLE_NAGLE, USE_MCAST, DNS_IP_HACK, SHM_MMAP, \
     PKG_MALLOC, MEM_JOIN_FREE, Q_MALLOC, F_MALLOC, TLSF_MALLOC, DBG_SR_MEMORY, USE_FUTEX, FAST_LOCK-ADAPTIVE_WAIT, \
@@ -227,8 +228,8 @@ fn advice_names_what_differs_and_is_silent_where_nothing_does() {
         flags: flags.to_owned(),
     };
     let installed = strings("kamailio 6.0.1 (x86_64/linux)", DEBIAN);
-    assert!(advice::on(&installed, &installed).is_empty());
-    let told = |module: &Strings| advice::on(module, &installed).join("\n");
+    assert!(advice::on(&installed, &installed, Way::Deb).is_empty());
+    let told = |module: &Strings| advice::on(module, &installed, Way::Unknown).join("\n");
     let older = told(&strings("kamailio 5.6.3 (x86_64/linux)", "USE_TCP"));
     assert!(
         older.contains("5.6.3")
@@ -249,6 +250,61 @@ fn advice_names_what_differs_and_is_silent_where_nothing_does() {
     );
     let foreign = told(&strings("something else", DEBIAN));
     assert!(foreign.contains("something else"), "{foreign}");
+}
+
+#[test]
+fn advice_says_what_to_type_by_how_kamailio_came_here() {
+    let strings = |version: &str| Strings {
+        version: format!("kamailio {version} (x86_64/linux)"),
+        flags: DEBIAN.to_owned(),
+    };
+    for (modules, way, words) in [
+        (
+            "/usr/lib/x86_64-linux-gnu/kamailio/modules/pv.so",
+            Way::Deb,
+            ["./dev package --kamailio 6.0.2", "sudo ./dev install"],
+        ),
+        (
+            "/usr/lib64/kamailio/modules/pv.so",
+            Way::Rpm,
+            ["kamailio-6.0.2_src.tar.gz", "./dev build --source DIR"],
+        ),
+        (
+            "/usr/local/lib64/kamailio/modules/pv.so",
+            Way::Own,
+            [
+                "./dev build --source DIR",
+                "the tree that 6.0.2 was compiled from",
+            ],
+        ),
+        (
+            "/opt/kamailio-6/lib/kamailio/modules/pv.so",
+            Way::Own,
+            ["./dev build --source DIR", "sudo ./dev install"],
+        ),
+        (
+            "/usr/lib/kamailio/modules/pv.so",
+            Way::Unknown,
+            ["./dev build;", "--source ITS_TREE"],
+        ),
+        (
+            "modules/pv.so",
+            Way::Unknown,
+            ["./dev build;", "./dev install"],
+        ),
+    ] {
+        assert_eq!(Way::of(modules), way, "{modules}");
+        let lines = advice::on(&strings("6.0.1"), &strings("6.0.2"), way);
+        assert_eq!(
+            lines.len(),
+            2,
+            "what differs and what to do; what not to do: {lines:?}"
+        );
+        for word in words.into_iter().chain(["6.0.1", "6.0.2 is installed"]) {
+            assert!(lines[0].contains(word), "{word}: {lines:?}");
+        }
+        assert!(lines[1].contains("do not restart"), "{lines:?}");
+    }
 }
 
 #[test]

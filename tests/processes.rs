@@ -7,6 +7,7 @@
 //! * A context is never shown half written, and whoever comes after a killed process gets one.
 //! * Four writers, one of them killed at a random moment again and again: nothing that is read is ever torn, figures
 //!   never go back, and with all of them dead everything works at once.
+//! * What one process keeps for the next is whole after a kill at any moment, or begins anew, and no other value does.
 //! * A stopped sampler leaves its last figures readable for as long as it is stopped.
 //!
 //! A program of its own (`harness = false`): it forks, so there must be no other thread.
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use memguard::shared::counters::contexts::{Context, Contexts, Owner};
 use memguard::shared::parts::{
+    kept::{Kept, Plain},
     mapping,
     published::DoubleBuffer,
     record::Record,
@@ -502,6 +504,59 @@ fn killed_writers_tear_nothing() {
     }
 }
 
+/// A value that one process leaves to the next.
+#[derive(Clone, Copy)]
+struct Left([u64; 40]);
+// SAFETY: numbers.
+unsafe impl Plain for Left {}
+
+/// How many of the values were gone on with, and how many began anew.
+fn what_is_kept_is_whole_or_begins_anew() -> (usize, usize) {
+    const VALUES: usize = 3;
+    const FRESH: u64 = u64::MAX / 2;
+    let kept = Kept::<Left>::map(VALUES).expect("some memory");
+    let fresh = || Left(words(FRESH));
+    let (mut gone_on, mut anew) = (0, 0);
+    for kill in 0..KILLS {
+        // SAFETY: whoever had it has been waited for.
+        let mut lease = unsafe { kept.lease() };
+        let found: Vec<u64> = (0..VALUES)
+            .map(|value| {
+                let whole = lease.work(value, fresh, |left| assert_whole(left.0));
+                whole.expect("there is such a value")
+            })
+            .collect();
+        let were_lost = found.iter().filter(|value| **value == FRESH).count();
+        assert!(
+            were_lost <= 1 || kill == 0,
+            "at most the one in hand: {found:?}"
+        );
+        anew += were_lost;
+        gone_on += VALUES - were_lost;
+        let turns = mapping::map_one::<AtomicU64>().expect("some memory");
+        let worker = Child::start(|| {
+            // SAFETY: the parent does nothing with its own until this one is dead.
+            let mut lease = unsafe { kept.lease() };
+            for turn in 1.. {
+                for value in 0..VALUES {
+                    lease.work(value, fresh, |left| {
+                        for (place, word) in left.0.iter_mut().enumerate() {
+                            *word = words::<40>(turn)[place];
+                        }
+                    });
+                }
+                turns.store(turn, Ordering::Relaxed);
+            }
+        });
+        await_that("the worker works", || {
+            turns.load(Ordering::Relaxed) > (kill as u64 * 37) % 500
+        });
+        worker.signal(libc::SIGKILL);
+        assert!(libc::WIFSIGNALED(worker.wait()));
+    }
+    (gone_on, anew)
+}
+
 fn a_stopped_sampler_leaves_its_figures() {
     let region = Region::map();
     let sampler = Child::start(|| region.write_forever(0, 1));
@@ -573,6 +628,12 @@ fn main() {
     }
     killed_writers_tear_nothing();
     println!("killed_writers_tear_nothing: ok ({KILLS} kills)");
+    let (gone_on, anew) = what_is_kept_is_whole_or_begins_anew();
+    assert!(
+        gone_on > 2 * KILLS - KILLS / 2 && anew > 3,
+        "{gone_on} {anew}"
+    );
+    println!("what_is_kept_is_whole_or_begins_anew: ok ({gone_on} gone on with, {anew} anew)");
     a_stopped_sampler_leaves_its_figures();
     println!("a_stopped_sampler_leaves_its_figures: ok");
 }

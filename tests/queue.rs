@@ -127,10 +127,10 @@ impl Sourced {
     /// Slot (ms) and Retry-After (s) of one phone of a source.
     fn ask(&mut self, source: usize, now_ms: u64, rules: &Rules) -> (u64, u32) {
         let crowds = self.accounts.iter();
-        let crowds = crowds.filter(|(held, _)| is_crowd(*held, now_ms, rules));
+        let crowds = crowds.filter(|(held, tail)| is_crowd(*held, *tail, now_ms, rules));
         let own = own_rules(rules, crowds.count() as u64);
         let (held, tail) = &mut self.accounts[source];
-        let (after, may) = charge(*held, now_ms, rules);
+        let (after, may) = charge(*held, *tail, now_ms, rules);
         *held = after;
         let ticket = if may {
             let (next, ticket) = take(self.tail, now_ms, rules, 7);
@@ -140,7 +140,6 @@ impl Sourced {
         } else {
             let (next, ticket) = take(*tail, now_ms, &own, 7);
             *tail = next;
-            *held = next.max(*held);
             ticket
         };
         (ticket.slot_ms, ticket.retry_after)
@@ -182,29 +181,85 @@ fn three_proxies_with_five_thousand_phones_each_come_back_at_about_the_rate_toge
     assert!(most <= 1_000, "{most} in ten seconds, of 500 that may come");
 }
 
+/// What was begun of a slot counts whole, and seconds are rounded up.
+fn rounding(rate: u64) -> u64 {
+    3u64.div_ceil(rate) + 2
+}
+
 proptest! {
-    /// The other asks at most once in six seconds, so that it holds fewer slots than would make it a crowd of its own.
+    /// A source, the first, and up to nine others that do as they like, a flood each or a NAT.
     #[test]
-    fn what_one_source_adds_to_the_wait_of_another_is_bounded(
-        rate in 2u64..500, asks in proptest::collection::vec((any::<bool>(), 0u64..400), 1..400),
+    fn what_others_add_to_the_wait_of_a_source_is_bounded_whatever_it_is_itself(
+        rate in 2u64..500,
+        others in 1usize..10,
+        asks in proptest::collection::vec((0usize..20, 0u64..400, 1usize..30), 1..300),
     ) {
         let rules = Rules { rate, ..RULES };
-        let (mut with, mut without) = (Sourced::new(4), Sourced::new(4));
-        let (mut now, mut last) = (1_000_000, 0);
-        for (is_other, wait) in asks {
+        // Alone with all of the queue, and alone with what is its share when every other one is a crowd.
+        let slow = own_rules(&rules, others as u64 + 1);
+        let (mut with, mut alone, mut in_share) = (Sourced::new(10), Sourced::new(10), Sourced::new(10));
+        let mut now = 1_000_000;
+        let mut was_crowd = false;
+        let held_by_others = SOURCE_BOUND_S.max(1u64.div_ceil(rate)) * others as u64;
+        for (who, wait, phones) in asks {
             now += wait;
-            if is_other && now < last + 6_000 {
-                continue;
+            let who = who.saturating_sub(10) % (others + 1); // half of all are the first one's
+            for _ in 0..phones {
+                let told = u64::from(with.ask(who, now, &rules).1);
+                prop_assert!((30..=1800).contains(&told));
+                if who != 0 {
+                    continue;
+                }
+                let by_itself = u64::from(alone.ask(0, now, &rules).1);
+                let shared = u64::from(in_share.ask(0, now, &slow).1);
+                let (held, tail) = alone.accounts[0];
+                was_crowd |= is_crowd(held, tail, now, &rules);
+                let bound = held_by_others + rounding(rate);
+                if !was_crowd {
+                    prop_assert!(told <= by_itself + bound, "{told} instead of {by_itself}");
+                }
+                prop_assert!(told <= shared + bound, "a crowd: {told} instead of {shared}");
             }
-            let told = with.ask(usize::from(is_other), now, &rules).1;
-            if is_other {
-                last = now;
-                let alone = without.ask(1, now, &rules).1;
-                // What was begun of a slot counts whole, and seconds are rounded up.
-                let bound = (SOURCE_BOUND_S + 3u64.div_ceil(rate) + 2) as u32;
-                prop_assert!(told <= alone + bound, "{told} instead of {alone}");
-            }
-            prop_assert!((30..=1800).contains(&told));
         }
     }
+}
+
+#[test]
+fn a_flood_from_one_address_halves_the_pace_of_a_crowd_behind_another_and_no_more() {
+    // 2,000 phones behind one NAT; alone the last one has its slot after 30 + 40 s.
+    let last = |floods: usize| {
+        let mut queue = Sourced::new(20);
+        for i in 0..30_000u64 {
+            for flood in 1..=floods {
+                queue.ask(flood, 1_000_000 + i / 15, &RULES);
+            }
+        }
+        let slots = (0..2_000).map(|_| queue.ask(0, 1_002_000, &RULES).0);
+        slots.max().unwrap_or(0) / 1000 - 1_002
+    };
+    let told: Vec<u64> = [0, 1, 3, 7, 12].map(last).to_vec();
+    assert_eq!(told[0], 69);
+    let most = |crowds: u64, floods: u64| 30 + 40 * crowds + SOURCE_BOUND_S * floods + 2;
+    for (told, (crowds, floods)) in told[1..].iter().zip([(2, 1), (4, 3), (8, 7), (8, 12)]) {
+        let most = most(crowds, floods);
+        assert!((most - 60..=most).contains(told), "{told} s of {most}");
+    }
+}
+
+#[test]
+fn sources_that_ask_at_the_rate_each_hold_their_bound_and_no_more_however_long() {
+    // Two that ask fifty times a second for ten minutes: none of them is a flood by itself, and together they are more
+    // than the queue drains. A third asks once a second.
+    let mut queue = Sourced::new(3);
+    let mut most = 0;
+    for tick in 0..30_000u64 {
+        let now = 1_000_000 + 20 * tick;
+        queue.ask(0, now, &RULES);
+        queue.ask(1, now, &RULES);
+        if tick % 50 == 0 {
+            most = most.max(queue.ask(2, now, &RULES).1);
+        }
+    }
+    let bound = 30 + 2 * SOURCE_BOUND_S as u32 + 1;
+    assert!((31..=bound).contains(&most), "{most} s, at most {bound}");
 }

@@ -344,3 +344,48 @@ fn a_reply_has_the_via_of_the_request_below_the_top_one() {
         "SIP/2.0/UDP b;x"
     );
 }
+
+#[test]
+fn contacts_come_in_the_order_in_which_kamailios_registrar_takes_them() {
+    let turn = |contacts: &str| -> Vec<String> {
+        let message = with_contact(contacts);
+        let found = register(&message);
+        let in_turn: Vec<_> = found.contacts_in_turn(true).collect();
+        let mut sorted = in_turn.clone();
+        sorted.sort_by_key(|contact| contact.uri.as_ptr());
+        let plain: Vec<_> = found.contacts_in_turn(false).collect();
+        assert_eq!(plain, sorted, "without it: as they stand");
+        let uris = in_turn.into_iter().map(|contact| contact.uri.to_vec());
+        uris.map(|uri| String::from_utf8(uri).unwrap()).collect()
+    };
+    assert_eq!(turn("<sip:a@h>"), ["sip:a@h"]);
+    assert_eq!(turn("<sip:a@h>, <sip:b@h>"), ["sip:b@h", "sip:a@h"]);
+    assert_eq!(
+        turn("<sip:a@h>,<sip:b@h>\r\nX: y\r\nm: <sip:c@h>, sip:d@h;q=1\r\nContact: <sip:e@h>"),
+        ["sip:b@h", "sip:a@h", "sip:d@h", "sip:c@h", "sip:e@h"]
+    );
+    // Of more than are kept: as they stand.
+    let many: Vec<String> = (0..12).map(|place| format!("sip:u{place}@h")).collect();
+    let lines: Vec<String> = many.iter().map(|uri| format!("<{uri}>")).collect();
+    assert_eq!(turn(&lines.join(",")), many);
+}
+
+#[test]
+fn only_the_first_edge_says_ob() {
+    for (path, says) in [
+        ("", false),
+        ("Path: <sip:e.test;lr>\r\n", false),
+        ("Path: <sip:e.test;lr;ob>\r\n", true),
+        ("Path: <sip:ob@e.test;lr>\r\n", false),
+        ("Path: <sip:e.test;OB;lr>, <sip:f.test;lr>\r\n", true),
+        ("Path: <sip:f.test;lr>, <sip:e.test;lr;ob>\r\n", false),
+        (
+            "Path: <sip:f.test;lr>\r\nPath: <sip:e.test;lr;ob>\r\n",
+            false,
+        ),
+        ("Path: <sip:f.test;lr>;ob\r\n", false),
+    ] {
+        let message = PHONE.replace("Expires:", &format!("{path}Expires:"));
+        assert_eq!(register(&message).edge_says_ob(), says, "{path}");
+    }
+}

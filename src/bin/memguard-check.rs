@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use memguard::fit::advice::{self, Way};
 use memguard::fit::release::Release;
-use memguard::fit::{Strings, advice, flags, tree};
+use memguard::fit::{Strings, flags, tree};
 
 const USAGE: &str = "usage: memguard-check [MODULE.so [REFERENCE.so] | FOLDER]\n\
     Prints MODULE's version and flags; with REFERENCE (any module of the Kamailio in question, pv.so say)\n\
     exits 0 when both strings are equal, 1 when not. 2: a file cannot be read.\n\
-    With FOLDER: memguard.so in it against pv.so in it; without arguments the folder where Kamailio's modules mostly are.\n\
+    With FOLDER: memguard.so in it against pv.so in it; without arguments in the folder where Kamailio's modules mostly are.\n\
     \x20 --folder                        prints that folder\n\
     \x20 --release MODULE.so             prints X.Y.Z of the Kamailio that MODULE.so was built for\n\
     \x20 --defines MODULE.so             prints the compiler options that MODULE.so was built with\n\
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
         }
-        [] => usual_folder().and_then(|folder| in_folder(&folder)),
+        [] => folder_in_use().and_then(|folder| in_folder(&folder)),
         ["--folder"] => usual_folder().map(|folder| {
             println!("{}", folder.display());
             true
@@ -76,7 +77,29 @@ fn usual_folder() -> Result<PathBuf, String> {
     })
 }
 
+/// The first that has memguard.so as well: a machine may have a package of Kamailio and an own compile.
+fn folder_in_use() -> Result<PathBuf, String> {
+    let has_both = |folder: &&&str| {
+        let has = |name: &str| Path::new(folder).join(name).is_file();
+        has("pv.so") && has("memguard.so")
+    };
+    USUAL
+        .iter()
+        .find(has_both)
+        .map(PathBuf::from)
+        .map_or_else(usual_folder, Ok)
+}
+
 fn in_folder(folder: &Path) -> Result<bool, String> {
+    let pv = folder.join("pv.so");
+    if pv.is_file() && !folder.join("memguard.so").exists() {
+        let release = strings_of(&pv)?.identity()?.release.to_string();
+        return Err(format!(
+            "there is no memguard.so in {}, where Kamailio {release} has its modules: a configuration that loads it stops Kamailio at its start. To have it: {}",
+            folder.display(),
+            Way::of(&pv.to_string_lossy()).how(&release)
+        ));
+    }
     compare(&folder.join("memguard.so"), &folder.join("pv.so"))
 }
 
@@ -116,7 +139,7 @@ fn compare(module: &Path, reference: &Path) -> Result<bool, String> {
             );
         }
     }
-    advice::on(&ours, &theirs)
+    advice::on(&ours, &theirs, Way::of(&reference.to_string_lossy()))
         .iter()
         .for_each(|line| println!("{line}"));
     Ok(false)

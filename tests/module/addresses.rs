@@ -44,9 +44,10 @@ fn announces(other: &Namespace) {
     other.ip("link set eth0 up");
 }
 
+/// One address's row; null before the sampling process has looked at it for the first time.
 fn row(server: &Server, address: &str) -> Value {
-    let rows = server.rpc("memguard.addresses", json!([address]));
-    rows[0].clone()
+    let rows = server.try_rpc("memguard.addresses", json!([address]));
+    rows.map_or(Value::Null, |rows| rows[0].clone())
 }
 
 /// What is the matter with an address, now.

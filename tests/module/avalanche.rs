@@ -1,5 +1,5 @@
 //! An avalanche: every phone comes at once against a full pool, then there is room again. When do they come back?
-//! `./dev avalanche` runs 5,000 phones, beside Kamailio's own random Retry-After and none; the suite runs a small one.
+//! `./dev avalanche` runs 5,000 phones, beside Kamailio's own random Retry-After and none; the suite runs small ones.
 //! The phones are sipp's: each waits as long as it is told to, and asks again (tests/sipp/followers.xml).
 //! Forbidden here: asking the phones what they did; what came, and when, is what the server counted.
 
@@ -16,6 +16,8 @@ use super::harness::{Pair, Server, for_each_pair, for_each_pair_at_once};
 #[derive(Clone, Copy)]
 struct Size {
     phones: usize,
+    /// Addresses that they come from; each holds at most five seconds of the queue.
+    addresses: usize,
     /// `retry_rate`, per second.
     rate: usize,
     /// `retry_after_min`, seconds.
@@ -26,6 +28,7 @@ struct Size {
 
 const SMALL: Size = Size {
     phones: 900, // more than 1.5 x rate x window_s: else no wave could be seen
+    addresses: 1,
     rate: 100,
     min_s: 3,
     window_s: 4, // so long that a test that is not run for a second does not look like a wave
@@ -90,15 +93,25 @@ fn avalanche(
     make_room: impl Fn(),
 ) -> Outcome {
     let folder = Folder::of(&server.pair, "avalanche");
-    let users: Vec<String> = (0..size.phones).map(|i| format!("p{i}")).collect();
+    let address = |phone: usize| match phone % size.addresses {
+        _ if size.addresses == 1 => "127.0.0.1".to_owned(),
+        n => format!("127.20.{}.{}", n / 250, n % 250 + 1),
+    };
+    let users: Vec<String> = (0..size.phones)
+        .map(|i| format!("p{i};{}", address(i)))
+        .collect();
     let phones = size.phones.to_string();
+    let mut words = vec!["-m", &phones, "-l", &phones, "-r", WAVE_RATE];
+    if size.addresses > 1 {
+        words.extend(["-t", "ui", "-ip_field", "1"]);
+    }
     let sipp = Sipp::start(
         &server.pair.kamailio.sipp,
         server.sip(),
         &folder.file("sipp"),
         include_str!("../sipp/followers.xml"),
         &users,
-        &["-m", &phones, "-l", &phones, "-r", WAVE_RATE],
+        &words,
     );
     let limit = Duration::from_secs((size.min_s + size.phones / size.rate) as u64 * 3 + 30);
     // By then all have been refused, also who was lost and asked again; and nobody has come a second time.
@@ -207,6 +220,15 @@ fn avalanche_comes_back_as_a_ramp_at_the_rate_of_the_queue() {
 }
 
 #[test]
+fn avalanche_from_many_addresses_comes_back_as_the_same_ramp() {
+    let size = Size {
+        addresses: 90,
+        ..SMALL
+    };
+    for_each_pair_at_once(|pair| assert_ramp(&with_memguard(pair, size), size));
+}
+
+#[test]
 #[ignore = "minutes long: ./dev avalanche"]
 fn avalanche_full_beside_random_retry_after_and_none() {
     let phones = std::env::var("MEMGUARD_AVALANCHE")
@@ -214,11 +236,16 @@ fn avalanche_full_beside_random_retry_after_and_none() {
         .and_then(|n| n.parse().ok());
     let size = Size {
         phones: phones.unwrap_or(5000),
+        addresses: 1,
         rate: 50,
         min_s: 30,
         window_s: 10,
     };
     for_each_pair(|pair| {
+        let many = Size {
+            addresses: 250,
+            ..size
+        };
         let random = "pl_drop(\"30\", \"60\");";
         let none = "sl_send_reply(\"500\", \"Server error\");";
         let outcomes = [
@@ -226,6 +253,7 @@ fn avalanche_full_beside_random_retry_after_and_none() {
                 "memguard: Retry-After is a slot of a queue",
                 with_memguard(pair, size),
             ),
+            ("the same from 250 addresses", with_memguard(pair, many)),
             (
                 "pipelimit: pl_drop(30, 60), a random Retry-After",
                 without_memguard(pair, size, random),
@@ -254,6 +282,8 @@ fn avalanche_full_beside_random_retry_after_and_none() {
                 outcome.last_registered()
             );
         }
-        assert_ramp(&outcomes[0].1, size);
+        for (_, outcome) in &outcomes[..2] {
+            assert_ramp(outcome, size);
+        }
     });
 }

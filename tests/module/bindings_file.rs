@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use memguard::shared::files::bindings_file::{Head, load, save};
+use memguard::shared::files::bindings_file::{Head, TABLES, load, save};
 use memguard::shared::phones::fingerprints::Fingerprints;
 
 use serde_json::json;
@@ -37,8 +37,8 @@ fn await_one(server: &Server, class: &'static str) {
 
 /// Changes the head of a file; its entries stay.
 fn change(file: &Path, change: impl FnOnce(&mut Head)) {
-    let tables = [(); 2].map(|()| Fingerprints::map(SIZE, 0).expect("some memory"));
-    let buckets = [tables[0].buckets(); 2];
+    let tables = [(); TABLES].map(|()| Fingerprints::map(SIZE, 0).expect("some memory"));
+    let buckets = [tables[0].buckets(); TABLES];
     let mut from = File::open(file).expect("the file");
     let put = |table: usize, bucket, words| {
         tables[table].restore_bucket(bucket, words, 0, 0, 0);
@@ -46,7 +46,7 @@ fn change(file: &Path, change: impl FnOnce(&mut Head)) {
     let mut head = load(&mut from, buckets, put).expect("a file of this size");
     change(&mut head);
     let mut bytes = Vec::new();
-    save(&head, [&tables[0], &tables[1]], &mut bytes).expect("memory is written");
+    save(&head, tables.each_ref(), &mut bytes).expect("memory is written");
     fs::write(file, bytes).expect("ours");
 }
 
@@ -129,6 +129,84 @@ fn bindings_file_a_restarted_proxy_lets_its_phones_refresh_under_pressure() {
             phones.iter().map(|p| p.next().next().next()).collect(),
         );
         assert_eq!(last.of(200), PHONES, "{last:?}");
+    });
+}
+
+#[test]
+fn bindings_file_phones_that_only_hints_tell_of_are_known_after_a_restart() {
+    const ELSEWHERE: &str =
+        "if (!save(\"location\", \"0\", \"sip:alias-$tU@example.test\")) { sl_reply_error(); }";
+    for_each_pair(|pair| {
+        let folder = Folder::of(pair, "hints");
+        let upstream = Server::registrar(pair).without_memguard().start();
+        // Stored under another AoR, and on a proxy in other words (RFC 3261 19.1.4: one parameter more).
+        let registrar = Server::registrar(pair)
+            .param("bindings", SIZE)
+            .param("bindings_file", folder.file("registrar").display())
+            .config(|c| c.register = ELSEWHERE.into());
+        let proxy = proxy(pair, upstream.sip(), &folder.file("proxy"));
+        let same: fn(&Request) -> Request = |phone| phone.next();
+        let more: fn(&Request) -> Request =
+            |phone| phone.next().contact("<sip:p@192.0.2.1:5060;ob>");
+        for (builder, again) in [(registrar, same), (proxy, more)] {
+            let first = builder.start();
+            let phone = Request::register("p").contact("<sip:p@192.0.2.1:5060>");
+            assert_eq!(first.udp().request(&phone).code, 200);
+            assert!(first.stop().success());
+            let second = builder.start();
+            second.rpc("memguard.shed", json!([60]));
+            let reply = second.udp().request(&again(&phone));
+            assert_eq!(reply.code, 200, "{reply:?}");
+            await_one(&second, "refresh");
+            let stranger = again(&Request::register("q")).contact("<sip:p@192.0.2.2:5060>");
+            assert_eq!(second.udp().request(&stranger).code, 503);
+        }
+    });
+}
+
+/// The file as the format before this one had it: without hints.
+fn without_hints(file: &Path) {
+    use memguard::guard::formats::check::check;
+    let bytes = fs::read(file).expect("a file");
+    let words: Vec<u64> = bytes
+        .chunks_exact(8)
+        .map(|word| u64::from_le_bytes(word.try_into().expect("eight")))
+        .collect();
+    let mut old = vec![words[0], 2];
+    old.extend(&words[2..14]); // the head, but its last word
+    old.extend(&words[15..17]);
+    let entries = words[18..].chunks_exact(10);
+    old.extend(entries.filter(|entry| entry[0] < 2).flatten());
+    old.extend([2, 0]);
+    old.push(old.iter().fold(2, |sum, word| check(sum, &[*word])));
+    let bytes: Vec<u8> = old.into_iter().flat_map(u64::to_le_bytes).collect();
+    fs::write(file, bytes).expect("ours");
+}
+
+#[test]
+fn bindings_file_of_the_version_before_is_read_and_not_trusted_to_be_whole() {
+    for_each_pair(|pair| {
+        let folder = Folder::of(pair, "old");
+        let file = folder.file("known");
+        let registrar = Server::registrar(pair).without_memguard().start();
+        let builder = proxy(pair, registrar.sip(), &file);
+        let first = builder.start();
+        let phone = Request::register("p");
+        assert_eq!(first.udp().request(&phone).code, 200);
+        assert!(first.stop().success());
+        change(&file, |head| head.knows_since_s -= head.longest_expires_s);
+        without_hints(&file);
+        let second = builder.start();
+        let log = second.log();
+        assert!(
+            log.contains("1 bindings and 1 AoRs are known again"),
+            "{log}"
+        );
+        assert!(log.contains("by an earlier version"), "{log}");
+        assert_eq!(number(&second.registrations(), "table_unsure"), 1);
+        second.rpc("memguard.shed", json!([60]));
+        assert_eq!(second.udp().request(&phone.next()).code, 200);
+        assert_eq!(second.udp().request(&Request::register("q")).code, 503);
     });
 }
 

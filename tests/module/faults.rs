@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::accounting::{assert_pkg_books, assert_shm_books};
-use super::guard::{Guarded, SOON, counts, number, word};
+use super::guard::{Everybody, Guarded, SOON, counts, number, word};
 use super::harness::builder::Builder;
 use super::harness::sip::{Connection, Reply, Request, Udp};
 use super::harness::{Pair, Server, for_each_pair};
@@ -71,13 +71,8 @@ fn each_fault(server: &Server, mut one: impl FnMut(String)) -> [i64; 2] {
 
 /// What holds whatever has failed.
 #[track_caller]
-fn assert_unharmed(server: &Server, pids: &[i32]) {
-    // The sampling process may have been started after the first look.
-    let now = server.pids();
-    assert!(
-        pids.iter().all(|pid| now.contains(pid)),
-        "nobody died: {pids:?} {now:?}"
-    );
+fn assert_unharmed(server: &Server, all: &Everybody) {
+    server.assert_nobody_died(all);
     let injected = faults(server);
     for pool in POOLS {
         assert_eq!(
@@ -115,7 +110,7 @@ fn faults_in_every_allocation_of_a_message_harm_nobody_and_no_counter() {
         let callee = format!("<sip:callee@{}>", callee.local());
         let phone = Request::register("callee").contact(&callee);
         assert_eq!(client.request(&phone).code, 200);
-        let pids = server.pids();
+        let everybody = server.everybody();
         let (mut user, mut ok, mut failed) = (0, 1, 0);
         type Make<'a> = &'a dyn Fn(u32) -> Request;
         let kinds: [(&str, i64, Make); 6] = [
@@ -145,7 +140,7 @@ fn faults_in_every_allocation_of_a_message_harm_nobody_and_no_counter() {
             let takes_shm = ["new", "call"].contains(&kind);
             assert_eq!(shm > 0, takes_shm, "{kind}: {shm} allocations of shm");
         }
-        assert_unharmed(&server, &pids);
+        assert_unharmed(&server, &everybody);
         let all = server.registrations();
         assert_eq!(
             (number(&all, "accepted"), number(&all, "failed")),
@@ -196,7 +191,7 @@ fn faults_never_let_in_who_must_be_refused() {
                 })
                 .start();
             server.rpc("memguard.shed", json!([300]));
-            let pids = server.pids();
+            let everybody = server.everybody();
             let (mut user, mut refused) = (0, 0);
             let [pkg, shm] = each_fault(&server, |header| {
                 user += 1;
@@ -209,7 +204,7 @@ fn faults_never_let_in_who_must_be_refused() {
             assert!(pkg >= at_least, "auto {auto}: {pkg} allocations only");
             assert_eq!(shm, 0, "a refusal takes no shm");
             assert!(refused > 2, "some could be read");
-            assert_unharmed(&server, &pids);
+            assert_unharmed(&server, &everybody);
             let counted = server.by_class("rejected");
             assert_eq!(counted, counts(&[("new", refused)]), "auto {auto}");
             let received = server.by_class("received");
@@ -275,7 +270,7 @@ fn index_of(server: &Server, desc: &str) -> i64 {
 fn faults_of_every_allocation_do_not_touch_memguards_commands() {
     for_each_pair(|pair| {
         let server = faulty(pair).start();
-        let pids = server.pids();
+        let everybody = server.everybody();
         let [json_process, ctl] = ["JSONRPCS DATAGRAM", "ctl"].map(|desc| index_of(&server, desc));
         for pool in 0..2 {
             let arm = [
@@ -304,6 +299,6 @@ fn faults_of_every_allocation_do_not_touch_memguards_commands() {
             last += number(&faults(&server), "failed");
         }
         server.kamcmd(&["memguard.status"]).expect("it answers");
-        assert_unharmed(&server, &pids);
+        assert_unharmed(&server, &everybody);
     });
 }

@@ -66,8 +66,53 @@ fn used_pct(server: &Server) -> f64 {
         .expect("a number")
 }
 
+/// From the end of a sampling process until the next one has taken a sample: three seconds (supervise.rs) and an interval.
+const GOES_ON: Duration = Duration::from_secs(6);
+
+/// The process that samples is killed while memory leaks: the next one goes on with what was known.
+#[track_caller]
+fn assert_a_killed_sampler_costs_samples_only(server: &Server, leaking: impl Fn(u64) -> Request) {
+    let rates = |all: &Value| ["1m", "5m", "15m"].map(|s| real(all, &format!("new_rate_{s}")));
+    let (known, before) = (shm(server), server.registrations());
+    let first = server.sampling_pid();
+    server.kill(first);
+    let killed = Instant::now();
+    let (mut back, mut looks) = (None, 0);
+    traffic(server, 20, leaking, || {
+        let (forecast, all) = (shm(server), server.registrations());
+        let again = server
+            .workers()
+            .iter()
+            .find_map(|row| row["sampling_pid"].as_i64());
+        let is_another = again.is_some_and(|pid| pid != i64::from(first));
+        if is_another && number(&server.status(), "sample_age_ms") < 1_500 {
+            back.get_or_insert(killed.elapsed());
+        }
+        // It is valid all the while: what was foretold stays, and what comes is no less.
+        assert_eq!(number(&forecast, "valid"), 1, "{forecast}");
+        let (a, b) = (real(&known, "growth"), real(&forecast, "growth"));
+        assert!((a - b).abs() < 0.3 * a, "{known} {forecast}");
+        for (rate, seen) in rates(&all).into_iter().zip(rates(&before)) {
+            assert!(rate <= 1.2 * seen + 0.5, "{before} {all}");
+        }
+        assert!(real(&all, "new_rate_10s") < 5.0, "{all}");
+        assert_eq!(number(&all, "storm"), 0, "{all}");
+        looks += u32::from(back.is_some());
+        (looks >= 8).then_some(())
+    });
+    let back = back.expect("it was seen");
+    assert!(back < GOES_ON, "{back:?}");
+    assert_eq!(number(&server.status(), "sampler_restarts"), 1);
+    println!("   another process sampled {back:?} after the kill");
+}
+
+fn real(answer: &Value, field: &str) -> f64 {
+    let found = answer[field].as_f64();
+    found.unwrap_or_else(|| panic!("no number {field} in {answer}"))
+}
+
 #[test]
-fn forecast_a_leak_is_announced_and_its_time_comes_true() {
+fn forecast_a_leak_is_announced_a_killed_sampler_changes_nothing_and_its_time_comes_true() {
     for_each_pair(|pair| {
         let server = server(pair);
         let fresh = status(&server);
@@ -76,6 +121,8 @@ fn forecast_a_leak_is_announced_and_its_time_comes_true() {
             "unknown",
             "nothing is known at the start"
         );
+        let phones = (0..300).map(|i| Request::register(&format!("p{i}")));
+        assert_eq!(server.udp().flood(phones, 8, |_, _, _| ()).of(200), 300);
         let leaking = |_| Request::options().header("X-Leak: 3600");
         let foretold = traffic(&server, 20, leaking, || {
             let forecast = shm(&server);
@@ -95,6 +142,7 @@ fn forecast_a_leak_is_announced_and_its_time_comes_true() {
             server.log()
         );
 
+        assert_a_killed_sampler_costs_samples_only(&server, leaking);
         traffic(&server, 20, leaking, || {
             (used_pct(&server) > 99.0).then_some(())
         });

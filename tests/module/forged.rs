@@ -330,7 +330,7 @@ fn forged_reply_in_the_transaction_but_from_elsewhere_takes_nothing_away() {
 
 #[test]
 fn forged_or_real_an_expires_of_136_years_makes_no_doubt_that_lasts() {
-    use memguard::shared::files::bindings_file::load;
+    use memguard::shared::files::bindings_file::{TABLES, load};
     for_each_pair(|pair| {
         let folder = super::harness::builder::Folder::of(pair, "expires");
         let file = folder.file("known");
@@ -348,7 +348,7 @@ fn forged_or_real_an_expires_of_136_years_makes_no_doubt_that_lasts() {
         assert_eq!(server.udp().flood(phones, 8, |_, _, _| ()).of(200), 4000);
         assert!(server.stop().success());
         let bytes = std::fs::read(&file).expect("it was written at the end");
-        let buckets = [1024 * 2 / 8; 2];
+        let buckets = [1024 * 2 / 8; TABLES];
         let head = load(&mut bytes.as_slice(), buckets, |_, _, _| ()).expect("a whole file");
         assert_eq!(head.longest_expires_s, 86_400);
         let doubt = head.forgotten_until_s.saturating_sub(head.saved_s);

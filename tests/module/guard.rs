@@ -54,6 +54,14 @@ pub fn counts(expected: &[(&'static str, i64)]) -> Counts {
     expected.iter().copied().collect()
 }
 
+/// All processes of a server at one moment, sorted, and which of them samples.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Everybody {
+    pids: Vec<i32>,
+    sampling: i32,
+    restarts: i64,
+}
+
 /// Reads memguard in a running server.
 pub trait Guarded {
     fn status(&self) -> Value;
@@ -61,6 +69,10 @@ pub trait Guarded {
     fn workers(&self) -> Vec<Value>;
     /// The process that samples; core.psx shows the one that supervises it.
     fn sampling_pid(&self) -> i32;
+    /// All processes, once one of them samples.
+    fn everybody(&self) -> Everybody;
+    /// The same processes as before; only the one that samples may have been started again, which is counted.
+    fn assert_nobody_died(&self, before: &Everybody);
     /// The row of `shm`, `pkg` or `os`.
     fn pool(&self, name: &str) -> Value;
     /// `what` is `received`, `admitted`, `rejected` or `rejected_observed`.
@@ -100,6 +112,37 @@ impl Guarded for Server {
             let pid = all.iter().find_map(|row| row["sampling_pid"].as_i64())?;
             i32::try_from(pid).ok()
         })
+    }
+
+    #[track_caller]
+    fn everybody(&self) -> Everybody {
+        let sampling = self.sampling_pid();
+        let mut pids = self.pids();
+        pids.sort_unstable();
+        assert!(pids.contains(&sampling), "{sampling} of {pids:?}");
+        Everybody {
+            pids,
+            sampling,
+            restarts: number(&self.status(), "sampler_restarts"),
+        }
+    }
+
+    #[track_caller]
+    fn assert_nobody_died(&self, before: &Everybody) {
+        let now = self.everybody();
+        let mut expected = before.pids.clone();
+        expected.retain(|pid| *pid != before.sampling);
+        expected.push(now.sampling);
+        expected.sort_unstable();
+        assert_eq!(
+            now.pids, expected,
+            "nobody died and nobody came: {before:?} {now:?}"
+        );
+        assert_eq!(
+            now.restarts > before.restarts,
+            now.sampling != before.sampling,
+            "another process samples if it was started again: {before:?} {now:?}"
+        );
     }
 
     #[track_caller]

@@ -55,5 +55,6 @@ mod sturdy;
 mod too_large;
 mod torture;
 mod transports;
+mod trial;
 mod usrloc;
 mod zero;

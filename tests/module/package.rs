@@ -232,6 +232,20 @@ fn package_is_installed_loaded_from_there_and_removed_without_a_trace() {
             );
         }
 
+        // The drop-in is an example: nothing that systemd reads came with the package.
+        let example = root.path(&format!(
+            "usr/share/doc/{NAME}/examples/memguard-observe.conf"
+        ));
+        assert_eq!(
+            fs::read_to_string(example).ok().as_deref(),
+            Some(include_str!("../../systemd/memguard-observe.conf"))
+        );
+        let active = root
+            .content()
+            .into_iter()
+            .find(|path| path.contains("/systemd/"));
+        assert_eq!(active, None);
+
         // A configuration that goes on to load it is told of in time; dpkg removes it all the same.
         let configuration = root.path("etc/kamailio/kamailio.cfg");
         fs::write(
@@ -243,6 +257,21 @@ fn package_is_installed_loaded_from_there_and_removed_without_a_trace() {
         assert!(good && said.contains("still loads memguard.so"), "{said}");
         fs::remove_file(&configuration).expect("it is ours");
         assert_eq!(root.content(), before);
+        let drop_in = root.path("etc/systemd/system/kamailio.service.d/memguard-observe.conf");
+        let folder = drop_in.parent().expect("a folder");
+        fs::create_dir_all(folder).expect("the folder is ours");
+        fs::write(
+            &drop_in,
+            include_str!("../../systemd/memguard-observe.conf"),
+        )
+        .expect("ours");
+        assert!(root.dpkg(&["-i", text(&deb)]).0);
+        let (good, said) = root.dpkg(&["--purge", NAME]);
+        assert!(
+            good && said.contains("service.d still loads memguard.so"),
+            "{said}"
+        );
+        fs::remove_dir_all(root.path("etc/systemd")).expect("it is ours");
 
         // No such line, no such word.
         fs::write(&configuration, "# loadmodule \"memguard.so\"\n").expect("the folder is ours");

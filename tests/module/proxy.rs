@@ -374,6 +374,85 @@ fn proxy_holds_back_forms_that_only_kamailio_reads() {
             let reply = Reply::parse(&bytes).unwrap_or_else(|| panic!("no reply: {what}"));
             assert_refused(&reply, 503);
         }
+        // Kamailio serves these, too: a version that only begins as SIP's, and a Call-ID that is empty.
+        for (place, (from, to)) in [
+            ("SIP/2.0\r\n", "SIP/2.00\r\n"),
+            ("Call-ID: odd9", "Call-ID: \r\nX: odd9"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let client = proxy.udp();
+            let usual = odd(&client, 90 + place, TO, CONTACT, "1 REGISTER");
+            let text = String::from_utf8(usual)
+                .expect("text")
+                .replacen(from, to, 1);
+            client.send_raw(text.as_bytes());
+            let reply = found_final(&client).unwrap_or_else(|| panic!("no answer: {text}"));
+            assert_refused(&reply, 503);
+        }
+    });
+}
+
+/// The next final reply.
+fn found_final(client: &super::harness::sip::Udp) -> Option<Reply> {
+    loop {
+        let reply = Reply::parse(&client.receive_raw(SOON)?)?;
+        if reply.is_final() {
+            return Some(reply);
+        }
+    }
+}
+
+#[test]
+fn proxy_learns_from_a_reply_whose_contacts_only_kamailio_reads() {
+    const TO: &str = "<sip:x@example.test>";
+    for_each_pair(|pair| {
+        // What the phone says, what the registrar lists, and what the phone says next.
+        let cases = [
+            (
+                "<sip:x@192.0.2.1>",
+                "<sip:x@192.0.2.1> expires=60",
+                "<sip:x@192.0.2.1>",
+            ),
+            (
+                "<sip:x@192.0.2.2>",
+                "<sip:x@192.0.2.2>;expires=600, Bob \"b\" <sip:y@192.0.2.3>",
+                "<sip:y@192.0.2.3>",
+            ),
+            (
+                "<sip:x @192.0.2.4>",
+                "<sip:x @192.0.2.4>;expires=600",
+                "<sip:x @192.0.2.4>",
+            ),
+        ];
+        let listed = cases.map(|(said, listed, _)| (said.to_owned(), listed.to_owned()));
+        let registrar = Upstream::start(move |request| {
+            let said = request.header("Contact").to_owned();
+            let line = listed.iter().find(|(of, _)| *of == said);
+            let line = line.map(|(_, line)| format!("Contact: {line}"));
+            vec![request.reply(200, &Vec::from_iter(line))]
+        });
+        for (place, (said, _, next)) in cases.into_iter().enumerate() {
+            let proxy = Server::proxy(pair, registrar.address()).start();
+            let client = proxy.udp();
+            let ask = |number: usize, contact: &str| {
+                client.send_raw(&odd(&client, number, TO, contact, "1 REGISTER"));
+                let reply = found_final(&client);
+                reply.unwrap_or_else(|| panic!("no answer: {contact}")).code
+            };
+            let number = 1000 * (place + 1);
+            assert_eq!(ask(number, said), 200, "{said}");
+            proxy.rpc("memguard.shed", json!([60]));
+            assert_eq!(ask(number + 1, next), 200, "{said}, then {next}");
+            assert_eq!(
+                proxy.by_class("received").get("refresh"),
+                Some(&1),
+                "{said}"
+            );
+            assert_eq!(ask(number + 2, "<sip:x@192.0.2.77>"), 503, "{said}");
+            assert_eq!(ask(number + 3, "<sip:x @192.0.2.77>"), 503, "{said}");
+        }
     });
 }
 

@@ -1,13 +1,12 @@
 //! What must not bring anything down: tortured messages, missing neighbours, another user, the end of the server.
 //! Forbidden here: asking how tortured messages are classified, but that only new registrations are refused.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::guard::{Guarded, SOON, number, rows};
+use super::guard::{Everybody, Guarded, SOON, number, rows};
 use super::harness::pairs::skip;
 use super::harness::sip::{Request, Tcp};
 use super::harness::{Pair, Server, for_each_pair, until};
@@ -24,7 +23,7 @@ fn everything() -> Vec<Vec<u8>> {
 
 /// The same processes, answering; and nobody was refused but who may be.
 #[track_caller]
-fn assert_unharmed(server: &Server, pids: &BTreeSet<i32>, when: &str) {
+fn assert_unharmed(server: &Server, everybody: &Everybody, when: &str) {
     assert_eq!(
         server.udp().request(&Request::options()).code,
         200,
@@ -35,11 +34,7 @@ fn assert_unharmed(server: &Server, pids: &BTreeSet<i32>, when: &str) {
         200,
         "{when}: TCP"
     );
-    assert_eq!(
-        &server.pids().into_iter().collect::<BTreeSet<_>>(),
-        pids,
-        "{when}"
-    );
+    server.assert_nobody_died(everybody);
     let refused: Vec<_> = server.by_class("rejected").into_keys().collect();
     let may_be = |class: &&str| ["new", "returning"].contains(class);
     assert!(refused.iter().all(may_be), "{when}: {refused:?}");
@@ -50,7 +45,7 @@ fn assert_unharmed(server: &Server, pids: &BTreeSet<i32>, when: &str) {
 fn robust_tortured_messages_change_nothing_but_counters() {
     for_each_pair(|pair| {
         let server = Server::registrar(pair).start();
-        let pids: BTreeSet<i32> = server.pids().into_iter().collect();
+        let everybody = server.everybody();
         let client = server.udp();
         let over_tcp = |message: &[u8]| {
             let mut tcp = Tcp::to(server.sip());
@@ -84,7 +79,7 @@ fn robust_tortured_messages_change_nothing_but_counters() {
                 .iter()
                 .step_by(7)
                 .for_each(|message| over_tcp(message));
-            assert_unharmed(&server, &pids, when);
+            assert_unharmed(&server, &everybody, when);
         }
         let before = number(&server.registrations(), "received");
         assert!(before > 0, "some of them were REGISTERs");

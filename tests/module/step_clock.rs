@@ -18,13 +18,13 @@ use super::harness::{Pair, Server, for_each_pair, until};
 const STEP: i64 = 7200;
 
 /// A wall clock of our own.
-struct Clock {
+pub struct Clock {
     folder: Folder,
 }
 
 impl Clock {
     /// Compiles the library; the clock is ahead of the machine's by `ahead` seconds.
-    fn new(pair: &Pair, ahead: i64) -> Clock {
+    pub fn new(pair: &Pair, ahead: i64) -> Clock {
         let clock = Clock {
             folder: Folder::of(pair, "clock"),
         };
@@ -41,7 +41,8 @@ impl Clock {
         clock
     }
 
-    fn on(&self, builder: Builder) -> Builder {
+    /// The server that is to be started runs on it.
+    pub fn on(&self, builder: Builder) -> Builder {
         let name = |file| self.folder.file(file).display().to_string();
         builder
             .environment("LD_PRELOAD", &name("clock.so"))
@@ -49,7 +50,7 @@ impl Clock {
     }
 
     /// Steps it: `ahead` seconds from the machine's from now on.
-    fn set(&self, ahead: i64) {
+    pub fn set(&self, ahead: i64) {
         let file = OpenOptions::new()
             .write(true)
             .open(self.folder.file("offset"))

@@ -10,7 +10,7 @@ use super::guard::{Guarded, SOON, number, rows, word};
 use super::harness::builder::{Folder, free_port};
 use super::harness::server::is_running;
 use super::harness::sip::Request;
-use super::harness::{Server, for_each_pair, http, until};
+use super::harness::{Server, for_each_pair, for_each_pair_at_once, http, until};
 
 /// A start every three seconds at most, and a machine that has other things to do.
 const AGAIN: Duration = Duration::from_secs(20);
@@ -162,6 +162,97 @@ fn sturdy_sampling_process_that_is_only_terminated_is_started_again_and_writes_n
             server.sampling_pid() != first && number(&server.status(), "sample_age_ms") < 1000
         });
         assert_eq!(server.udp().request(&Request::options()).code, 200);
+        assert!(server.stop().success());
+    });
+}
+
+#[test]
+fn sturdy_sampling_process_that_stands_still_is_ended_and_another_one_samples() {
+    for_each_pair_at_once(|pair| {
+        let server = Server::registrar(pair)
+            .param("sample_interval", 100)
+            .start();
+        let first = server.sampling_pid();
+        until(SOON, "it samples", || {
+            number(&server.status(), "sample_age_ms") < 1000
+                && number(&server.status(), "uptime") >= 1
+        });
+        // SAFETY: a process of the server that this test started.
+        assert_eq!(unsafe { libc::kill(first, libc::SIGSTOP) }, 0);
+        until(3 * AGAIN, "another one samples", || {
+            assert_eq!(server.udp().request(&Request::options()).code, 200);
+            server.sampling_pid() != first && number(&server.status(), "sample_age_ms") < 1000
+        });
+        let log = server.log();
+        assert!(
+            log.contains(&format!("{first} has taken no sample for 20 seconds")),
+            "{log}"
+        );
+        assert_eq!(restarts(&server), 1);
+        assert!(server.stop().success());
+    });
+}
+
+/// A limit of a process's file descriptors.
+fn limit_files(pid: i32, count: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: count,
+        rlim_max: 4096,
+    };
+    // SAFETY: a process of the server that this test started, a limit on the stack.
+    let done = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+    assert_eq!(done, 0, "{pid}");
+}
+
+/// Ticks of processor time that a process has used.
+fn ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let rest = stat.rsplit_once(") ").expect("a line of stat").1;
+    let field = |n: usize| rest.split(' ').nth(n).and_then(|f| f.parse::<u64>().ok());
+    field(11)
+        .zip(field(12))
+        .map_or(0, |(user, system)| user + system)
+}
+
+#[test]
+fn sturdy_sampling_process_without_a_file_descriptor_waits_says_it_and_goes_on() {
+    for_each_pair(|pair| {
+        let listen = free_port();
+        let server = Server::registrar(pair)
+            .param("sample_interval", 100)
+            .param("listen", listen)
+            .start();
+        let pid = server.sampling_pid();
+        until(SOON, "it samples", || {
+            number(&server.status(), "uptime") >= 2
+        });
+        let errors = || number(&server.status(), "sample_age_ms");
+        let before = (server.log().len(), ticks(pid), std::time::Instant::now());
+        limit_files(pid, 3);
+        // Its socket calls all the while, and every file that it reads is refused.
+        let caller = std::thread::spawn(move || http::get(listen, "/ready", SOON));
+        until(SOON, "what cannot be read is said", || {
+            server.status()["warnings"] != json!([])
+        });
+        until(SOON, "three seconds pass", || {
+            assert_eq!(server.udp().request(&Request::options()).code, 200);
+            before.2.elapsed() > Duration::from_secs(3)
+        });
+        assert!(errors() < 2_000, "it samples what it can");
+        let used = (ticks(pid) - before.1) as f64 / 100.0;
+        let passed = before.2.elapsed().as_secs_f64();
+        assert!(used < 0.5 * passed, "{used} s of {passed} s: it spins");
+        assert!(server.log().len() < before.0 + 4_000, "{}", server.log());
+        limit_files(pid, 1024);
+        let answer = caller
+            .join()
+            .expect("no panic")
+            .expect("answered in the end");
+        assert_eq!(answer.status, 200);
+        until(SOON, "nothing is to be said any more", || {
+            server.status()["warnings"] == json!([])
+        });
+        assert_eq!(restarts(&server), 0);
         assert!(server.stop().success());
     });
 }

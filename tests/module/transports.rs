@@ -54,7 +54,7 @@ fn zero_pkg(server: &Server, connect: &dyn Fn() -> Box<dyn Connection>) {
     for request in &known {
         assert_eq!(phone.request(request).code, 200);
     }
-    let pids = server.pids();
+    let everybody = server.everybody();
     phone
         .send(&Request::options().header("X-Fill: 1"))
         .expect("it is sent");
@@ -93,12 +93,7 @@ fn zero_pkg(server: &Server, connect: &dyn Fn() -> Box<dyn Connection>) {
         200,
         "the moment memory is back"
     );
-    // The sampling process may have been started after the first look.
-    let now = server.pids();
-    assert!(
-        pids.iter().all(|pid| now.contains(pid)),
-        "nobody died: {pids:?} {now:?}"
-    );
+    server.assert_nobody_died(&everybody);
 }
 
 #[test]
@@ -203,7 +198,7 @@ fn transports_tls_phones_get_503_before_tls_turns_them_away_and_nothing_dies_bel
             })
             .start();
         let tunnel = Tunnel::to(&pair.kamailio, server.places.tls);
-        let pids = server.pids();
+        let everybody = server.everybody();
         let known = Request::register("known");
         let mut phone = tunnel.client();
         assert_eq!(phone.request(&known).code, 200);
@@ -241,12 +236,7 @@ fn transports_tls_phones_get_503_before_tls_turns_them_away_and_nothing_dies_bel
             200,
             "the moment memory is back"
         );
-        // The sampling process may have been started after the first look.
-        let now = server.pids();
-        assert!(
-            pids.iter().all(|pid| now.contains(pid)),
-            "nobody died: {pids:?} {now:?}"
-        );
+        server.assert_nobody_died(&everybody);
     });
 }
 

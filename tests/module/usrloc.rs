@@ -311,3 +311,70 @@ fn usrloc_a_contact_that_the_script_rewrites_or_stores_under_another_aor_is_a_re
         }
     });
 }
+
+#[test]
+fn usrloc_phones_that_it_loads_under_another_aor_are_known() {
+    for_each_pair(|pair| {
+        let folder = Folder::of(pair, "aliases");
+        let file = folder.file("location.sqlite");
+        make_tables(pair, &file);
+        let registrar = Server::registrar(pair).config(|c| {
+            c.modules.insert(0, "db_sqlite".into());
+            c.param("usrloc", "db_mode", 1);
+            c.param("usrloc", "db_url", url(&file));
+            c.register =
+                "if (!save(\"location\", \"0\", \"sip:alias-$tU@example.test\")) { sl_reply_error(); }"
+                    .into();
+        });
+        let server = registrar.start();
+        let client = server.udp();
+        let mut ann = Request::register("ann");
+        assert_eq!(client.request(&ann).code, 200);
+        assert!(server.stop().success());
+        // Nothing is known of what happened before; the first worker loads it, and no callback tells.
+        let server = registrar.start();
+        server.rpc("memguard.shed", json!([60]));
+        let client = server.udp();
+        until(SOON, "what was loaded is known", || {
+            ann = ann.next();
+            client.request(&ann).code == 200
+        });
+        assert_eq!(server.statistic("usrloc:registered_users"), 1);
+        let contacts = server.rpc("ul.lookup", json!(["location", "alias-ann"]));
+        assert_eq!(
+            contacts["Contacts"]
+                .to_string()
+                .matches("\"Address\"")
+                .count(),
+            1
+        );
+        let moved = Request::register("ben").contact("<sip:ben@192.0.2.99:5060>");
+        assert_eq!(client.request(&moved).code, 503, "a stranger");
+        let moved = ann.next().contact("<sip:ann@192.0.2.99:5060>");
+        assert_eq!(client.request(&moved).code, 503, "another binding");
+    });
+}
+
+#[test]
+fn usrloc_a_binding_that_has_ended_but_is_still_there_is_refreshed() {
+    for_each_pair(|pair| {
+        let server = Server::registrar(pair)
+            .config(|c| {
+                c.param("registrar", "min_expires", 1);
+                c.param("usrloc", "timer_interval", 600);
+            })
+            .start();
+        let client = server.udp();
+        let phone = Request::register("late");
+        assert_eq!(client.request(&phone.clone().expires(1)).code, 200);
+        let contacts =
+            || server.rpc("ul.lookup", json!(["location", "late"]))["Contacts"].to_string();
+        until(SOON, "it has ended, and usrloc has not cleaned up", || {
+            contacts().contains("expired")
+        });
+        server.rpc("memguard.shed", json!([60]));
+        assert_eq!(client.request(&phone.next()).code, 200);
+        assert_eq!(server.by_class("received").get("refresh"), Some(&1));
+        assert_eq!(contacts().matches("\"Address\"").count(), 1);
+    });
+}

@@ -5,7 +5,7 @@
 . tools/parts/own.sh
 . tools/parts/source.sh
 
-fits() { cargo run -q --bin memguard-check -- "$@" >&2; }
+fits() { checker "$@" >&2; }
 
 # build.rs gets the headers of exactly this Kamailio, and its modules, whose strings are the truth.
 # What is built says nothing of where it was built: a package is the same from every checkout.
@@ -20,7 +20,7 @@ build_module() {
     mkdir -p "$BUILD/$name"
     made=$BUILD/$name/memguard.so.new
     (host_env "$src" "$modules" && quietly "memguard.so" "$BUILD/log/memguard-$name.log" \
-        cargo build --release --lib --features host --target-dir "$target") || return 1
+        cargo build --release --lib --no-default-features --features host --target-dir "$target") || return 1
     cp "$target/release/libmemguard.so" "$made"
     fits "$made" "$modules/pv.so" ||
         { rm -f "$made"; echo "dev: the module that was built does not fit $modules; it was thrown away" >&2; return 1; }
@@ -35,7 +35,7 @@ build_memguard() {
 }
 
 # Compiler options for a module in C, the same that build.rs takes (src/fit/flags.rs).
-defines() { cargo run -q --bin memguard-check -- --defines "$1/pv.so"; }
+defines() { checker --defines "$1/pv.so"; }
 
 # A module in C for tests or benchmarks: NAME.so of VERSION, from SOURCE.
 build_in_c() {

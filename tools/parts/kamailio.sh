@@ -2,7 +2,9 @@
 # Kamailio's Debian packages: fetched and unpacked into build/VERSION, once.
 # Forbidden here: anything outside ./build, except one announced apt-get install.
 
-LAYOUT=2 # of build/VERSION: raise it when prepare() changes what it makes
+LAYOUT=3 # of build/VERSION: raise it when prepare() changes what it makes
+
+ETC_APT=/etc/apt # where this machine's sources of packages are
 
 need_tools() {
     local packages=()
@@ -69,14 +71,14 @@ write_sources() {
     [ "$suite" != installed ] || suite=$own wanted=. unwanted='^$'
     rm -rf "$folder"
     mkdir -p "$folder"
-    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+    for file in "$ETC_APT"/sources.list "$ETC_APT"/sources.list.d/*.list; do
         [ -f "$file" ] && sed -nE "s/^deb(-src)?[[:space:]]+(\[[^]]*\][[:space:]]+)?([^ ]+)[[:space:]]+$own(-updates|-security)?[[:space:]]/&/p" "$file" |
             grep -E "$wanted" | grep -vE "$unwanted" |
             sed -E "s/^deb(-src)?[[:space:]]/deb /; s/([[:space:]])$own(-updates|-security)?([[:space:]])/\1$suite\2\3/" |
             sort -u | { [ "$suite" = sid ] && grep -Ev 'sid-(updates|security)' || cat; } |
             sed -E 'p; s/^deb /deb-src /' >>"$folder/own.list"
     done
-    for file in /etc/apt/sources.list.d/*.sources; do
+    for file in "$ETC_APT"/sources.list.d/*.sources; do
         [ -f "$file" ] || continue
         awk -v own="$own" -v suite="$suite" -v wanted="$wanted" -v unwanted="$unwanted" -v RS= -v ORS='\n\n' '
             {
@@ -100,7 +102,7 @@ write_sources() {
             }' "$file" >>"$folder/own.sources"
     done
     find "$folder" -type f -empty -delete
-    [ -n "$(ls "$folder")" ] || blocked "no Debian source for suite $own was found in /etc/apt/sources.list*, so none for $suite can be made"
+    [ -n "$(ls "$folder")" ] || blocked "no Debian source for suite $own was found in $ETC_APT/sources.list*, so none for $suite can be made"
 }
 
 # apt with sources, lists, cache and installed-package database of its own, in build/apt/SUITE.
@@ -134,7 +136,7 @@ CONF
 }
 
 WANTED=(kamailio kamailio-extra-modules kamailio-tls-modules kamailio-websocket-modules kamailio-python3-modules
-    kamailio-lua-modules kamailio-sqlite-modules sip-tester stunnel4)
+    kamailio-lua-modules kamailio-sqlite-modules kamailio-presence-modules sip-tester stunnel4)
 # What these depend on by their maintainer scripts or for command line tools, and never load.
 UNNEEDED='^(perl|perl-base|perl-modules-.*|libperl.*|systemd.*|dpkg|tar|coreutils|bash|debconf|adduser|passwd|util-linux|mount|login.*|sed|gawk|mawk|base-passwd|init-system-helpers|python3-minimal|mysql-common|tzdata|media-types|sysvinit-utils|libpam.*)_'
 

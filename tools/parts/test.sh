@@ -11,7 +11,7 @@ TLSF_TESTS=(smoke every_manager)
 # A Kamailio of one's own, compiled here (own.sh): one of the two in the suite, both in the matrix.
 OWN_PAIRS=6.0.1-cmake:qm
 OWN_MATRIX_PAIRS=6.0.1-make:qm,6.0.1-make:fm,6.0.1-cmake:qm,6.0.1-cmake:fm
-OWN_TESTS=(smoke accounting classes)
+OWN_TESTS=(smoke accounting classes three_lines)
 MATRIX_PAIRS=5.6.3:qm,5.6.3:fm,5.6.3:tlsf,6.0.1:qm,6.0.1:fm,6.0.1:tlsf
 
 passed=0 failed=0 skipped=0 complaints=()
@@ -71,6 +71,7 @@ test_unit() {
     if cargo clippy --version >/dev/null 2>&1; then check "clippy" cargo clippy -q --all-targets -- -D warnings; else note "no clippy here: lints are not checked"; fi
     mapfile -t targets < <(named_tests)
     tests "unit and process tests" cargo test --lib --bins "${targets[@]}"
+    check "links in the code's documentation" env RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --lib --document-private-items
     tests "documentation tests" cargo test --doc
 }
 
@@ -105,7 +106,7 @@ into_table() {
 }
 
 host_clippy() {
-    (host_env "$BUILD/$1/src" "$BUILD/$1/modules" && cargo clippy -q --lib --features host --target-dir "$BUILD/target-$1" -- -D warnings)
+    (host_env "$BUILD/$1/src" "$BUILD/$1/modules" && cargo clippy -q --lib --no-default-features --features host --target-dir "$BUILD/target-$1" -- -D warnings)
 }
 
 test_module() {

@@ -101,28 +101,6 @@ pub struct Check {
     pub seconds: Option<(u32, u32)>,
 }
 
-/// Which list of priorities an argument belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PriorityList {
-    /// `priority_aor`.
-    Aor,
-    /// `priority_domain`.
-    Domain,
-    /// `priority_source`.
-    Source,
-}
-
-/// What `memguard.priority` shall do; the value is parsed by `guard::priority`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Priority<'a> {
-    /// Show the lists, or one of them.
-    List(Option<PriorityList>),
-    /// Add a value.
-    Add(PriorityList, &'a str),
-    /// Remove a value.
-    Remove(PriorityList, &'a str),
-}
-
 fn positive(word: &str) -> Option<u32> {
     word.parse().ok().filter(|n| *n > 0)
 }
@@ -403,24 +381,4 @@ pub fn check(words: &[&str]) -> Result<Check, Rejected> {
     } else {
         Err(wrong())
     }
-}
-
-/// `memguard.priority [list|add|remove] [aor|domain|source] [VALUE]`
-pub fn priority<'a>(words: &[&'a str]) -> Result<Priority<'a>, Rejected> {
-    let list = |word: &str| match word {
-        "aor" => Some(PriorityList::Aor),
-        "domain" => Some(PriorityList::Domain),
-        "source" => Some(PriorityList::Source),
-        _ => None,
-    };
-    let found = match words {
-        [] | ["list"] => Some(Priority::List(None)),
-        ["list", which] => list(which).map(|which| Priority::List(Some(which))),
-        ["add", which, value] => list(which).map(|which| Priority::Add(which, value)),
-        ["remove", which, value] => list(which).map(|which| Priority::Remove(which, value)),
-        _ => None,
-    };
-    found.ok_or_else(|| {
-        "memguard.priority accepts list, or add or remove with aor, domain or source and a value".into()
-    })
 }

@@ -104,12 +104,8 @@ pub struct Pressure {
     pub os_permyriad: Option<u32>,
     /// Bytes free in shm.
     pub shm_free_bytes: u64,
-    /// Bytes free in this worker's pkg.
-    pub pkg_free_bytes: u64,
     /// Learned shm cost of one registration in bytes; 0 while unknown.
     pub registration_cost_bytes: u64,
-    /// pkg bytes that one message needs; 0 while unknown.
-    pub message_need_bytes: u64,
     /// An operator's `memguard.shed` is running.
     pub operator_shed: bool,
     /// This worker has given its ballast away and not taken it back yet.
@@ -120,35 +116,6 @@ impl Pressure {
     /// The pools cannot hold one more registration: the only thing that refuses class `priority`.
     pub const fn is_exhausted(&self) -> bool {
         self.shm_free_bytes < self.registration_cost_bytes
-            || self.pkg_free_bytes < self.message_need_bytes
-    }
-}
-
-/// What brings the share about that [`share_of`] answers, for logs and reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Nothing is refused.
-    None,
-    /// `memguard.shed`.
-    Operator,
-    /// The worker's ballast is gone.
-    Ballast,
-    /// The pools cannot hold one more registration.
-    Exhausted,
-    /// This pool's use.
-    Use(Pool),
-}
-
-impl Reason {
-    /// The spelling in events and refusals.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Reason::None => "none",
-            Reason::Operator => "operator",
-            Reason::Ballast => "ballast",
-            Reason::Exhausted => "exhausted",
-            Reason::Use(pool) => pool.word(),
-        }
     }
 }
 
@@ -160,48 +127,29 @@ pub const fn is_never_refused(class: Class) -> bool {
     )
 }
 
-/// Part of a class that is refused now, in 1/[`POINTS`], and what brings it about.
+/// Part of a class that is refused now, in 1/[`POINTS`].
 ///
 /// What frees memory or keeps a registration alive is never refused here. The share never falls when use rises, and
 /// never falls from a class to one that is dearer to admit.
-pub fn share_of(class: Class, pressure: &Pressure, curves: &Curves) -> (u32, Reason) {
+pub fn share_of(class: Class, pressure: &Pressure, curves: &Curves) -> u32 {
     match class {
-        _ if is_never_refused(class) => (0, Reason::None),
-        Class::Priority if pressure.is_exhausted() => (POINTS, Reason::Exhausted),
-        Class::Priority => (0, Reason::None),
+        _ if is_never_refused(class) => 0,
+        Class::Priority if pressure.is_exhausted() => POINTS,
+        Class::Priority => 0,
         Class::Returning => refusable(pressure, curves, Curve::share_returning),
         _ => refusable(pressure, curves, Curve::share_new),
     }
 }
 
 /// The share of a class that memory's use may refuse: complete for a cause beyond the curves, or else the largest.
-fn refusable(
-    pressure: &Pressure,
-    curves: &Curves,
-    share_on: impl Fn(&Curve, u32) -> u32,
-) -> (u32, Reason) {
-    if pressure.operator_shed {
-        return (POINTS, Reason::Operator);
+fn refusable(pressure: &Pressure, curves: &Curves, share_on: impl Fn(&Curve, u32) -> u32) -> u32 {
+    if pressure.operator_shed || pressure.ballast_released || pressure.is_exhausted() {
+        return POINTS;
     }
-    if pressure.ballast_released {
-        return (POINTS, Reason::Ballast);
-    }
-    if pressure.is_exhausted() {
-        return (POINTS, Reason::Exhausted);
-    }
-    let uses = [
-        (&curves.shm, pressure.shm_permyriad, Pool::Shm),
-        (&curves.pkg, pressure.pkg_permyriad, Pool::Pkg),
-        (&curves.os, pressure.os_permyriad.unwrap_or(0), Pool::Os),
-    ];
-    let mut largest = (0, Reason::None);
-    for (curve, used, pool) in uses {
-        let share = share_on(curve, used);
-        if share > largest.0 {
-            largest = (share, Reason::Use(pool));
-        }
-    }
-    largest
+    let shm = share_on(&curves.shm, pressure.shm_permyriad);
+    let pkg = share_on(&curves.pkg, pressure.pkg_permyriad);
+    let os = share_on(&curves.os, pressure.os_permyriad.unwrap_or(0));
+    shm.max(pkg).max(os)
 }
 
 /// What happens to one REGISTER.
@@ -230,7 +178,7 @@ pub fn decide(
         Mode::Enforce => Decision::Refuse,
     };
     // a point beyond the last would never be refused
-    if point.min(POINTS - 1) < share_of(class, pressure, curves).0 {
+    if point.min(POINTS - 1) < share_of(class, pressure, curves) {
         refusal
     } else {
         Decision::Admit
@@ -246,15 +194,6 @@ pub const fn shed_pct(share: u32) -> u32 {
         0 => 1,
         percent => percent,
     }
-}
-
-/// Retry-After in seconds, uniform between two bounds (both included); `min` when the bounds are out of order.
-///
-/// For answers that take no slot in the retry queue.
-pub const fn retry_after(random: u64, min_s: u32, max_s: u32) -> u32 {
-    let choices = max_s.saturating_sub(min_s) as u128 + 1;
-    // multiply-shift: maps the random word onto the choices without the bias of a remainder; < choices <= 2^32
-    min_s.saturating_add(((random as u128 * choices) >> 64) as u32)
 }
 
 /// Status code of a refusal: with more than one Via value the request came through a proxy, which must not take 503

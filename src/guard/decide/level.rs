@@ -219,33 +219,8 @@ pub fn tightest(candidates: impl IntoIterator<Item = Standing>) -> Option<Standi
     best
 }
 
-/// Why a memory manager's figures cannot be true.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Impossible {
-    /// It says that more is used than there is.
-    UsedAboveTotal,
-    /// It says that more is free than there is: the difference of its books went below zero and wrapped.
-    FreeWrapped,
-}
-
-impl Impossible {
-    /// The sentence for `warnings`.
-    pub fn sentence(self, pool: Pool) -> String {
-        let what = match self {
-            Impossible::UsedAboveTotal => "more used than its size",
-            Impossible::FreeWrapped => "a free size larger than its size",
-        };
-        format!("the memory manager reports {what} for {pool}; memguard goes on with its own count")
-    }
-}
-
-/// Holds a manager's figures against each other; `Some` means that the caller uses memguard's own count instead.
-pub fn impossible(total: u64, real_used: u64, free: u64) -> Option<Impossible> {
-    if real_used > total {
-        Some(Impossible::UsedAboveTotal)
-    } else if free > total {
-        Some(Impossible::FreeWrapped)
-    } else {
-        None
-    }
+/// Whether a manager's figures cannot be true: more used than there is, or more free (the difference of its books went
+/// below zero and wrapped). Then the caller goes by memguard's own count.
+pub fn is_impossible(total: u64, real_used: u64, free: u64) -> bool {
+    real_used > total || free > total
 }

@@ -4,8 +4,8 @@
 //! The whole queue is one number, the time at which its last slot ends (`tail`). Taking a slot moves it on by one
 //! service time (1 ÷ `retry_rate`); time passing drains it. Nothing is stored per phone here.
 //!
-//! Nobody owns it: what one source has put into it and has not drained is at most [`SOURCE_BOUND_S`] seconds of it
-//! ([`charge`]). What comes from there beyond that (a flood, or the phones behind one NAT or one proxy) queues behind
+//! Nobody owns it: what one source has in it at a time is at most [`SOURCE_BOUND_S`] seconds of it ([`charge`]), however
+//! full the others make it. What comes from there beyond that (a flood, or the phones behind one NAT or one proxy) queues behind
 //! itself, by the same rules on a tail of its own, so it comes back as a ramp as well.
 
 /// What the queue is made of: the three parameters.
@@ -38,25 +38,70 @@ const fn earliest(rules: &Rules, now_ms: u64) -> u64 {
 /// Seconds of the queue that one source may hold at a time: what it can add to everybody else's Retry-After.
 pub const SOURCE_BOUND_S: u64 = 5;
 
-/// Charges a source for one slot of the common queue: what it holds now (microseconds, as a tail), and whether it may
-/// have the slot. What it holds drains as the queue does; the end of a slot in its own queue counts as held as well, so that it
-/// stays there, in the order of arrival, until that has drained.
-pub fn charge(held_us: u64, now_ms: u64, rules: &Rules) -> (u64, bool) {
-    let first_us = earliest(rules, now_ms).saturating_mul(1000);
-    let after_us = held_us
-        .max(first_us)
-        .saturating_add(1_000_000 / rules.rate.max(1));
+/// What a source holds of the common queue: microseconds of it, and when the first of them was taken.
+///
+/// What it got goes on being held until the last slot that it got anywhere has passed. Time alone drains nothing: the
+/// queue drains once for all, and where others fill it, what one puts in stays as long as what they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Holding {
+    /// The first slot of those that are counted, milliseconds.
+    since_ms: u64,
+    us: u64,
+}
+
+/// Bits of a word for the microseconds: more than [`SOURCE_BOUND_S`], or one slot at the lowest rate.
+const US_BITS: u32 = 24;
+/// The time in the other bits is in units of 2 to the power of this, milliseconds.
+const SINCE_BITS: u32 = 4;
+/// Who has just begun is not done yet, whatever its last slot says: other processes write that down a moment later.
+const BEGINS_MS: u64 = 200;
+
+impl Holding {
+    fn of(word: u64) -> Holding {
+        Holding {
+            since_ms: word >> US_BITS << SINCE_BITS,
+            us: word & ((1 << US_BITS) - 1),
+        }
+    }
+
+    fn word(self) -> u64 {
+        (self.since_ms >> SINCE_BITS) << US_BITS | self.us.min((1 << US_BITS) - 1)
+    }
+}
+
+/// When the first slot begins of those that a source holds, milliseconds.
+pub fn held_since_ms(held: u64) -> u64 {
+    Holding::of(held).since_ms
+}
+
+/// Charges a source for one slot of the common queue: what it holds now (a word of its own kind), and whether it may have
+/// the slot. `tail_us` is the end of the last slot that it got anywhere: while that has not passed it stays in its own
+/// queue once it is there, in the order of arrival.
+pub fn charge(held: u64, tail_us: u64, now_ms: u64, rules: &Rules) -> (u64, bool) {
+    let first_ms = earliest(rules, now_ms);
+    let slot_us = 1_000_000 / rules.rate.max(1);
+    let mut holding = Holding::of(held);
+    let is_over = tail_us <= first_ms.saturating_mul(1000);
+    if is_over && holding.since_ms.saturating_add(BEGINS_MS) <= first_ms {
+        holding = Holding {
+            since_ms: first_ms,
+            us: 0,
+        };
+    }
+    let after = Holding {
+        us: holding.us + slot_us,
+        ..holding
+    };
     // A rate below one per bound still lets one in at a time.
-    let bound_us = (SOURCE_BOUND_S * 1_000_000).max(1_000_000 / rules.rate.max(1));
-    match after_us.saturating_sub(first_us) <= bound_us {
-        true => (after_us, true),
-        false => (held_us, false),
+    match after.us <= (SOURCE_BOUND_S * 1_000_000).max(slot_us) {
+        true => (after.word(), true),
+        false => (held, false),
     }
 }
 
 /// Whether a source that holds this queues behind itself.
-pub fn is_crowd(held_us: u64, now_ms: u64, rules: &Rules) -> bool {
-    !charge(held_us, now_ms, rules).1
+pub fn is_crowd(held: u64, tail_us: u64, now_ms: u64, rules: &Rules) -> bool {
+    !charge(held, tail_us, now_ms, rules).1
 }
 
 /// The rules of a source's own queue while `crowds` of them queue behind themselves: together they come back at the

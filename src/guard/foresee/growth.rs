@@ -58,11 +58,6 @@ impl<const N: usize> Minima<N> {
         self.done.get(..self.len).unwrap_or_default()
     }
 
-    /// Length of a window.
-    pub fn span(&self) -> u64 {
-        self.span
-    }
-
     /// Rise from the oldest to the newest complete window per unit of `at`; `None` before the second one.
     pub fn slope(&self) -> Option<f64> {
         slope(self.complete_ones(), self.span)

@@ -55,13 +55,8 @@ impl<const N: usize> Ring<N> {
     }
 
     /// How many buckets are complete and kept.
-    pub fn len(&self) -> usize {
+    pub fn complete(&self) -> usize {
         self.len
-    }
-
-    /// No bucket is complete.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Takes a sample; answers whether that completed a bucket.

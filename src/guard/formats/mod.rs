@@ -11,3 +11,4 @@ pub mod paths;
 pub mod profile;
 pub mod report;
 pub mod sites;
+pub mod snapshot;

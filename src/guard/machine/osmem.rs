@@ -97,22 +97,6 @@ pub struct OsSample {
     pub missing: Vec<Missing>,
 }
 
-impl OsSample {
-    /// The sentences for `warnings`: what is missing, and what memguard goes by instead.
-    pub fn warnings(&self) -> Vec<String> {
-        let instead = match self.memory.map(|memory| memory.source) {
-            None => "the machine's memory is not watched",
-            Some(Source::Configured) => "using the configured limit",
-            Some(Source::Host) => "using host memory only",
-            Some(Source::CgroupMax | Source::CgroupHigh | Source::CgroupV1) => {
-                "using the cgroup limit only"
-            }
-        };
-        let sentence = |missing| format!("{missing}; {instead}");
-        self.missing.iter().map(sentence).collect()
-    }
-}
-
 /// The value of a `Key: 123 kB` line of /proc/meminfo or /proc/PID/status, in bytes.
 pub fn kib_field(text: &str, key: &str) -> Option<u64> {
     let rest = text
@@ -178,11 +162,6 @@ impl Plan {
             missing,
             configured_bytes: configured_mib.saturating_mul(1 << 20),
         }
-    }
-
-    /// The directories of the memory cgroup, the process's own first.
-    pub fn cgroup(&self) -> Option<&Cgroup> {
-        self.cgroup.as_ref()
     }
 
     /// Reads the host's memory, and use and limit of every cgroup from the process's own up; the tightest decides:

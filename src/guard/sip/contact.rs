@@ -132,12 +132,26 @@ impl<'a> Contacts<'a> {
             self.star = true;
             return Some(());
         }
-        self.add(read(address(element)?));
+        self.add(read(address(element)?)?);
         Some(())
     }
 
+    /// Adds a contact as another parser found it; `*` alone stands for all.
+    pub fn add_found(
+        &mut self,
+        uri: &'a [u8],
+        expires: &'a [u8],
+        instance: &'a [u8],
+        reg_id: &'a [u8],
+    ) {
+        match uri {
+            b"*" => self.star = true,
+            _ => self.add(of_parts(uri, expires, instance, reg_id)),
+        }
+    }
+
     /// Adds one contact.
-    pub(super) fn add(&mut self, contact: Contact<'a>) {
+    fn add(&mut self, contact: Contact<'a>) {
         match contact.expires {
             Expires::Absent => self.own_absent += 1,
             own if own.is_zero() => self.own_zero += 1,
@@ -155,11 +169,11 @@ impl<'a> Contacts<'a> {
 pub(super) fn cut_first(value: &[u8]) -> Option<(Contact<'_>, &[u8])> {
     let (element, after) = split_list(value)?;
     (!element.is_empty() && element != b"*").then_some(())?;
-    Some((read(address(element)?), after))
+    Some((read(address(element)?)?, after))
 }
 
 /// A contact of which another parser found the parts.
-pub(super) fn of_parts<'a>(
+fn of_parts<'a>(
     uri: &'a [u8],
     expires: &'a [u8],
     instance: &'a [u8],
@@ -174,14 +188,16 @@ pub(super) fn of_parts<'a>(
     }
 }
 
+/// `None`: Kamailio may read it otherwise.
 #[inline]
-fn read<'a>(address: Address<'a>) -> Contact<'a> {
+fn read<'a>(address: Address<'a>) -> Option<Contact<'a>> {
     let mut contact = Contact {
         uri: address.uri,
         sos: has_uri_param(address.uri, b"sos"),
         ..NO_CONTACT
     };
-    for (name, value) in address.params {
+    let mut params = address.params;
+    for (name, value) in params.by_ref() {
         match name.len() {
             7 if is_word(name, b"expires") => contact.expires = expires_param(value),
             6 if is_word(name, b"reg-id") => {
@@ -193,5 +209,5 @@ fn read<'a>(address: Address<'a>) -> Contact<'a> {
             _ => (),
         }
     }
-    contact
+    (!params.is_odd).then_some(contact)
 }

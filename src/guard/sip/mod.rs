@@ -13,7 +13,7 @@ pub use crate::guard::sip::contact::{Contact, Contacts, MAX_CONTACTS};
 use crate::guard::sip::{
     lines::{Headers, Kind, Start},
     swar::is_word,
-    values::{address, cseq, expires_header, split_list},
+    values::{address, cseq, expires_header, has_uri_param, split_list},
 };
 
 /// What a message is to the gate.
@@ -27,6 +27,7 @@ pub enum Scanned<'a> {
     /// Another method, a reply to another method, a keep-alive, or no SIP: nothing to do with the gate.
     Other,
     /// Begins like a REGISTER or a reply but is not understood as a whole: goes on to Kamailio untouched.
+    #[cfg_attr(not(feature = "surface"), allow(dead_code))] // tests ask why
     NotUnderstood(Why),
 }
 
@@ -84,6 +85,8 @@ impl Expires {
 #[derive(Debug)]
 pub struct Register<'a> {
     /// Request-URI, as it stands.
+    #[cfg_attr(not(feature = "surface"), allow(dead_code))]
+    // tests hold it against the message
     pub ruri: &'a [u8],
     /// Via values, comma lists counted.
     pub via_count: u32,
@@ -116,6 +119,7 @@ pub struct Register<'a> {
 
 impl<'a> Register<'a> {
     /// The URI of From; no decision needs it, so it is read on demand.
+    #[cfg(feature = "surface")]
     pub fn from_uri(&self) -> Option<&'a [u8]> {
         Some(address(self.from)?.uri)
     }
@@ -136,9 +140,59 @@ impl<'a> Register<'a> {
         }
     }
 
+    /// Every contact in the order in which Kamailio's registrar takes them: header by header, and of each header the last one
+    /// first where its parser puts each one before those that it has (core/parser/contact/contact.c of 5.6; 6.0 does not).
+    /// Of more than are kept: as they stand.
+    pub fn contacts_in_turn(&self, is_last_first: bool) -> impl Iterator<Item = Contact<'a>> {
+        let kept = match self.contacts.are_all_kept() {
+            true => self.contacts.kept(),
+            false => &[],
+        };
+        let more = kept.is_empty().then(|| self.every_contact());
+        let order = match is_last_first {
+            true => self.turns(kept),
+            false => std::array::from_fn(|place| place),
+        };
+        let in_turn = order.into_iter().take(kept.len());
+        in_turn
+            .filter_map(|place| kept.get(place).copied())
+            .chain(more.into_iter().flatten())
+    }
+
+    /// The places of these contacts, of each header the last one first.
+    fn turns(&self, kept: &[Contact<'a>]) -> [usize; MAX_CONTACTS] {
+        let mut order = std::array::from_fn(|place| place);
+        if kept.len() < 2 {
+            return order;
+        }
+        let mut done = 0;
+        for header in self.contact_headers {
+            let lies_within = |contact: &&Contact<'a>| {
+                let (text, uri) = (header.as_ptr_range(), contact.uri.as_ptr_range());
+                text.start <= uri.start && uri.end <= text.end
+            };
+            let rest = kept.get(done..).unwrap_or_default();
+            let end = done + rest.iter().take_while(lies_within).count();
+            if let Some(turns) = order.get_mut(done..end) {
+                turns.reverse();
+            }
+            done = end;
+        }
+        order
+    }
+
     /// Has a Path header (RFC 3327).
     pub fn has_path(&self) -> bool {
         self.path_headers.left > 0
+    }
+
+    /// The first edge proxy says `ob` in its Path: it keeps the flows of RFC 5626.
+    pub fn edge_says_ob(&self) -> bool {
+        let mut paths = self.path_headers;
+        let first = paths.next().and_then(split_list);
+        first
+            .and_then(|(first, _)| address(first))
+            .is_some_and(|edge| has_uri_param(edge.uri, b"ob"))
     }
 
     /// The values of all Path headers with commas between them, as Kamailio's registrar joins them.
@@ -162,6 +216,8 @@ pub struct Reply<'a> {
     /// Status code, 0 to 999.
     pub status: u16,
     /// Via values, comma lists counted.
+    #[cfg_attr(not(feature = "surface"), allow(dead_code))]
+    // tests hold it against the message
     pub via_count: u32,
     /// Call-ID.
     pub call_id: &'a [u8],
@@ -300,7 +356,7 @@ pub struct Found<'a> {
 }
 
 impl<'a> Register<'a> {
-    /// A REGISTER as another parser found it, without its contacts: [`Register::add_found_contact`] adds them.
+    /// A REGISTER as another parser found it, without its contacts: [`Contacts::add_found`] adds them.
     /// `None` without a Via that an answer could go to.
     pub fn found(found: &Found<'a>) -> Option<Register<'a>> {
         let contacts = Contacts::new();
@@ -322,7 +378,13 @@ impl<'a> Register<'a> {
             }
         }
         vias.left = via_headers;
-        let number = found.cseq.split(|b| !b.is_ascii_digit()).next();
+        let mut path_headers = HeaderValues::NONE;
+        let mut lines = Headers::new(found.from_first_via);
+        while let Ok(Some(line)) = lines.next() {
+            if line.kind == Kind::Path {
+                path_headers.note(Kind::Path, line.from_here);
+            }
+        }
         Some(Register {
             ruri: found.ruri,
             via_count,
@@ -333,31 +395,38 @@ impl<'a> Register<'a> {
             to_has_tag: found.to_has_tag,
             call_id: found.call_id,
             cseq: found.cseq,
-            cseq_number: number.and_then(values::decimal).unwrap_or(0),
+            cseq_number: leading_number(found.cseq),
             expires: found.expires.map_or(Expires::Absent, expires_header),
             contacts,
             has_credentials: found.has_credentials,
             vias,
             contact_headers: HeaderValues::NONE,
-            path_headers: HeaderValues::NONE,
+            path_headers,
         })
     }
+}
 
-    /// Adds a contact to what [`Register::found`] made; `*` alone stands for all.
-    pub fn add_found_contact(
-        &mut self,
-        uri: &'a [u8],
-        expires: &'a [u8],
-        instance: &'a [u8],
-        reg_id: &'a [u8],
-    ) {
-        if uri == b"*" {
-            self.contacts.star = true;
-        } else {
-            self.contacts
-                .add(contact::of_parts(uri, expires, instance, reg_id));
+impl<'a> Reply<'a> {
+    /// A reply to a REGISTER as another parser found it, without its contacts ([`Contacts::add_found`]). Its status, Vias
+    /// and To are the caller's to know.
+    pub fn found(found: &Found<'a>) -> Reply<'a> {
+        Reply {
+            status: 0,
+            via_count: 0,
+            second_via: &[],
+            call_id: found.call_id,
+            cseq_number: leading_number(found.cseq),
+            to_uri: &[],
+            expires: found.expires.map_or(Expires::Absent, expires_header),
+            contacts: Contacts::new(),
         }
     }
+}
+
+/// The number at the beginning of a CSeq that another parser took; 0 where memguard does not read it.
+fn leading_number(cseq: &[u8]) -> u32 {
+    let digits = cseq.split(|b| !b.is_ascii_digit()).next();
+    digits.and_then(values::decimal).unwrap_or(0)
 }
 
 /// Reads one message: a datagram, or the buffer of a message that came over a stream.

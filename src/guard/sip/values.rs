@@ -53,8 +53,10 @@ pub(super) struct Address<'a> {
 pub(super) fn address(value: &[u8]) -> Option<Address<'_>> {
     let after_name = match value.strip_prefix(b"\"") {
         Some(quoted) => {
-            let after = trim_start(quoted.get(quoted_len(quoted)?..)?);
-            if after.first() != Some(&b'<') {
+            let (name, after) = quoted.split_at_checked(quoted_len(quoted)?)?;
+            let after = trim_start(after);
+            // A quote behind two backslashes ends the name here, and does not in Kamailio (contact.c skip_name).
+            if after.first() != Some(&b'<') || has_pair(name, b'\\') {
                 return None;
             }
             after
@@ -65,7 +67,8 @@ pub(super) fn address(value: &[u8]) -> Option<Address<'_>> {
         None => (after_name, &[][..]),
         Some(at) => match after_name.split_at_checked(at)? {
             (uri, params @ [b';', ..]) => (trim(uri), params),
-            (_, [b'<', inside @ ..]) => {
+            // A name with a colon is the URI's begin to Kamailio (as above).
+            (name, [b'<', inside @ ..]) if memchr(b':', name).is_none() => {
                 let (uri, params) = inside.split_at_checked(memchr(b'>', inside)?)?;
                 (trim(uri), trim_start(params.get(1..)?))
             }
@@ -77,8 +80,16 @@ pub(super) fn address(value: &[u8]) -> Option<Address<'_>> {
     }
     Some(Address {
         uri,
-        params: Params { rest: params },
+        params: Params {
+            rest: params,
+            is_odd: false,
+        },
     })
+}
+
+/// Whether the text has this byte twice in a row.
+fn has_pair(text: &[u8], byte: u8) -> bool {
+    memchr(byte, text).is_some() && text.windows(2).any(|pair| pair == [byte; 2])
 }
 
 /// Not empty, and free of blanks, control bytes, quotes and brackets, none of which a URI may hold unescaped.
@@ -94,6 +105,9 @@ fn is_uri_text(uri: &[u8]) -> bool {
 #[derive(Clone, Copy)]
 pub(super) struct Params<'a> {
     rest: &'a [u8],
+    /// One that was passed has quotes or brackets that Kamailio takes otherwise (core/parser/parse_param.c: a value may also
+    /// stand in `'`, a quote within one is a byte like others, and none is escaped): where the next one begins is not sure.
+    pub is_odd: bool,
 }
 
 impl<'a> Iterator for Params<'a> {
@@ -105,27 +119,36 @@ impl<'a> Iterator for Params<'a> {
         let start = self.rest.iter().position(|b| *b != b';' && !is_lws(*b))?;
         self.rest = self.rest.get(start..)?;
         // Parameters are short: one walk is quicker than one search per mark.
-        let (mut end, mut equals) = (0, None);
+        let (mut end, mut equals, mut quotes) = (0, None, 0);
         while let Some(byte) = self.rest.get(end) {
             match byte {
                 b';' => break,
                 b'=' if equals.is_none() => equals = Some(end),
                 b'"' => {
                     let inside = self.rest.get(end + 1..).unwrap_or_default();
-                    // An unclosed quote swallows the rest.
-                    end += quoted_len(inside).unwrap_or(inside.len());
+                    let length = memchr2(b'"', b'\\', inside);
+                    self.is_odd |= length.is_none_or(|at| inside.get(at) != Some(&b'"'));
+                    quotes += 1;
+                    end += length.unwrap_or(inside.len()) + 1;
                 }
+                b'<' | b'>' => self.is_odd = true,
                 _ => (),
             }
             end += 1;
         }
-        let (param, rest) = self.rest.split_at_checked(end)?;
+        let (param, rest) = self.rest.split_at_checked(end.min(self.rest.len()))?;
         self.rest = rest;
         let (name, value) = match equals {
             Some(at) => (param.get(..at)?, param.get(at + 1..)?),
             None => (param, &[][..]),
         };
-        Some((trim(name), unquote(trim(value))))
+        let value = trim(value);
+        self.is_odd |= match value {
+            [b'"', .., b'"'] => quotes != 1,
+            [b'\'', ..] => true,
+            _ => quotes != 0,
+        };
+        Some((trim(name), unquote(value)))
     }
 }
 

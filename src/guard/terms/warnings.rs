@@ -71,7 +71,7 @@ warnings! {
     /// libc refused memory.
     MemoryRefused = "libc refused memory within the last hour (ulimit -v, LimitAS, the machine's overcommit limit): memguard goes on from a reserve of its own and leaves out samples and answers where that is not enough (memory_refused and memory_skipped of memguard.status); raise the limit",
     /// The sampling process has died.
-    SamplerDied = "the sampling process died within the last hour and was started again (the log says how it ended, memguard.status how often): samples of some seconds are missing, and forecasts begin anew; no call was touched",
+    SamplerDied = "the sampling process died within the last hour and was started again (the log says how it ended, memguard.status how often): samples of some seconds are missing, forecasts go on with what was known; no call was touched",
     /// All places of the event before parsing are taken.
     DataSlotTaken = "other modules hold all eight places of the event that comes before a message is parsed (NET_DATA_IN): the ballast of pkg is not released there, so a worker whose pkg is full drops what comes over TCP and TLS; load one of those modules less, or give pkg more room (-M)",
     /// No socket for ARP frames.

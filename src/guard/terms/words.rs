@@ -9,6 +9,7 @@ macro_rules! words {
         #[repr(u8)]
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
+        #[allow(dead_code)] // not every vocabulary is read back, typed or counted
         impl $name {
             /// Every word, in the order of its number.
             pub const ALL: &'static [$name] = &[$($name::$variant),+];

@@ -22,8 +22,8 @@ use crate::host::module::{event_routes, functions, parameters, rpc, statistics, 
 use crate::host::net::{listening, sockets};
 use crate::host::outputs::{bindings_file, blackbox, ending, serve};
 use crate::host::reports::{binaries, profile};
-use crate::host::sampler::ticks;
-use crate::host::sip::{ballast, gate, learn, usrloc};
+use crate::host::sampler::{memory, ticks};
+use crate::host::sip::{ballast, gate, learn, loaded, usrloc};
 use crate::shared::counters::{contexts::Contexts, sites::Sites};
 use crate::shared::phones::{fingerprints::Fingerprints, pending::InFlight, sources::Sources};
 use crate::shared::region::Region;
@@ -126,18 +126,20 @@ fn try_init() -> Result<(), String> {
 fn make_tables(region: &Region) -> Result<(), String> {
     let base = region.control.start_ms.get() / 1000;
     let capacity = region.settings.get_u64(Int::Bindings) as usize;
+    memory::map().map_err(|e| format!("cannot map the sampling process's memory: {e}"))?;
     let mapped = |e: std::io::Error| format!("cannot map the table of known bindings: {e}");
     let texts = parameters::take_texts();
     let bindings = Fingerprints::map(capacity, base).map_err(mapped)?;
     let aors = Fingerprints::map(capacity, base).map_err(mapped)?;
-    let key = match bindings_file::restore(region, &texts, [&bindings, &aors])? {
+    let hints = Fingerprints::map(capacity, base).map_err(mapped)?;
+    let key = match bindings_file::restore(region, &texts, [&bindings, &aors, &hints])? {
         Some(key) => key,
         None => random_key()?,
     };
     let tables = state::Tables {
         bindings,
         aors,
-        hints: Fingerprints::map(capacity, base).map_err(mapped)?,
+        hints,
         slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         crowd_slots: Fingerprints::map(SLOTS, base).map_err(mapped)?,
         sources: Sources::map().map_err(mapped)?,
@@ -301,7 +303,9 @@ fn say_warnings(region: &Region) {
     }
 }
 
-/// usrloc's db_mode 3: bindings live in the database only (usrloc.h).
+/// usrloc's db_mode 0: bindings live in memory only (usrloc.h).
+const NO_DB: c_int = 0;
+/// 3: in the database only.
 const DB_ONLY: c_int = 3;
 
 fn bind_usrloc(region: &Region) -> Result<(), String> {
@@ -340,10 +344,14 @@ fn bind_usrloc(region: &Region) -> Result<(), String> {
             .unwrap_or_default(),
             use_path: sys::mg_module_int(group, c"use_path".as_ptr(), 0) != 0,
             // registrar/registrar.h: REG_OUTBOUND_NONE and REG_REGID_OUTBOUND are 0
-            doubts_reg_id: sys::mg_module_int(group, c"outbound_mode".as_ptr(), 0) != 0
+            reg_id_needs_ob: sys::mg_module_int(group, c"outbound_mode".as_ptr(), 0) != 0
                 && sys::mg_module_int(group, c"regid_mode".as_ptr(), 0) == 0,
+            is_last_first: sys::mg_is_last_contact_first() != 0,
             tables: usrloc_tables(),
         });
+    }
+    if ![NO_DB, DB_ONLY].contains(&db_mode) {
+        loaded::prepare();
     }
     region
         .control

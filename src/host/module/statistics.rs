@@ -1,11 +1,13 @@
 //! Statistics of group `memguard`, named like the Prometheus metrics of the contract (§8): one C callback for all.
 //! Forbidden here: locks and allocation in the callback; what they are (guard::metrics) and where they come from.
 
-use std::cell::Cell;
 use std::ffi::{c_int, c_long, c_void};
 use std::ptr;
 
-use crate::guard::formats::metrics::{self, Measures};
+use crate::guard::formats::{
+    metrics::{self, Measures},
+    snapshot::Snapshot,
+};
 use crate::host::kamailio::strings;
 use crate::host::kamailio::{
     panic_guard::{Value, guarded},
@@ -15,34 +17,18 @@ use crate::host::memory::hooks;
 use crate::host::reports::measures;
 use crate::shared::region::Region;
 
-/// The figures as they were at a tick of the kernel's clock: a scrape reads some fifty statistics one after the other,
-/// and each is a part of them.
-struct Snapshot {
-    tick_ms: Cell<u64>,
-    figures: Cell<Option<Measures>>,
-}
+/// A scrape reads some fifty statistics one after the other, and each is a part of the same figures.
+struct Local(Snapshot<Measures>);
 // SAFETY: used by the main thread of each process only.
-unsafe impl Sync for Snapshot {}
+unsafe impl Sync for Local {}
 
-static LOCAL: Snapshot = Snapshot {
-    tick_ms: Cell::new(0),
-    figures: Cell::new(None),
-};
+static LOCAL: Local = Local(Snapshot::new());
 
-/// The server's figures, at most one tick (1 to 10 ms) old.
+/// The server's figures, at most one tick of the kernel's clock (1 to 10 ms) old.
 fn figures(region: &Region) -> Measures {
-    if !hooks::is_main_thread() {
-        return measures::server(region);
-    }
-    let now = state::coarse_ms();
-    match LOCAL.figures.get() {
-        Some(figures) if LOCAL.tick_ms.get() == now => figures,
-        _ => {
-            let figures = measures::server(region);
-            LOCAL.tick_ms.set(now);
-            LOCAL.figures.set(Some(figures));
-            figures
-        }
+    match hooks::is_main_thread() {
+        true => LOCAL.0.at(state::coarse_ms(), || measures::server(region)),
+        false => measures::server(region),
     }
 }
 

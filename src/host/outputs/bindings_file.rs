@@ -21,7 +21,7 @@ use crate::host::kamailio::{
 use crate::host::outputs::{blackbox, ending};
 use crate::host::sip::granted;
 use crate::shared::files::{
-    bindings_file::{self, Head},
+    bindings_file::{self, Head, REWRITES_CONTACTS, SAVES_ELSEWHERE, TABLES},
     blackbox::beside,
 };
 use crate::shared::phones::fingerprints::Fingerprints;
@@ -29,7 +29,7 @@ use crate::shared::region::Region;
 
 /// The key stands in it: nobody else's.
 const MODE: u32 = 0o600;
-/// Milliseconds between two saves. A full table of the default size is some 9 MB.
+/// Milliseconds between two saves. Full tables of the default size are 16 MB.
 const EVERY_MS: u64 = 300_000;
 /// A complete file that is older than this (seconds) may miss what was granted meanwhile elsewhere.
 const FRESH_S: u64 = 120;
@@ -40,8 +40,8 @@ struct Found {
     head: Head,
     /// Seconds since it was saved.
     age_s: u64,
-    /// Bindings and AoRs that live.
-    alive: [usize; 2],
+    /// Bindings, AoRs and hints that live.
+    alive: [usize; TABLES],
 }
 
 /// The path of the parameter; `None` when it is not set.
@@ -59,7 +59,7 @@ fn path_of(texts: &Texts) -> Option<&Path> {
 pub fn restore(
     region: &Region,
     texts: &Texts,
-    tables: [&Fingerprints; 2],
+    tables: [&Fingerprints; TABLES],
 ) -> Result<Option<Key>, String> {
     let start_s = region.control.start_ms.get() / 1000;
     region.control.knows_since_s.set(start_s);
@@ -120,7 +120,11 @@ fn open(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Checks the file, then takes its entries. Twice read: an entry of a damaged file must not get in.
-fn read(region: &Region, mut file: &File, tables: [&Fingerprints; 2]) -> Result<Found, String> {
+fn read(
+    region: &Region,
+    mut file: &File,
+    tables: [&Fingerprints; TABLES],
+) -> Result<Found, String> {
     let said = |e: io::Error| e.to_string();
     let mode = file.metadata().map_err(said)?.mode() & 0o777;
     if mode & 0o077 != 0 {
@@ -137,8 +141,8 @@ fn read(region: &Region, mut file: &File, tables: [&Fingerprints; 2]) -> Result<
     let now_s = state::now_ms() / 1000;
     let (head, age_s) = written.read_at(&state::saved(), now_s);
     let memory = u32::try_from(region.settings.get_u64(Int::AorMemory)).unwrap_or(u32::MAX);
-    let grace = [0, memory];
-    let mut alive = [0; 2];
+    let grace = [0, memory, 0];
+    let mut alive = [0; TABLES];
     file.rewind().map_err(said)?;
     let again = bindings_file::load(
         &mut BufReader::new(file),
@@ -161,7 +165,7 @@ fn read(region: &Region, mut file: &File, tables: [&Fingerprints; 2]) -> Result<
 fn take_over(
     region: &Region,
     path: &Path,
-    tables: [&Fingerprints; 2],
+    tables: [&Fingerprints; TABLES],
     found: &Found,
     start_s: u64,
 ) -> Key {
@@ -170,22 +174,26 @@ fn take_over(
     for table in tables {
         table.inherit_doubt(head.forgotten_until_s, start_s);
     }
-    let is_fresh = head.is_complete == 1 && age_s <= FRESH_S;
+    let control = &region.control;
+    let has_habit = |habit| u64::from(head.script_habits & habit != 0);
+    control.saves_elsewhere.set(has_habit(SAVES_ELSEWHERE));
+    control.rewrites_contacts.set(has_habit(REWRITES_CONTACTS));
+    let is_fresh = head.is_complete == 1 && age_s <= FRESH_S && !head.lacks_hints;
     if is_fresh {
         region
             .control
             .knows_since_s
             .set(head.knows_since_s.min(start_s));
     }
-    let [bindings, aors] = found.alive;
+    let [bindings, aors, _] = found.alive;
     log!(
         Severity::Notice,
         "bindings_file {}: {bindings} bindings and {aors} AoRs are known again, saved {age_s} s ago{}",
         path.display(),
-        if is_fresh {
-            ""
-        } else {
-            ", and not at an orderly end just now: some may be missing"
+        match (is_fresh, head.lacks_hints) {
+            (true, _) => "",
+            (false, true) => ", by an earlier version that did not save all: some may be missing",
+            (false, false) => ", and not at an orderly end just now: some may be missing",
         }
     );
     let [k0, k1] = head.key;
@@ -274,6 +282,7 @@ fn replace(region: &Region, tables: &Tables, path: &Path, is_complete: bool) -> 
     let control = &region.control;
     let clocks = state::saved();
     let forgotten = [&tables.bindings, &tables.aors].map(Fingerprints::forgotten_until);
+    let habit = |is_seen: u64, habit| if is_seen != 0 { habit } else { 0 };
     let head = Head {
         saved_s: state::now_ms() / 1000,
         clocks: [clocks.wall_s, clocks.boot_s, clocks.boot],
@@ -284,6 +293,9 @@ fn replace(region: &Region, tables: &Tables, path: &Path, is_complete: bool) -> 
         is_complete: u64::from(is_complete),
         longest_expires_s: control.longest_expires.get(),
         forgotten_until_s: forgotten.into_iter().max().unwrap_or(0),
+        script_habits: habit(control.saves_elsewhere.get(), SAVES_ELSEWHERE)
+            | habit(control.rewrites_contacts.get(), REWRITES_CONTACTS),
+        lacks_hints: false,
     };
     let mut new = OsString::from(path);
     new.push(".tmp");
@@ -299,7 +311,8 @@ fn replace(region: &Region, tables: &Tables, path: &Path, is_complete: bool) -> 
                 fchown(&file, Some(user), Some(group))?;
             }
             let mut out = BufWriter::with_capacity(65_536, file);
-            bindings_file::save(&head, [&tables.bindings, &tables.aors], &mut out)?;
+            let all = [&tables.bindings, &tables.aors, &tables.hints];
+            bindings_file::save(&head, all, &mut out)?;
             out.flush()
         })
         .and_then(|()| fs::rename(&new, path));

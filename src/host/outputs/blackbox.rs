@@ -17,7 +17,7 @@ use crate::guard::formats::{
     blackbox::{
         format::{Ring, text_room},
         reading::Fate,
-        story,
+        sentence::sentence,
     },
     report::to_json,
 };
@@ -105,7 +105,7 @@ pub fn open(region: &Region) -> Result<(), String> {
     }
     if let Some(said) = before
         .last()
-        .and_then(|run| story::sentence(run, boot().as_deref()))
+        .and_then(|run| sentence(run, boot().as_deref()))
     {
         let path = path.display();
         log!(

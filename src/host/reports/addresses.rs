@@ -26,6 +26,11 @@ pub fn addresses(words: &[&str]) -> Result<Answer, Fault> {
             "the addresses are not watched: parameter address_guard is 0",
         ));
     }
+    if wanted.is_some() && region.addresses.watched.get() == 0 {
+        return Err(Fault::cannot(
+            "no address has been looked at yet: the server has just started, or Kamailio names none and address_expect is not given",
+        ));
+    }
     let now = state::now_ms();
     let rows = worst_first(region);
     let rows: Vec<Fields> = rows

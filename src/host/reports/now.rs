@@ -107,14 +107,13 @@ pub(super) fn share_now(region: &Region, figures: &Figures) -> u32 {
         pkg_permyriad: permyriad(figures.fullest_sip_used, control.pkg_size.get()),
         os_permyriad: is_used.then(|| control.os_permyriad.get() as u32),
         shm_free_bytes: u64::MAX,
-        pkg_free_bytes: u64::MAX,
         operator_shed: control.shed_until_ms.get() > now_ms,
         ..Pressure::default()
     };
     if region.settings.mode() == Mode::Off {
         return 0;
     }
-    admission::share_of(Class::New, &pressure, &Curves::of(&region.settings.all())).0
+    admission::share_of(Class::New, &pressure, &Curves::of(&region.settings.all()))
 }
 
 /// The same in whole percent.

@@ -14,7 +14,7 @@ use crate::guard::machine::{
 use crate::guard::terms::{text::NONE_FORESEEN_S, words::Pool};
 use crate::host::kamailio::{
     log::{Severity, log},
-    own_memory, sys,
+    sys,
 };
 use crate::host::memory::hooks::{self, owners};
 use crate::shared::counters::{
@@ -22,61 +22,84 @@ use crate::shared::counters::{
     sites::{Held, SitePool},
 };
 use crate::shared::figures::{forecasts::Forecast, sampled::Figures};
+use crate::shared::parts::kept::{Lease, Plain};
 use crate::shared::region::Region;
 
 /// Time constant of the rate of messages.
 const RATE_MS: f64 = 15_000.0;
 
 /// Growths of one pool that are compared with each other, so they are measured alike.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Parts {
     used: Trail,
     drift: Trail,
 }
 
-/// Everything that is remembered between two ticks.
-pub struct Forecasts {
-    shm: Box<Forecaster>,
+/// What is known of shm, and of what its use comes from.
+#[derive(Clone, Copy, Default)]
+pub struct Shm {
+    forecaster: Forecaster,
     /// Where places are counted: the one in shm that grows most steadily.
-    place: Box<Place>,
-    os: Box<Forecaster>,
-    pkg: Vec<Box<Forecaster>>,
-    shm_parts: Parts,
-    os_trail: Trail,
-    /// Private memory of all processes together, against what the machine has left: what else runs there is no matter.
-    own: Box<Forecaster>,
-    own_trail: Trail,
-    pkg_parts: Vec<Parts>,
+    place: Place,
+    parts: Parts,
     bindings: Trail,
     cost: CostLearner,
     fragments: Fragments,
     messages: u64,
     rate: f64,
     last_ms: u64,
-    announced: [Cause; Pool::COUNT],
+}
+// SAFETY: numbers.
+unsafe impl Plain for Shm {}
+
+/// What is known of the machine's memory.
+#[derive(Clone, Copy, Default)]
+pub struct Os {
+    whole: Forecaster,
+    whole_trail: Trail,
+    /// Private memory of all processes together, against what the machine has left: what else runs there is no matter.
+    own: Forecaster,
+    own_trail: Trail,
+}
+// SAFETY: numbers.
+unsafe impl Plain for Os {}
+
+/// What is known of one process's private pool.
+#[derive(Clone, Copy, Default)]
+pub struct Pkg {
+    forecaster: Forecaster,
+    parts: Parts,
+}
+// SAFETY: numbers.
+unsafe impl Plain for Pkg {}
+
+/// The cause that was told last, by pool.
+#[derive(Clone, Copy)]
+pub struct Announced([Cause; Pool::COUNT]);
+// SAFETY: numbers.
+unsafe impl Plain for Announced {}
+
+impl Announced {
+    fn nothing() -> Announced {
+        Announced([Cause::None; Pool::COUNT])
+    }
 }
 
+/// What the next sampling process goes on with.
+pub struct Leases {
+    pub announced: Lease<Announced>,
+    pub shm: Lease<Shm>,
+    pub os: Lease<Os>,
+    pub pkg: Lease<Pkg>,
+}
+
+/// Everything that is remembered between two ticks; in shared memory (`memory`).
+pub struct Forecasts(Leases);
+
 impl Forecasts {
-    /// Knows nothing yet.
-    pub fn new() -> Forecasts {
-        Forecasts {
-            shm: Box::default(),
-            place: Box::default(),
-            os: Box::default(),
-            pkg: Vec::new(),
-            shm_parts: Parts::default(),
-            os_trail: Trail::default(),
-            own: Box::default(),
-            own_trail: Trail::default(),
-            pkg_parts: Vec::new(),
-            bindings: Trail::default(),
-            cost: CostLearner::default(),
-            fragments: Fragments::default(),
-            messages: 0,
-            rate: 0.0,
-            last_ms: 0,
-            announced: [Cause::None; Pool::COUNT],
-        }
+    /// Goes on with what an earlier sampling process knew, if there was one.
+    pub fn new(kept: Leases) -> Forecasts {
+        Forecasts(kept)
     }
 
     /// One tick, after the figures of this sample are complete.
@@ -86,14 +109,11 @@ impl Forecasts {
             .iter()
             .map(|r| r.sip.messages.get())
             .fold(0, u64::wrapping_add);
-        let passed = now_ms.saturating_sub(self.last_ms).clamp(1, 60_000) as f64;
-        if self.last_ms != 0 {
-            let rate = messages.saturating_sub(self.messages) as f64 * 1000.0 / passed;
-            self.rate += (rate - self.rate) * (passed / RATE_MS).min(1.0);
-        }
-        (self.messages, self.last_ms) = (messages, now_ms);
-        let load = [figures.known_bindings as f32, self.rate as f32];
-        self.bindings.feed(now_ms, figures.known_bindings as i64);
+        let load = self.0.shm.work(0, Shm::default, |shm| {
+            shm.loaded(messages, now_ms);
+            [figures.known_bindings as f32, shm.rate as f32]
+        });
+        let load = load.unwrap_or_default();
         self.shm(region, figures, held, now_ms, load);
         self.pkg(region, now_ms);
         self.os(region, figures, now_ms, load);
@@ -116,33 +136,43 @@ impl Forecasts {
             .iter()
             .map(|row| row.shm_sum().unbooked)
             .fold(0, u64::wrapping_add);
-        let booked = pool.real_used.saturating_sub(unbooked);
-        let cost = self
-            .cost
-            .push(now_ms, figures.known_bindings, connections(), booked);
+        let bindings = figures.known_bindings;
+        let seen = self.0.shm.work(0, Shm::default, |shm| {
+            shm.bindings.feed(now_ms, bindings as i64);
+            let booked = pool.real_used.saturating_sub(unbooked);
+            let cost = shm.cost.push(now_ms, bindings, connections(), booked);
+            shm.forecaster.push(now_ms, pool.real_used, size, load);
+            shm.parts.used.feed(now_ms, pool.real_used as i64);
+            shm.parts.drift.feed(now_ms, unbooked as i64);
+            if let Some(held) = held {
+                let used = shm.forecaster.levelled();
+                shm.place
+                    .push(now_ms, held.number, held.bytes, used, load[1]);
+            }
+            let outlook = shm.forecaster.outlook_of(size, Some(&shm.place));
+            let largest_free = Some(hooks::shm_largest_free()).filter(|bytes| *bytes > 0);
+            let free = size.saturating_sub(pool.real_used);
+            let evidence = Evidence {
+                registrations: shm.bindings.growth().now * cost as f64,
+                cost_known: cost > 0,
+                site: largest_site(),
+                largest_free,
+                pieces: shm.fragments.feed(size, free, largest_free),
+                ..shm.parts.evidence(&outlook, size, pool.real_used)
+            };
+            (
+                cost,
+                shm.cost.parts().unwrap_or_default(),
+                outlook,
+                evidence,
+            )
+        });
+        let Some((cost, (binding, connection), outlook, evidence)) = seen else {
+            return;
+        };
         region.control.registration_cost.set(cost);
-        let (binding, connection) = self.cost.parts().unwrap_or_default();
         region.control.binding_cost.set(binding);
         region.control.connection_cost.set(connection);
-        self.shm.push(now_ms, pool.real_used, size, load);
-        self.shm_parts.used.feed(now_ms, pool.real_used as i64);
-        self.shm_parts.drift.feed(now_ms, unbooked as i64);
-        if let Some(held) = held {
-            let used = self.shm.levelled();
-            self.place
-                .push(now_ms, held.number, held.bytes, used, load[1]);
-        }
-        let outlook = self.shm.outlook_of(size, Some(&self.place));
-        let largest_free = Some(hooks::shm_largest_free()).filter(|bytes| *bytes > 0);
-        let free = size.saturating_sub(pool.real_used);
-        let evidence = Evidence {
-            registrations: self.bindings.growth().now * cost as f64,
-            cost_known: cost > 0,
-            site: largest_site(),
-            largest_free,
-            pieces: self.fragments.feed(size, free, largest_free),
-            ..self.shm_parts.evidence(&outlook, size, pool.real_used)
-        };
         self.publish(region, Pool::Shm, outlook, evidence, None);
     }
 
@@ -150,23 +180,18 @@ impl Forecasts {
     fn pkg(&mut self, region: &Region, now_ms: u64) {
         let size = region.control.pkg_size.get();
         let rows = region.used_rows(hooks::processes());
-        self.pkg.resize_with(rows.len(), || {
-            own_memory::checkpoint();
-            Box::default()
-        });
-        self.pkg_parts.resize_with(rows.len(), Parts::default);
         let mut first: Option<(usize, Outlook, u64)> = None;
         for (index, row) in rows.iter().enumerate() {
             let used = row.pkg.real_used.get();
-            let (Some(forecaster), Some(parts)) =
-                (self.pkg.get_mut(index), self.pkg_parts.get_mut(index))
-            else {
-                continue;
-            };
-            forecaster.push(now_ms, used, size, [0.0; 2]);
-            parts.used.feed(now_ms, used as i64);
-            parts.drift.feed(now_ms, row.pkg.unbooked.get() as i64);
-            let outlook = forecaster.outlook(size);
+            let unbooked = row.pkg.unbooked.get() as i64;
+            let seen = self.0.pkg.work(index, Pkg::default, |pkg| {
+                pkg.forecaster.push(now_ms, used, size, [0.0; 2]);
+                pkg.parts.used.feed(now_ms, used as i64);
+                pkg.parts.drift.feed(now_ms, unbooked);
+                let outlook = pkg.forecaster.outlook(size);
+                outlook
+            });
+            let Some(outlook) = seen else { continue };
             if let Some(outside) = region.outside.get(index) {
                 let foreseen = is_foreseen(&outlook).then_some((Pool::Pkg, outlook.exhaustion_s));
                 outside.set_exhaustion(foreseen);
@@ -179,17 +204,11 @@ impl Forecasts {
         let Some((index, outlook, used)) = first else {
             return;
         };
-        let evidence = match self.pkg_parts.get(index) {
-            Some(parts) => parts.evidence(&outlook, size, used),
-            None => return,
-        };
-        self.publish(
-            region,
-            Pool::Pkg,
-            outlook,
-            evidence,
-            u16::try_from(index).ok(),
-        );
+        let parts = |pkg: &mut Pkg| pkg.parts.evidence(&outlook, size, used);
+        if let Some(evidence) = self.0.pkg.work(index, Pkg::default, parts) {
+            let worker = u16::try_from(index).ok();
+            self.publish(region, Pool::Pkg, outlook, evidence, worker);
+        }
     }
 
     fn os(&mut self, region: &Region, figures: &Figures, now_ms: u64, load: [f32; 2]) {
@@ -203,19 +222,23 @@ impl Forecasts {
             .map(|row| row.private_bytes.get())
             .fold(0, u64::saturating_add);
         let room = own.saturating_add(size.saturating_sub(used));
-        self.os.push(now_ms, used, size, load);
-        self.own.push(now_ms, own, room, load);
-        self.os_trail.feed(now_ms, used as i64);
-        self.own_trail.feed(now_ms, own as i64);
-        let (whole, ours) = (self.os.outlook(size), self.own.outlook(room));
-        let is_ours =
-            is_foreseen(&ours) && (!is_foreseen(&whole) || ours.exhaustion_s < whole.exhaustion_s);
-        let (outlook, trail) = match is_ours {
-            true => (ours, &self.own_trail),
-            false => (whole, &self.os_trail),
+        let seen = self.0.os.work(0, Os::default, |os| {
+            os.whole.push(now_ms, used, size, load);
+            os.own.push(now_ms, own, room, load);
+            os.whole_trail.feed(now_ms, used as i64);
+            os.own_trail.feed(now_ms, own as i64);
+            let (whole, ours) = (os.whole.outlook(size), os.own.outlook(room));
+            let is_ours = is_foreseen(&ours)
+                && (!is_foreseen(&whole) || ours.exhaustion_s < whole.exhaustion_s);
+            match is_ours {
+                true => (ours, os.own_trail.settled()),
+                false => (whole, os.whole_trail.settled()),
+            }
+        });
+        let Some((outlook, (growth, step))) = seen else {
+            return;
         };
         let most = fastest(region);
-        let (growth, step) = trail.settled();
         let evidence = Evidence {
             growth,
             step,
@@ -271,26 +294,38 @@ impl Forecasts {
                 worker,
             },
         );
-        // Once per cause that is sure enough to act on: never a line per tick.
-        let Some(said) = self.announced.get_mut(pool.index()) else {
-            return;
-        };
-        let is_news = *said != judgement.cause && judgement.confidence >= Confidence::Medium;
-        let stands_alone = evidence.leak != Leak::None || judgement.cause == Cause::Fragmentation;
-        if is_news && stands_alone && !is_foreseen(&outlook) {
-            *said = judgement.cause;
-            let why = cause::sentence(&judgement, &evidence);
-            log!(Severity::Warn, "{pool} has no end in sight, but {why}");
-        } else if !is_foreseen(&outlook) {
-            if judgement.cause == Cause::None {
-                *said = Cause::None;
+        let log = |announced: &mut Announced| {
+            if let Some(said) = announced.0.get_mut(pool.index()) {
+                announce(pool, said, &outlook, &judgement, &evidence);
             }
-        } else if is_news {
-            *said = judgement.cause;
-            let when = crate::guard::terms::text::Until(outlook.exhaustion_s);
-            let why = cause::sentence(&judgement, &evidence);
-            log!(Severity::Warn, "{pool} will be full in {when}: {why}");
+        };
+        self.0.announced.work(0, Announced::nothing, log);
+    }
+}
+
+/// Once per cause that is sure enough to act on: never a line per tick.
+fn announce(
+    pool: Pool,
+    said: &mut Cause,
+    outlook: &Outlook,
+    judgement: &cause::Judgement,
+    evidence: &Evidence,
+) {
+    let is_news = *said != judgement.cause && judgement.confidence >= Confidence::Medium;
+    let stands_alone = evidence.leak != Leak::None || judgement.cause == Cause::Fragmentation;
+    if is_news && stands_alone && !is_foreseen(outlook) {
+        *said = judgement.cause;
+        let why = cause::sentence(judgement, evidence);
+        log!(Severity::Warn, "{pool} has no end in sight, but {why}");
+    } else if !is_foreseen(outlook) {
+        if judgement.cause == Cause::None {
+            *said = Cause::None;
         }
+    } else if is_news {
+        *said = judgement.cause;
+        let when = crate::guard::terms::text::Until(outlook.exhaustion_s);
+        let why = cause::sentence(judgement, evidence);
+        log!(Severity::Warn, "{pool} will be full in {when}: {why}");
     }
 }
 
@@ -313,6 +348,18 @@ fn is_brief(outlook: &Outlook) -> bool {
 /// Whether it rises for certain, without a forecast.
 fn is_rising(outlook: &Outlook) -> bool {
     !outlook.valid && outlook.high_s < NONE_FORESEEN_S
+}
+
+impl Shm {
+    /// The load: takes the messages so far.
+    fn loaded(&mut self, messages: u64, now_ms: u64) {
+        let passed = now_ms.saturating_sub(self.last_ms).clamp(1, 60_000) as f64;
+        if self.last_ms != 0 {
+            let rate = messages.saturating_sub(self.messages) as f64 * 1000.0 / passed;
+            self.rate += (rate - self.rate) * (passed / RATE_MS).min(1.0);
+        }
+        (self.messages, self.last_ms) = (messages, now_ms);
+    }
 }
 
 impl Parts {

@@ -5,6 +5,7 @@ pub mod books;
 pub mod forecasts;
 pub mod growth;
 pub mod machine;
+pub mod memory;
 pub mod paces;
 pub mod past;
 pub mod supervise;

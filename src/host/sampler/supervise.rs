@@ -6,6 +6,7 @@
 use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
+use crate::guard::config::params::Int;
 use crate::guard::terms::warnings::Warning;
 use crate::host::kamailio::{
     log::{Severity, log},
@@ -22,6 +23,9 @@ const RESTART_EVERY: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// An orderly end of the sampling process takes some milliseconds; main waits a minute for this one.
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// A sampling process that has taken no sample for so long, and five intervals, is stuck (a stopped process, a file system
+/// that hangs, a fault of ours): it is ended, so that another one begins.
+const STUCK: Duration = Duration::from_secs(20);
 /// So long after a death there is something to warn of.
 const WARNED: Duration = Duration::from_secs(3600);
 
@@ -49,6 +53,8 @@ pub fn run() -> ! {
             child: None,
             started: None,
             died: None,
+            samples: 0,
+            progressed: Instant::now(),
         };
         supervisor.run();
     }
@@ -99,6 +105,9 @@ struct Supervisor {
     /// The last start, or try to.
     started: Option<Instant>,
     died: Option<Instant>,
+    /// Samples so far, and since when there are so many, on a clock that stands while the machine is suspended.
+    samples: u64,
+    progressed: Instant,
 }
 
 impl Supervisor {
@@ -117,6 +126,7 @@ impl Supervisor {
                 return self.end();
             }
             self.collect();
+            self.end_who_is_stuck();
             if self.died.is_some_and(|at| at.elapsed() >= WARNED) {
                 self.died = None;
                 self.region.warn(Warning::SamplerDied, false);
@@ -127,6 +137,7 @@ impl Supervisor {
     fn start(&mut self) {
         let is_again = self.started.is_some();
         self.started = Some(Instant::now());
+        self.progressed = Instant::now();
         // SAFETY: this process has one thread, so its copy can do whatever this one could.
         match unsafe { libc::fork() } {
             0 => self.become_sampler(),
@@ -162,6 +173,28 @@ impl Supervisor {
             libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
         }
         ticks::run()
+    }
+
+    fn end_who_is_stuck(&mut self) {
+        let samples = self.region.figures().samples;
+        if samples != self.samples {
+            (self.samples, self.progressed) = (samples, Instant::now());
+        }
+        let interval = Duration::from_millis(self.region.settings.get_u64(Int::SampleInterval));
+        let (Some(pid), true) = (
+            self.child,
+            self.progressed.elapsed() >= STUCK + 5 * interval,
+        ) else {
+            return;
+        };
+        self.progressed = Instant::now();
+        log!(
+            Severity::Warn,
+            "the sampling process {pid} has taken no sample for {} seconds: it is ended",
+            (STUCK + 5 * interval).as_secs()
+        );
+        // SAFETY: our own child, which is not collected yet.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
     }
 
     /// Whether the sampling process has ended, and what is to be said of it.

@@ -8,7 +8,7 @@ use crate::guard::config::params::{Int, Text};
 use crate::guard::decide::{
     level::{self, LevelTracker, Standing, Thresholds, permyriad},
     queue,
-    rates::{Baseline, RateMeter, Rates},
+    rates::Rates,
 };
 use crate::guard::foresee::pace::AtThisRate;
 use crate::guard::machine::osmem::{self, Missing};
@@ -39,6 +39,7 @@ use crate::host::sampler::{
     forecasts::Forecasts,
     growth::Growths,
     machine::{self, OsReader},
+    memory,
     paces::Paces,
     past::Past,
     supervise,
@@ -48,6 +49,7 @@ use crate::shared::figures::{
     events::{Event, KEPT, Reason},
     sampled::Figures,
 };
+use crate::shared::parts::kept::Lease;
 use crate::shared::phones::{fingerprints::Fingerprints, sources::Sources};
 use crate::shared::region::Region;
 
@@ -79,9 +81,9 @@ pub fn start() -> Result<(), String> {
 /// The loop; ends when it is asked to. Process: sampling, right after its fork.
 pub fn run() -> ! {
     hooks::publish_process();
-    if let Some(region) = state::region() {
+    if let (Some(region), Some(kept)) = (state::region(), memory::take()) {
         region.sampling.pid.set(u64::from(std::process::id()));
-        let mut sampler = Sampler::new(region);
+        let mut sampler = Sampler::new(region, kept);
         own_memory::may_end();
         let mut starved = 0;
         while !ending::is_asked() {
@@ -139,11 +141,7 @@ struct Sampler {
     touched: Vec<u64>,
     server: Level,
     was_shed: bool,
-    new: RateMeter,
-    refresh: RateMeter,
-    rejected: RateMeter,
-    baseline: Baseline,
-    baseline_resets: u64,
+    rates: Lease<memory::Rates>,
     bindings: Reaper,
     aors: Reaper,
     growths: Growths,
@@ -164,7 +162,7 @@ struct Sampler {
 
 impl Sampler {
     /// Goes on where an earlier sampling process stopped, if there was one.
-    fn new(region: &'static Region) -> Sampler {
+    fn new(region: &'static Region, kept: memory::Leases) -> Sampler {
         let now = state::now_ms();
         let mut figures = region.figures();
         let level = |index: u64| Level::from_index(index).unwrap_or(Level::Normal);
@@ -192,17 +190,13 @@ impl Sampler {
                 false => memory,
             },
             was_shed,
-            new: RateMeter::new(now, 0),
-            refresh: RateMeter::new(now, 0),
-            rejected: RateMeter::new(now, 0),
-            baseline: Baseline::default(),
-            baseline_resets: 0,
+            rates: kept.rates,
             bindings: Reaper::default(),
             aors: Reaper::default(),
-            growths: Growths::new(),
+            growths: Growths::new(kept.growth),
             path_growths: PathGrowths::default(),
             questions: Questions::default(),
-            forecasts: Forecasts::new(),
+            forecasts: Forecasts::new(kept.forecasts),
             past: Past::after(figures.time_ms / 1000),
             figures,
             paces: Paces::default(),
@@ -266,8 +260,9 @@ impl Sampler {
             self.path_growths.tick(now);
         });
         if grown.is_err() {
-            // What it remembers is what takes the room.
-            (self.growths, self.path_growths) = (Growths::new(), PathGrowths::default());
+            // What it has read is what takes the room.
+            self.growths.shrink();
+            self.path_growths = PathGrowths::default();
         }
         let memory = level::worst([self.shm.level(), self.os_level.level(), pkg.1]);
         self.figures.level = memory.index() as u64; // an operator's `shed` is added when it is read: it ends at once
@@ -281,13 +276,10 @@ impl Sampler {
             self.figures.headroom = tightest.headroom_bytes();
             self.figures.headroom_permyriad = u64::from(tightest.headroom_permyriad());
         }
-        let foreseen = own_memory::scope(|| {
+        let _ = own_memory::scope(|| {
             self.forecasts
                 .tick(self.region, &self.figures, self.growths.leading(), now);
-        });
-        if foreseen.is_err() {
-            self.forecasts = Forecasts::new();
-        }
+        }); // counted there
         self.region.published.publish(&self.figures.to_words());
         let kept = self.past.tick(self.region, &self.figures, now);
         let _ = own_memory::scope(|| self.recorder.tick(self.region, &kept, now)); // counted there
@@ -382,7 +374,7 @@ impl Sampler {
         let size = control.shm_size.get();
         let pool = hooks::shm_now(size)?;
         let is_impossible =
-            level::impossible(size, pool.real_used, size.wrapping_sub(pool.real_used)).is_some();
+            level::is_impossible(size, pool.real_used, size.wrapping_sub(pool.real_used));
         self.region.warn(Warning::ImpossibleShm, is_impossible);
         let used = if is_impossible {
             // our count of the blocks, and what the manager adds to its own: a full pool is no less full
@@ -524,8 +516,27 @@ impl Sampler {
         let new = total(&|r| r.sip.received.get(Class::New));
         let refresh = total(&|r| r.sip.received.get(Class::Refresh));
         let rejected = total(&|r| r.sip.rejected.sum());
+        let resets = self.region.control.baseline_resets.get();
+        let factor = self.region.settings.get_u64(Int::StormFactor) as u32;
+        let least = self.region.settings.get_u64(Int::StormMinRate) as u32;
+        let fresh = || memory::Rates::new(now, new, refresh, rejected, resets);
+        let seen = self.rates.work(0, fresh, |kept| {
+            let rates = kept.new.sample(now, new);
+            if resets != kept.baseline_resets {
+                kept.baseline_resets = resets;
+                kept.baseline.reset();
+            }
+            let storms = kept.baseline.sample(rates.s10, elapsed, factor, least);
+            let others = [
+                kept.refresh.sample(now, refresh),
+                kept.rejected.sample(now, rejected),
+            ];
+            (rates, others, storms, kept.baseline.rate())
+        });
+        let Some((rates, [refresh, rejected], storms, usual)) = seen else {
+            return;
+        };
         let f = &mut self.figures;
-        let rates = self.new.sample(now, new);
         [
             f.new_rate_1s,
             f.new_rate_10s,
@@ -533,32 +544,22 @@ impl Sampler {
             f.new_rate_5m,
             f.new_rate_15m,
         ] = milli(rates);
-        let other = self.refresh.sample(now, refresh);
         [
             f.refresh_rate_1s,
             f.refresh_rate_10s,
             f.refresh_rate_1m,
             f.refresh_rate_5m,
             f.refresh_rate_15m,
-        ] = milli(other);
-        let other = self.rejected.sample(now, rejected);
+        ] = milli(refresh);
         [
             f.rejected_rate_1s,
             f.rejected_rate_10s,
             f.rejected_rate_1m,
             f.rejected_rate_5m,
             f.rejected_rate_15m,
-        ] = milli(other);
-        let factor = self.region.settings.get_u64(Int::StormFactor) as u32;
-        let least = self.region.settings.get_u64(Int::StormMinRate) as u32;
-        let resets = self.region.control.baseline_resets.get();
-        if resets != self.baseline_resets {
-            self.baseline_resets = resets;
-            self.baseline.reset();
-        }
-        let storms = self.baseline.sample(rates.s10, elapsed, factor, least);
+        ] = milli(rejected);
         f.storm = u64::from(storms);
-        f.baseline = (self.baseline.rate() * 1000.0) as u64;
+        f.baseline = (usual * 1000.0) as u64;
     }
 
     fn sample_tables(&mut self, now: u64) {
@@ -578,7 +579,7 @@ impl Sampler {
     fn sample_crowds(&self, sources: &Sources, now: u64) {
         let rules = self.region.queue_rules();
         let tails: Vec<u64> = sources
-            .crowds(|held| queue::is_crowd(held, now, &rules))
+            .crowds(|held, tail| queue::is_crowd(held, tail, now, &rules))
             .collect();
         let own = queue::own_rules(&rules, tails.len() as u64);
         let lengths = tails.iter().map(|tail| queue::length(*tail, now, &own));

@@ -65,15 +65,14 @@ fn queued(visit: &Visit<'_>, source: IpAddr) -> (u32, u32) {
     let account = tables
         .sources
         .account(source_number(tables, source), now_ms.saturating_mul(1000));
-    let crowd = account.filter(|a| !a.charge(|held| queue::charge(held, now_ms, &rules)));
+    let crowd = account.filter(|account| {
+        let tail_us = account.tail_us();
+        !account.charge(|held| queue::charge(held, tail_us, now_ms, &rules))
+    });
     let (ticket, table) = match crowd {
         Some(own) => {
             let rules = queue::own_rules(&rules, control.queue_crowds.get());
-            let (ticket, end_us) = own.queue(|tail| {
-                let (next, ticket) = queue::take(tail, now_ms, &rules, random);
-                (next, (ticket, next))
-            });
-            own.stays(end_us);
+            let ticket = own.queue(|tail| queue::take(tail, now_ms, &rules, random));
             (ticket, &tables.crowd_slots)
         }
         None => {

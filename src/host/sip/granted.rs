@@ -90,10 +90,10 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Of the request itself; `None` when its AoR cannot be read.
-    pub fn of_register(tables: &Tables, register: &Register<'_>) -> Option<Asked> {
+    /// Of the request itself, and its AoR.
+    pub fn of_register(tables: &Tables, register: &Register<'_>, aor: &Aor<'_>) -> Asked {
         let key = &tables.key;
-        let aor_fp = Aor::parse(register.to_uri)?.fingerprint(key);
+        let aor_fp = aor.fingerprint(key);
         let mut asked = Asked {
             leg: aor::leg_key(key, register.call_id, aor_fp),
             cseq: register.cseq_number,
@@ -112,7 +112,7 @@ impl Asked {
             };
             asked.count += 1;
         }
-        Some(asked)
+        asked
     }
 
     /// Of what is remembered of it; contacts beyond those that are remembered do not count.
@@ -177,16 +177,16 @@ fn asked_seconds(contact: &Contact<'_>, header: Expires) -> u32 {
     asked.seconds().unwrap_or(USUAL_EXPIRES)
 }
 
-/// Counts the final reply to a REGISTER that came through here, and learns what its voucher allows.
+/// Counts the final reply, of this status, to a REGISTER that came through here, and learns what its voucher allows.
 pub fn settle(
     region: &Region,
     tables: &Tables,
     row: &Row,
     asked: &Asked,
-    reply: &sip::Reply<'_>,
+    (status, reply): (u16, &sip::Reply<'_>),
     voucher: Voucher,
 ) {
-    match reply.status {
+    match status {
         ..200 => (),
         200..300 => {
             row.sip.accepted.add(1);

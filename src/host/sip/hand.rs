@@ -66,6 +66,13 @@ struct InReply(Cell<bool>);
 unsafe impl Sync for InReply {}
 static LOCAL_IN_REPLY: InReply = InReply(Cell::new(false));
 
+/// The last message of this process that this server answered for good: `if (!save("location")) sl_reply_error();` answers
+/// twice, and only the first one counts.
+struct Answered(Cell<u64>);
+// SAFETY: used by the main thread of each process only, as above.
+unsafe impl Sync for Answered {}
+static LOCAL_ANSWERED: Answered = Answered(Cell::new(0));
+
 /// A REGISTER was admitted and goes to the script; `record`: [`InHand::record`]. `is_again`: the first one of its
 /// transaction is remembered already.
 pub fn begin(
@@ -140,9 +147,15 @@ pub fn of_message(message: u64) -> Option<InHand> {
     LOCAL_IN_HAND.0.get().filter(|hand| hand.message == message)
 }
 
-/// It has its final answer: nothing to remember.
-pub fn drop_in_hand() {
+/// This message has its final answer: nothing to remember.
+pub fn drop_in_hand(message: u64) {
     LOCAL_IN_HAND.0.set(None);
+    LOCAL_ANSWERED.0.set(message);
+}
+
+/// Whether this message has had its final answer from this server.
+pub fn is_answered(message: u64) -> bool {
+    LOCAL_ANSWERED.0.get() == message
 }
 
 /// A reply is in hand, or no longer.

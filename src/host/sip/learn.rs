@@ -14,6 +14,7 @@ use crate::host::sip::hand;
 use crate::host::sip::{
     arrived::bytes,
     granted::{self, Asked, Voucher},
+    reading::{self, Reading},
     visit::IN_FLIGHT_AGE,
 };
 use crate::shared::phones::pending::{Pending, State};
@@ -66,6 +67,7 @@ fn answered_here(hand: &hand::InHand, status: c_int) -> bool {
 
 /// An answer that sl or tm has about a REGISTER, as the shim shows it.
 struct Answer<'a> {
+    view: &'a sys::mg_answer_t,
     reply: &'a [u8],
     request: &'a [u8],
     voucher: Voucher,
@@ -80,16 +82,20 @@ impl Answer<'_> {
         else {
             return;
         };
-        let (Scanned::Register(register), Scanned::Reply(reply)) =
-            (scan(self.request), scan(self.reply))
-        else {
+        // SAFETY: the messages of both texts; the request may be tm's clone, which the shim only looks at.
+        let (asked, reply) = unsafe {
+            (
+                reading::read(self.request, self.view.asked),
+                reading::read_reply(self.reply, self.view.received),
+            )
+        };
+        let (Reading::Register(register, aor), Some(reply)) = (asked, reply) else {
             return;
         };
-        if !is_answer(&register, &reply) {
-            return;
-        }
-        if let Some(asked) = Asked::of_register(tables, &register) {
-            granted::settle(region, tables, row, &asked, &reply, self.voucher);
+        if is_answer(&register, &reply) {
+            let asked = Asked::of_register(tables, &register, &aor);
+            let status = u16::try_from(self.view.status).unwrap_or(0);
+            granted::settle(region, tables, row, &asked, (status, &reply), self.voucher);
         }
     }
 }
@@ -106,6 +112,7 @@ pub unsafe extern "C" fn on_answer(answer: *const sys::mg_answer_t) {
         let (view, answer) = unsafe {
             let view = &*answer;
             let answer = Answer {
+                view,
                 reply: bytes(view.reply, view.reply_length),
                 request: bytes(view.request, view.request_length),
                 voucher: match view.voucher {
@@ -116,12 +123,16 @@ pub unsafe extern "C" fn on_answer(answer: *const sys::mg_answer_t) {
             };
             (view, answer)
         };
-        let hand = hand::of_message(view.message).filter(|_| answer.voucher == Voucher::Own);
+        let is_own = answer.voucher == Voucher::Own;
+        if is_own && hand::is_answered(view.message) {
+            return;
+        }
+        let hand = hand::of_message(view.message).filter(|_| is_own);
         if hand.is_none_or(|hand| !answered_here(&hand, view.status)) {
             answer.learn();
         }
         if hand.is_some() && view.status >= 200 {
-            hand::drop_in_hand(); // it is answered: nothing to remember
+            hand::drop_in_hand(view.message); // nothing to remember
         }
     });
 }
@@ -205,6 +216,7 @@ fn relayed_without_transaction(text: &[u8]) {
     let found = tables.in_flight.find(leg, now, IN_FLIGHT_AGE);
     if let Some(pending) = found.filter(is_its) {
         let asked = Asked::of_pending(&pending);
-        granted::settle(region, tables, row, &asked, &reply, Voucher::Claimed);
+        let answer = (reply.status, &reply);
+        granted::settle(region, tables, row, &asked, answer, Voucher::Claimed);
     }
 }

@@ -8,6 +8,7 @@ pub mod gate;
 pub mod granted;
 pub mod hand;
 pub mod learn;
+pub mod loaded;
 pub mod pressure;
 pub mod reading;
 pub mod usrloc;

@@ -27,12 +27,10 @@ pub fn now(region: &Region, now_ms: u64) -> Pressure {
         pkg_permyriad: permyriad(pkg.real_used, pkg.size),
         os_permyriad: is_used.then(|| control.os_permyriad.get() as u32),
         shm_free_bytes: headroom_bytes(shm.size, shm.real_used),
-        pkg_free_bytes: headroom_bytes(pkg.size, pkg.real_used),
         registration_cost_bytes: match control.registration_cost.get() {
             0 => LEAST_COST,
             learned => learned,
         },
-        message_need_bytes: 0,
         operator_shed: control.shed_until_ms.get() > now_ms,
         ballast_released: ballast::is_released(),
     }
@@ -60,5 +58,5 @@ pub fn is_far(region: &Region, now_ms: u64) -> bool {
 /// Whether class `new` or `returning` could be refused at this moment; the datagram stage is idle while not.
 pub fn is_felt(region: &Region, now_ms: u64) -> bool {
     let curves = Curves::by(|param| region.settings.get(param));
-    admission::share_of(Class::New, &now(region, now_ms), &curves).0 > 0
+    admission::share_of(Class::New, &now(region, now_ms), &curves) > 0
 }

@@ -1,9 +1,9 @@
-//! A REGISTER out of a message: by memguard's own reader, or, where that does not read a form that Kamailio serves, by
-//! Kamailio's parser. Forbidden here: deciding; Kamailio's parser before Kamailio itself has parsed the message.
+//! A REGISTER, or the reply to one, out of a message: by memguard's own reader, or, where that does not read a form that
+//! Kamailio serves, by Kamailio's parser. Forbidden here: deciding; Kamailio's parser before Kamailio itself has parsed the message.
 
 use std::ffi::{c_int, c_void};
 
-use crate::guard::sip::{Found, Register, Scanned, aor::Aor, scan};
+use crate::guard::sip::{Found, Register, Reply, Scanned, aor::Aor, scan};
 use crate::host::kamailio::{panic_guard::guarded, sys};
 use crate::host::sip::arrived::text;
 
@@ -69,9 +69,9 @@ unsafe fn parsed<'a>(msg: *mut sys::sip_msg) -> Option<(Register<'a>, Aor<'a>)> 
     let mut register = Register::found(&found)?;
     // SAFETY: the register lives for the call, and its parts as long as the message.
     let are_read =
-        unsafe { sys::mg_register_contacts(msg, Some(each), (&raw mut register).cast::<c_void>()) };
+        unsafe { sys::mg_contacts(msg, Some(each), (&raw mut register).cast::<c_void>()) };
     if are_read as c_int == 0 {
-        register.add_found_contact(b"?", b"", b"", b""); // what it is, nobody can know
+        register.contacts.add_found(b"?", b"", b"", b""); // what it is, nobody can know
     }
     let aor = match (user, host) {
         ([], []) if found.to_uri.is_empty() => Aor::opaque(found.to),
@@ -79,6 +79,57 @@ unsafe fn parsed<'a>(msg: *mut sys::sip_msg) -> Option<(Register<'a>, Aor<'a>)> 
         _ => Aor::of_parts(user, host),
     };
     Some((register, aor))
+}
+
+/// Reads the reply to a REGISTER; `msg` is null where there is only the text. `None`: it is none, or nobody reads it.
+///
+/// # Safety
+/// `msg` is null or a live message of this process, the reply that `text` was made of.
+pub unsafe fn read_reply(message: &[u8], msg: *mut sys::sip_msg) -> Option<Reply<'_>> {
+    match scan(message) {
+        Scanned::Reply(reply) => return Some(reply),
+        Scanned::NotUnderstood(_) if !msg.is_null() => (),
+        _ => return None,
+    }
+    // SAFETY: plain data, filled by the shim.
+    let mut view: sys::mg_register_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the caller's promise; the parts point into the message.
+    let found = unsafe {
+        if sys::mg_reply_view(msg, &mut view) == 0 {
+            return None;
+        }
+        Found {
+            call_id: text(&view.call_id),
+            cseq: text(&view.cseq),
+            expires: (view.has_expires != 0).then(|| text(&view.expires)),
+            ..Found::default()
+        }
+    };
+    let mut reply = Reply::found(&found);
+    // SAFETY: the reply lives for the call, and its parts as long as the message. What cannot be read is not listed.
+    unsafe { sys::mg_contacts(msg, Some(each_listed), (&raw mut reply).cast::<c_void>()) };
+    Some(reply)
+}
+
+/// One contact that a reply lists, as Kamailio's parser sees it.
+unsafe extern "C" fn each_listed(
+    closure: *mut c_void,
+    uri: *const sys::str_,
+    expires: *const sys::str_,
+    instance: *const sys::str_,
+    reg_id: *const sys::str_,
+) {
+    guarded("a listed contact", || {
+        // SAFETY: the Reply of `read_reply`, and texts that live as long as its message.
+        unsafe {
+            (*closure.cast::<Reply<'_>>()).contacts.add_found(
+                text(&*uri),
+                text(&*expires),
+                text(&*instance),
+                text(&*reg_id),
+            );
+        }
+    });
 }
 
 /// One contact, as Kamailio's parser sees it.
@@ -92,7 +143,7 @@ unsafe extern "C" fn each(
     guarded("a contact", || {
         // SAFETY: the Register of `parsed`, and texts that live as long as its message.
         unsafe {
-            (*closure.cast::<Register<'_>>()).add_found_contact(
+            (*closure.cast::<Register<'_>>()).contacts.add_found(
                 text(&*uri),
                 text(&*expires),
                 text(&*instance),

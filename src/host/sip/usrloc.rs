@@ -11,7 +11,7 @@ use crate::guard::sip::{
     Contact, Contacts,
     aor::{
         self, Aor, RegistrarRules,
-        local::{self, PathBytes, Stored},
+        local::{self, Stored},
     },
     swar,
 };
@@ -94,8 +94,6 @@ impl<'a> Change<'a> {
             self.registrar.matching,
             record,
             &self.stored,
-            // SAFETY: as above.
-            || PathBytes::Whole(unsafe { text(&self.contact.path) }),
         )
     }
 
@@ -209,7 +207,7 @@ fn learn_by_rfc(
 }
 
 /// When a contact ends, in server time; usrloc: 0 is permanent (ucontact.h VALID_CONTACT).
-fn end_of(contact: &sys::mg_stored_t) -> u64 {
+pub fn end_of(contact: &sys::mg_stored_t) -> u64 {
     state::until(u64::try_from(contact.expires).unwrap_or(1))
 }
 
@@ -283,12 +281,19 @@ impl Marks {
 }
 
 /// The contacts of a REGISTER that ask for a binding, as registrar/save.c would look for them: a contact with an
-/// instance but no reg-id inherits the one before it (pack_ci keeps its structure from contact to contact).
-fn asked<'v>(visit: &'v Visit<'_>) -> impl Iterator<Item = (Stored<'v>, Contact<'v>)> {
+/// instance but no reg-id inherits the one before it (pack_ci keeps its structure from contact to contact), and reg-id
+/// may count only for what an edge proxy that says `ob` sends on (save).
+fn asked<'v>(
+    visit: &'v Visit<'_>,
+    registrar: &Registrar,
+) -> impl Iterator<Item = (Stored<'v>, Contact<'v>)> {
     let register = visit.register;
+    let has_reg_ids =
+        !registrar.reg_id_needs_ob || register.via_count < 2 || register.edge_says_ob();
     let mut reg_id = 0;
-    register.every_contact().filter_map(move |contact| {
-        if let (Some(_), Some(own)) = (contact.instance, contact.reg_id) {
+    let contacts = register.contacts_in_turn(registrar.is_last_first);
+    contacts.filter_map(move |contact| {
+        if let (Some(_), Some(own), true) = (contact.instance, contact.reg_id, has_reg_ids) {
             reg_id = own;
         }
         let stored = Stored {
@@ -317,19 +322,14 @@ pub fn known(visit: &Visit<'_>, registrar: &'static Registrar) -> Known {
     let record = visit.record().unwrap_or(0);
     let now = visit.now_s();
     let mut marks = Marks::default();
-    let number = |stored: &Stored<'_>| {
-        let register = visit.register;
-        let mut joined = register.path_bytes();
-        local::stored_number(&tables.key, registrar.matching, record, stored, || {
-            match registrar.use_path && register.has_path() {
-                true => PathBytes::Joined(&mut joined),
-                false => PathBytes::None,
-            }
-        })
-    };
+    let matching = registrar.matching;
+    let number = |stored: &Stored<'_>| local::stored_number(&tables.key, matching, record, stored);
+    let has_path = registrar.use_path && visit.register.has_path();
     let wanted = visit.register.contacts.adding(visit.register.expires) as usize;
-    for (place, (stored, _)) in asked(visit).enumerate() {
-        if tables.bindings.get(number(&stored), now, 0).is_some() {
+    for (place, (stored, _)) in asked(visit, registrar).enumerate() {
+        if matching.is_told_by_number(&stored, has_path)
+            && tables.bindings.get(number(&stored), now, 0).is_some()
+        {
             marks.set(place);
         }
     }
@@ -346,6 +346,7 @@ pub fn known(visit: &Visit<'_>, registrar: &'static Registrar) -> Known {
         registrar,
         record,
         marks,
+        last: usize::MAX,
         is_found: false,
     };
     if wanted <= MAX_ASKED {
@@ -355,7 +356,7 @@ pub fn known(visit: &Visit<'_>, registrar: &'static Registrar) -> Known {
         // Stored under another AoR, or by another registrar behind this server. Where this server stores under other
         // AoRs, a contact of that very URI that came past the gate is doubt, and doubt favours the registered.
         let saves_elsewhere = visit.region.control.saves_elsewhere.get() != 0;
-        for (place, (stored, contact)) in asked(visit).enumerate() {
+        for (place, (stored, contact)) in asked(visit, registrar).enumerate() {
             let is_hinted = |number| tables.hints.get(number, now, 0).is_some();
             if !question.marks.has(place)
                 && (is_hinted(number(&stored))
@@ -375,7 +376,7 @@ pub fn known(visit: &Visit<'_>, registrar: &'static Registrar) -> Known {
     let memory = memory_of(visit.region);
     let ended = |number| tables.aors.get(number, now, memory).is_some();
     Known {
-        all_bindings: question.marks.count() == wanted,
+        all_bindings: question.are_all(wanted),
         aor: question.is_found || ended(record) || ended(visit.aor_fp),
         unsure: control.saves_elsewhere.get() != 0 && visit.tables.is_unsure(visit.region, now),
     }
@@ -388,6 +389,9 @@ struct Question<'a> {
     record: u64,
     /// The contacts of the REGISTER that are found.
     marks: Marks,
+    /// The last contact that the registrar looks at: after an instance that comes with a new Call-ID it stops
+    /// (registrar/save.c update_contacts).
+    last: usize,
     /// The AoR has a record.
     is_found: bool,
 }
@@ -408,6 +412,11 @@ impl Question<'_> {
         }
     }
 
+    /// Whether every contact that the registrar looks at is found.
+    fn are_all(&self, wanted: usize) -> bool {
+        (0..wanted.min(self.last.saturating_add(1))).all(|place| self.marks.has(place))
+    }
+
     /// Whether the registrar will update `stored` for what is asked.
     fn is_same(&self, asked: &Stored<'_>, stored: &Stored<'_>, path: &[u8]) -> bool {
         let register = self.visit.register;
@@ -421,13 +430,7 @@ impl Question<'_> {
             return true;
         }
         if !asked.instance.is_empty() {
-            let without = Stored {
-                reg_id: 0,
-                ..*asked
-            };
-            return self.registrar.doubts_reg_id
-                && register.via_count > 1
-                && local::is_same(matching, &without, stored, same_path);
+            return false;
         }
         // What the script makes of a contact behind a NAT is seen after this; its matching then sees the result.
         let rewritten = Stored {
@@ -463,9 +466,12 @@ unsafe extern "C" fn on_contact(closure: *mut c_void, contact: *const sys::mg_st
     // SAFETY: texts of the record, under its lock.
     let (stored, path) = unsafe { (stored_of(contact), text(&contact.path)) };
     let visit = question.visit;
-    for (place, (asked, _)) in asked(visit).enumerate() {
-        if !question.marks.has(place) && question.is_same(&asked, &stored, path) {
+    for (place, (asked, _)) in asked(visit, question.registrar).enumerate() {
+        if question.is_same(&asked, &stored, path) {
             question.marks.set(place);
+            if !asked.instance.is_empty() && asked.call_id != stored.call_id {
+                question.last = question.last.min(place);
+            }
         }
     }
     1

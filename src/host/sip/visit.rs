@@ -309,7 +309,7 @@ impl<'a> Visit<'a> {
         let curves = Curves::by(|param| region.settings.get(param));
         let pressure = pressure::now(region, self.now_ms);
         let decision = admission::decide(class, point, &pressure, &curves, region.settings.mode());
-        let is_full = admission::share_of(class, &pressure, &curves).0 >= admission::POINTS;
+        let is_full = admission::share_of(class, &pressure, &curves) >= admission::POINTS;
         if decision == Decision::Refuse
             && !is_full
             && self.slot().is_some_and(|slot| slot <= self.now_s())

@@ -359,6 +359,7 @@ impl Contexts {
     }
 
     /// Samples that found no slot since the start.
+    #[cfg(feature = "surface")]
     pub fn missed(&self) -> u64 {
         // ORDERING: Relaxed; a counter.
         self.missed.load(Ordering::Relaxed)

@@ -2,7 +2,7 @@
 //! Forbidden here: taking the figures, comparing them.
 //!
 //! Eight slots, written by whichever process runs the command. A slot that is being written belongs to its writer; a
-//! writer that was killed leaves it so, and it may be taken after [`STALE_MS`]. (One that was only stopped for longer
+//! writer that was killed leaves it so, and it may be taken after `STALE_MS`. (One that was only stopped for longer
 //! than that, and goes on, may spoil the mark that took its place.)
 
 use crate::shared::parts::{

@@ -344,16 +344,4 @@ impl Row {
         // ORDERING: Relaxed; one word.
         Level::from_index(u64::from(self.level.load(Ordering::Relaxed))).unwrap_or(Level::Normal)
     }
-
-    /// Bytes that live in the process's private pool. Approximate while it runs.
-    pub fn pkg_live(&self) -> u64 {
-        let freed = self.pkg.bytes_freed.get();
-        self.pkg.bytes_allocated.get().wrapping_sub(freed)
-    }
-
-    /// The manager's `used_size` minus what the counters and the ledger explain; 0 when the books are right.
-    pub fn pkg_drift(&self) -> i64 {
-        let explained = self.pkg_live().wrapping_add(self.pkg.unbooked.get());
-        self.pkg.used.get().wrapping_sub(explained) as i64
-    }
 }

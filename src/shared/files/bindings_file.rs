@@ -1,11 +1,13 @@
-//! The tables of known bindings and AoRs as a file that carries them over a restart: what stands in it, written and read.
+//! The tables of known bindings and AoRs, and of the hints to them, as a file that carries them over a restart: what stands in it, written and read.
 //! Forbidden here: which file and when (the host's), and believing a file whose check is wrong in any place.
 //!
 //! ```text
-//! head     magic │ format │ the words of [`Head`] │ buckets of table 0 │ buckets of table 1
+//! head     magic │ format │ the words of [`Head`] │ buckets of each table
 //! then     table │ bucket │ its words             of every bucket that is not empty
-//! end      2 │ 0 │ check of all words before
+//! end      number of tables │ 0 │ check of all words before
 //! ```
+//!
+//! Format 2 has neither the hints (table 2) nor what the script is known to do to contacts; it is still read.
 //!
 //! All words are 64 bits, little-endian. An entry is a part of a keyed hash, so the key stands in the file, too: the
 //! file is nobody's but the server's (mode 0600). `probe` is a number made of that key: a version that makes numbers
@@ -19,9 +21,11 @@ use crate::shared::phones::fingerprints::Fingerprints;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"mgbindgs");
 /// Raised when the file, or the place of an entry in a table, changes.
-const FORMAT: u64 = 2;
-/// Stands where a table's number would, at the end.
-const END: u64 = 2;
+const FORMAT: u64 = 3;
+/// The format before that: two tables, a head of twelve words.
+const WITHOUT_HINTS: u64 = 2;
+/// Bindings, AoRs, hints.
+pub const TABLES: usize = 3;
 
 /// What the file says besides the entries. Times are seconds of the writer's server time (`guard::clock`), which the
 /// next run does not share: `saved_s` and `clocks` are one moment on both.
@@ -45,9 +49,19 @@ pub struct Head {
     pub longest_expires_s: u64,
     /// Until when something unknown may be something that was pushed out of a full table.
     pub forgotten_until_s: u64,
+    /// The script was seen to store contacts under other AoRs than their REGISTERs name (1), or in other words (2).
+    pub script_habits: u64,
+    /// The file that was read has no hints: phones that only those tell of are missing. Written is always one that has.
+    pub lacks_hints: bool,
 }
 
-const HEAD_WORDS: usize = 12;
+/// [`Head::script_habits`]
+pub const SAVES_ELSEWHERE: u64 = 1;
+/// As above.
+pub const REWRITES_CONTACTS: u64 = 2;
+
+const HEAD_WORDS: usize = 13;
+const HEAD_WORDS_WITHOUT_HINTS: usize = 12;
 
 impl Head {
     /// The head on the clock of the run that reads it at `now` (`now_s` on its server time), and how long ago it was
@@ -89,6 +103,7 @@ impl Head {
             self.is_complete,
             self.longest_expires_s,
             self.forgotten_until_s,
+            self.script_habits,
         ]
     }
 
@@ -106,6 +121,7 @@ impl Head {
             is_complete,
             longest_expires_s,
             forgotten_until_s,
+            script_habits,
         ] = words;
         Head {
             saved_s,
@@ -117,11 +133,13 @@ impl Head {
             is_complete,
             longest_expires_s,
             forgotten_until_s,
+            script_habits,
+            lacks_hints: false,
         }
     }
 }
 
-/// A check of words that come one after the other, as [`crate::guard::formats::check::check`] makes it of all at once.
+/// A check of words that come one after the other: each one under the check of those before as its name.
 #[derive(Clone, Copy)]
 struct Sum(u64);
 
@@ -131,11 +149,11 @@ impl Sum {
     }
 }
 
-/// Writes head and tables (bindings, AoRs).
+/// Writes head and tables (bindings, AoRs, hints).
 ///
 /// # Errors
 /// What the writer says.
-pub fn save(head: &Head, tables: [&Fingerprints; 2], out: &mut impl Write) -> io::Result<()> {
+pub fn save(head: &Head, tables: [&Fingerprints; TABLES], out: &mut impl Write) -> io::Result<()> {
     let mut sum = Sum(FORMAT);
     let mut put = |word: u64| {
         sum.add(word);
@@ -157,7 +175,7 @@ pub fn save(head: &Head, tables: [&Fingerprints; 2], out: &mut impl Write) -> io
             }
         }
     }
-    put(END)?;
+    put(TABLES as u64)?;
     put(0)?;
     out.write_all(&sum.0.to_le_bytes())
 }
@@ -169,42 +187,51 @@ pub fn save(head: &Head, tables: [&Fingerprints; 2], out: &mut impl Write) -> io
 /// What is wrong with the file, as the end of a sentence.
 pub fn load(
     from: &mut impl Read,
-    buckets: [usize; 2],
+    buckets: [usize; TABLES],
     mut each: impl FnMut(usize, usize, [u64; BUCKET_WORDS]),
 ) -> Result<Head, String> {
-    let mut sum = Sum(FORMAT);
+    if word(from)? != MAGIC {
+        return Err("it is no file of known bindings".into());
+    }
+    let format = word(from)?;
+    let (head_words, tables) = match format {
+        FORMAT => (HEAD_WORDS, TABLES),
+        WITHOUT_HINTS => (HEAD_WORDS_WITHOUT_HINTS, TABLES - 1),
+        _ => {
+            return Err(format!(
+                "it has format {format}, and this memguard reads format {FORMAT}"
+            ));
+        }
+    };
+    let mut sum = Sum(format);
+    sum.add(MAGIC);
+    sum.add(format);
     let mut next = || -> Result<u64, String> {
         let word = word(from)?;
         sum.add(word);
         Ok(word)
     };
-    if next()? != MAGIC {
-        return Err("it is no file of known bindings".into());
-    }
-    let format = next()?;
-    if format != FORMAT {
-        return Err(format!(
-            "it has format {format}, and this memguard reads format {FORMAT}"
-        ));
-    }
     let mut words = [0; HEAD_WORDS];
-    for word in &mut words {
+    for word in words.iter_mut().take(head_words) {
         *word = next()?;
     }
-    let sizes = [next()?, next()?];
-    let ours = buckets.map(|buckets| buckets as u64);
-    if sizes != ours {
-        return Err("it was written with another size of the table (parameter bindings)".into());
+    for buckets in buckets.iter().take(tables) {
+        if next()? != *buckets as u64 {
+            return Err(
+                "it was written with another size of the table (parameter bindings)".into(),
+            );
+        }
     }
     loop {
         let (table, bucket) = (next()?, next()?);
-        if table == END {
+        if table == tables as u64 {
             break;
         }
         let (Ok(table), Ok(bucket)) = (usize::try_from(table), usize::try_from(bucket)) else {
             return Err(DAMAGED.into());
         };
-        if buckets.get(table).is_none_or(|count| bucket >= *count) {
+        let count = buckets.get(..tables).and_then(|all| all.get(table));
+        if count.is_none_or(|count| bucket >= *count) {
             return Err(DAMAGED.into());
         }
         let mut words = [0; BUCKET_WORDS];
@@ -215,7 +242,10 @@ pub fn load(
     }
     let expected = sum.0;
     match word(from)? == expected {
-        true => Ok(Head::from_words(words)),
+        true => Ok(Head {
+            lacks_hints: format == WITHOUT_HINTS,
+            ..Head::from_words(words)
+        }),
         false => Err(DAMAGED.into()),
     }
 }
@@ -247,6 +277,8 @@ mod tests {
         is_complete: 1,
         longest_expires_s: 7200,
         forgotten_until_s: BASE + 9,
+        script_habits: REWRITES_CONTACTS,
+        lacks_hints: false,
     };
 
     fn table() -> Fingerprints {
@@ -254,21 +286,22 @@ mod tests {
     }
 
     fn filled() -> Vec<u8> {
-        let (bindings, aors) = (table(), table());
+        let (bindings, aors, hints) = (table(), table(), table());
         for fp in 0..300u64 {
             let fp = fp.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             bindings.put(fp, BASE + 10 + fp % 100, BASE, 0);
             aors.put(fp ^ 1, BASE + 200, BASE, 0);
+            hints.put(fp ^ 2, BASE + 300, BASE, 0);
         }
         let mut bytes = Vec::new();
-        save(&HEAD, [&bindings, &aors], &mut bytes).expect("memory is written");
+        save(&HEAD, [&bindings, &aors, &hints], &mut bytes).expect("memory is written");
         bytes
     }
 
     fn read(bytes: &[u8]) -> Result<(Head, Vec<u64>), String> {
         let buckets = table().buckets();
         let mut seen = Vec::new();
-        let head = load(&mut &*bytes, [buckets; 2], |table, bucket, words| {
+        let head = load(&mut &*bytes, [buckets; TABLES], |table, bucket, words| {
             seen.extend([table as u64, bucket as u64]);
             seen.extend(words);
         })?;
@@ -278,19 +311,20 @@ mod tests {
     #[test]
     fn tables_come_back_from_a_file_without_what_has_ended() {
         let bytes = filled();
-        let (bindings, aors) = (table(), table());
         let now = BASE + 60;
-        let tables = [bindings, aors];
-        let mut back = [0; 2];
+        let tables = [table(), table(), table()];
+        let [bindings, ..] = tables;
+        let mut back = [0; TABLES];
         let head = load(
             &mut &*bytes,
-            [bindings.buckets(); 2],
+            [bindings.buckets(); TABLES],
             |table, bucket, words| {
                 back[table] += tables[table].restore_bucket(bucket, words, BASE, now, 0);
             },
         );
         assert_eq!(head, Ok(HEAD));
-        assert_eq!(back[1], 300);
+        assert_eq!(back[1..], [300, 300]);
+        assert_eq!(tables[2].get(2, now, 0), Some(BASE + 300));
         let alive = (0..300u64)
             .map(|fp| fp.wrapping_mul(0x9e37_79b9_7f4a_7c15))
             .filter(|fp| BASE + 10 + fp % 100 > now);
@@ -304,7 +338,7 @@ mod tests {
     fn another_size_another_format_and_other_files_are_told_apart() {
         let bytes = filled();
         let said = |bytes: &[u8], buckets| {
-            load(&mut &*bytes, [buckets; 2], |_, _, _| ()).expect_err("refused")
+            load(&mut &*bytes, [buckets; TABLES], |_, _, _| ()).expect_err("refused")
         };
         let buckets = table().buckets();
         assert!(said(&bytes, buckets + 1).contains("another size"));
@@ -314,6 +348,46 @@ mod tests {
         other[8] = 9;
         assert!(said(&other, buckets).contains("format 9"));
         assert!(said(&bytes[..bytes.len() - 8], buckets).contains("cut off"));
+    }
+
+    /// A file as the version before wrote it.
+    fn without_hints() -> Vec<u8> {
+        let whole = filled();
+        let words: Vec<u64> = whole
+            .chunks_exact(8)
+            .map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight")))
+            .collect();
+        let mut old = vec![MAGIC, WITHOUT_HINTS];
+        old.extend(&words[2..2 + HEAD_WORDS_WITHOUT_HINTS]);
+        old.extend(&words[2 + HEAD_WORDS..2 + HEAD_WORDS + 2]);
+        let entries = words[2 + HEAD_WORDS + TABLES..].chunks_exact(2 + BUCKET_WORDS);
+        old.extend(entries.filter(|entry| entry[0] < 2).flatten());
+        old.extend([2, 0]);
+        let mut sum = Sum(WITHOUT_HINTS);
+        old.iter().for_each(|word| sum.add(*word));
+        old.push(sum.0);
+        old.into_iter().flat_map(u64::to_le_bytes).collect()
+    }
+
+    #[test]
+    fn a_file_of_the_format_before_is_read_and_says_what_it_lacks() {
+        let (new, old) = (filled(), without_hints());
+        let ((head, entries), (of_old, old_entries)) = (
+            read(&new).expect("a whole file"),
+            read(&old).expect("a whole file, too"),
+        );
+        assert!(!head.lacks_hints && of_old.lacks_hints);
+        let expected = Head {
+            script_habits: 0,
+            lacks_hints: true,
+            ..HEAD
+        };
+        assert_eq!(of_old, expected);
+        assert_eq!(old_entries, entries[..old_entries.len()]);
+        assert!(old_entries.len() < entries.len());
+        let mut damaged = old.clone();
+        damaged[100] ^= 1;
+        assert!(read(&damaged).is_err());
     }
 
     #[test]

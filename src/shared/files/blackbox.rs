@@ -110,6 +110,7 @@ pub fn open(
 }
 
 /// Whether a writer that lives holds the file.
+#[cfg(feature = "surface")]
 pub fn is_held(file: &File) -> bool {
     !lock(file, libc::LOCK_SH)
 }

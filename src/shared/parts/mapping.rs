@@ -19,7 +19,8 @@ const PAGE: usize = 4096;
 ///
 /// # Safety
 /// All of the type's fields are atomics (or arrays, or types of this kind, of them): every shared access is atomic,
-/// nothing in it belongs to one process, all-zero bytes are a valid value, and it needs no drop.
+/// nothing in it belongs to one process, all-zero bytes are a valid value, and it needs no drop. What is no atomic is
+/// touched by one process at a time only ([`crate::shared::parts::kept`]).
 /// In a model build (loom) nothing is ever mapped, so the promise is about the standard atomics only.
 pub unsafe trait SharedZeroable: Sync + 'static {}
 

@@ -2,6 +2,7 @@
 //! Forbidden here: what they mean.
 
 pub mod clock;
+pub mod kept;
 pub mod mapping;
 pub mod published;
 pub mod record;

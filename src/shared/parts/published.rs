@@ -69,6 +69,7 @@ impl<const WORDS: usize> DoubleBuffer<WORDS> {
     }
 
     /// How many times something was published.
+    #[cfg(feature = "surface")]
     pub fn publications(&self) -> u64 {
         // ORDERING: Relaxed; a counter, no data depends on it.
         self.newest.0.load(Ordering::Relaxed)

@@ -54,7 +54,8 @@ impl<const POINTS: usize> Series<POINTS> {
         self.pushed.store(number.wrapping_add(1), Ordering::Release);
     }
 
-    /// How many samples were pushed since the start.
+    /// How many samples were pushed since the start; the model check asks.
+    #[cfg(loom)]
     pub fn pushed(&self) -> u64 {
         // ORDERING: Relaxed; a counter, no data depends on it.
         self.pushed.load(Ordering::Relaxed)
@@ -65,24 +66,6 @@ impl<const POINTS: usize> Series<POINTS> {
         // ORDERING: Acquire; pairs with the Release of `pushed` in push.
         let pushed = self.pushed.load(Ordering::Acquire);
         self.sample(pushed.checked_sub(1)?.checked_sub(back as u64)?)
-    }
-
-    /// Mean growth per step over the last `window` steps, of samples that are totals (they only grow; a total that
-    /// fell, after a reset, counts as no growth). Over the steps there are when the series is younger than the
-    /// window or holds fewer; `None` before the second sample and for an empty window.
-    pub fn rate(&self, window: usize) -> Option<f64> {
-        // ORDERING: Acquire; pairs with the Release of `pushed` in push.
-        let newest = self.pushed.load(Ordering::Acquire).checked_sub(1)?;
-        let steps = (window as u64)
-            .min(newest)
-            .min((POINTS as u64).saturating_sub(2));
-        if steps == 0 {
-            return None;
-        }
-        let grown = self
-            .sample(newest)?
-            .saturating_sub(self.sample(newest - steps)?);
-        Some(grown as f64 / steps as f64)
     }
 
     /// The value of one push by its number.
@@ -121,38 +104,6 @@ mod tests {
         }
         let seen: Vec<_> = (0..5).map(|back| series.back(back)).collect();
         assert_eq!(seen, [Some(50), Some(40), Some(30), None, None]);
-    }
-
-    #[test]
-    fn a_rate_is_the_growth_per_step_of_the_window() {
-        let series = Series::<902>::new();
-        assert_eq!(series.rate(10), None);
-        series.push(1000);
-        assert_eq!(series.rate(10), None);
-        series.push(1050);
-        assert_eq!(series.rate(900), Some(50.0), "over the one step there is");
-        for step in 1..=2000u64 {
-            series.push(1050 + step * 7);
-        }
-        for window in [1, 10, 60, 300, 900] {
-            assert_eq!(series.rate(window), Some(7.0));
-        }
-        assert_eq!(series.rate(0), None);
-        series.push(0);
-        assert_eq!(
-            series.rate(1),
-            Some(0.0),
-            "a total that was reset is no growth"
-        );
-    }
-
-    #[test]
-    fn a_window_of_more_points_than_there_are_is_cut() {
-        let series = Series::<4>::new();
-        for total in [0, 100, 101, 102, 103] {
-            series.push(total);
-        }
-        assert_eq!(series.rate(900), Some(1.0));
     }
 
     #[test]

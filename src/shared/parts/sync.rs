@@ -34,5 +34,5 @@ pub fn zeroed<const N: usize>() -> [AtomicU64; N] {
 
 /// The standard atomics for what no model looks at: words that stand for themselves, each of them.
 pub mod plain {
-    pub use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+    pub use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, compiler_fence};
 }

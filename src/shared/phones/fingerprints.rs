@@ -327,6 +327,7 @@ impl Fingerprints {
     /// Counts live entries in `buckets` buckets from `from_bucket` on, for a process that counts a part at a time.
     /// Answers the count and where to go on: 0 when the end of the table was reached.
     /// Approximate: entries move under the count, and copies (see the file's head) count twice.
+    #[cfg(feature = "surface")]
     pub fn count_live(
         &self,
         now: u64,
@@ -402,23 +403,15 @@ impl Fingerprints {
     }
 
     /// How many entries there is room for.
+    #[cfg(feature = "surface")]
     pub fn slots(&self) -> usize {
         self.buckets.len() * BUCKET_WORDS
     }
 
     /// Live entries pushed out since the start ([`Doubt::evictions`]).
+    #[cfg(feature = "surface")]
     pub fn evictions(&self) -> u64 {
         self.doubt.evictions()
-    }
-
-    /// When a live entry was pushed out for the first time.
-    pub fn first_eviction(&self) -> Option<u64> {
-        self.doubt.first_eviction()
-    }
-
-    /// When a live entry was pushed out for the last time.
-    pub fn last_eviction(&self) -> Option<u64> {
-        self.doubt.last_eviction()
     }
 
     /// Until when an unknown fingerprint may be a forgotten one ([`Doubt::forgotten_until`]).

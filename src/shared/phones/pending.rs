@@ -28,9 +28,6 @@ const WORDS: usize = 7;
 pub const MAX_BINDINGS: usize = 3;
 /// Bits of [`Pending::transaction`] and [`Pending::contents`] that are kept.
 const SHORT: u64 = 0x00ff_ffff;
-/// Records of a default table: 1 MiB, touched as it is used.
-pub const DEFAULT_SLOTS: usize = 16_384;
-
 /// How far a registration has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

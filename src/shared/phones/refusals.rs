@@ -167,11 +167,6 @@ impl Refusals {
             .filter_map(|(ticket, words)| Some((ticket, Refusal::unpack(words)?)))
             .take(count)
     }
-
-    /// How many refusals there were since the start.
-    pub fn pushed(&self) -> u64 {
-        self.0.pushed()
-    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -6,13 +6,14 @@
 //! account  key │ held │ tail                     each word stands for itself
 //! ```
 //!
-//! An account whose two times have passed says nothing, so its place is free: taking it is one exchange of the key, and
+//! An account whose times have passed says nothing, so its place is free: taking it is one exchange of the key, and
 //! what a late writer of the source before it adds is one slot in a stranger's account. Where no place of a set is free
 //! the source shares one with another, so that sources without number do not queue better than few. A process killed at
 //! any instruction leaves an account that lacks its last slot.
 
 use std::io;
 
+use crate::guard::decide::queue;
 use crate::shared::parts::{
     mapping::{self, SharedZeroable},
     sync::{AtomicU64, Ordering},
@@ -29,7 +30,7 @@ const TRIES: usize = if cfg!(loom) { 2 } else { 64 };
 #[repr(C)]
 pub struct Account {
     key: AtomicU64,
-    /// What it holds of the common queue, as a tail ([`crate::guard::decide::queue::charge`]).
+    /// What it holds of the common queue ([`queue::charge`]).
     held: AtomicU64,
     /// End of the last slot that it got anywhere.
     tail: AtomicU64,
@@ -39,7 +40,15 @@ impl Account {
     fn is_free(&self, now_us: u64) -> bool {
         // ORDERING: Acquire, with the Release of whoever wrote it: who finds it busy finds the key of who made it so. A
         // late look takes a place that just became busy: two share it then.
-        self.held.load(Ordering::Acquire) <= now_us && self.tail.load(Ordering::Acquire) <= now_us
+        let held = self.held.load(Ordering::Acquire);
+        let since_us = queue::held_since_ms(held).saturating_mul(1000);
+        since_us <= now_us && self.tail.load(Ordering::Acquire) <= now_us
+    }
+
+    /// End of the last slot that the source got anywhere.
+    pub fn tail_us(&self) -> u64 {
+        // ORDERING: Relaxed; what is written a moment later is allowed for (queue::charge).
+        self.tail.load(Ordering::Relaxed)
     }
 
     /// Moves on what the source is charged for; as [`crate::shared::parts::word::Word::take`].
@@ -50,12 +59,6 @@ impl Account {
     /// Takes the next slot behind the source's own last one.
     pub fn queue<T>(&self, step: impl FnMut(u64) -> (u64, T)) -> T {
         take(&self.tail, step)
-    }
-
-    /// It got a slot of its own queue that ends then: it stays there until that has passed.
-    pub fn stays(&self, end_us: u64) {
-        // ORDERING: Release, for is_free().
-        self.held.fetch_max(end_us, Ordering::Release);
     }
 
     /// It got a slot of the common queue that ends then.
@@ -115,6 +118,7 @@ impl Sources {
     }
 
     /// Of sets made elsewhere (model tests).
+    #[cfg(feature = "surface")]
     pub fn from_sets(sets: &'static [Set]) -> Sources {
         Sources(sets)
     }
@@ -149,13 +153,14 @@ impl Sources {
         set.get((key >> 32) as usize % WAYS)
     }
 
-    /// The last slots of those that queue behind themselves, by what each holds.
-    pub fn crowds(&self, is_crowd: impl Fn(u64) -> bool) -> impl Iterator<Item = u64> {
+    /// The last slots of those that queue behind themselves, by what each holds and its last slot.
+    pub fn crowds(&self, is_crowd: impl Fn(u64, u64) -> bool) -> impl Iterator<Item = u64> {
         let all = self.0.iter().flat_map(|set| &set.0);
         all.filter_map(move |account| {
             // ORDERING: Relaxed; figures for pacing and for people.
             let held = account.held.load(Ordering::Relaxed);
-            is_crowd(held).then(|| account.tail.load(Ordering::Relaxed))
+            let tail = account.tail.load(Ordering::Relaxed);
+            is_crowd(held, tail).then_some(tail)
         })
     }
 

@@ -43,6 +43,7 @@ pub struct Builder {
     namespace: Option<i32>,
     dropped: Option<libc::c_ulong>,
     file: Option<PathBuf>,
+    line: Option<Vec<String>>,
 }
 
 impl Builder {
@@ -63,6 +64,7 @@ impl Builder {
             namespace: None,
             dropped: None,
             file: None,
+            line: None,
         }
     }
 
@@ -132,6 +134,13 @@ impl Builder {
     /// A file of kamailio-cfg as it is, instead of a rendered configuration; `define` gives it values.
     pub fn file(mut self, file: &Path) -> Builder {
         self.file = Some(file.to_owned());
+        self
+    }
+
+    /// A command line as a page or a systemd unit has it, without its program, instead of all that the harness would
+    /// say; the test adds where it listens, where its sockets and modules are, and `FOLDER` is the server's own folder.
+    pub fn line(mut self, words: &[&str]) -> Builder {
+        self.line = Some(words.iter().map(|&word| word.to_owned()).collect());
         self
     }
 
@@ -270,6 +279,16 @@ impl Builder {
             first.insert(at, kamailio.mgtest.clone());
         }
         let mut command = Command::new(&kamailio.program);
+        if let Some(words) = &self.line {
+            command.args(of_a_line(words, &self.pair, places));
+            if !self.daemon {
+                command.arg("-DD");
+            }
+            command
+                .args(&self.arguments)
+                .envs(self.environment.iter().map(|(n, v)| (n, v)));
+            return command;
+        }
         match &self.file {
             Some(file) => drop(command.arg("-f").arg(file).args(example_arguments(
                 places,
@@ -315,6 +334,47 @@ impl Builder {
             tls: free_port(),
         }
     }
+}
+
+/// A command line of others, and what keeps it within this test: its own sockets (the configuration names none), under
+/// the names that the harness asks, and its own memory managers.
+fn of_a_line(words: &[String], pair: &Pair, places: &Places) -> Vec<String> {
+    let folder = places.folder.display().to_string();
+    for (name, socket) in [
+        (places.ctl(), "kamailio_ctl"),
+        (places.jsonrpc(), "kamailio_rpc.sock"),
+    ] {
+        let _ = fs::remove_file(&name);
+        std::os::unix::fs::symlink(places.folder.join(socket), name).expect("the folder is ours");
+    }
+    let kamailio = &pair.kamailio;
+    let own = kamailio
+        .memguard
+        .as_ref()
+        .and_then(|module| module.parent());
+    let paths: Vec<String> = [Some(kamailio.modules.as_path()), own]
+        .into_iter()
+        .flatten()
+        .map(|path| path.display().to_string())
+        .collect();
+    let listen = |transport: &str| format!("{transport}:{}", places.sip);
+    let mut all: Vec<String> = words
+        .iter()
+        .map(|word| word.replace("FOLDER", &folder))
+        .collect();
+    for (option, value) in [
+        ("-L", paths.join(":")),
+        ("-l", listen("udp")),
+        ("-l", listen("tcp")),
+        ("-Y", folder.clone()),
+        ("-w", folder.clone()),
+        ("-x", pair.manager.clone()),
+        ("-X", pair.manager.clone()),
+    ] {
+        all.extend([option.to_owned(), value]);
+    }
+    all.push("-E".to_owned());
+    all
 }
 
 /// What the examples of kamailio-cfg leave to the command line: where modules and sockets are.

@@ -37,7 +37,14 @@ impl Standin {
     /// Starts it with memguard.so loaded, and not yet registered.
     #[track_caller]
     pub fn new(pair: &Pair, folder: &Folder) -> Standin {
-        Standin::start(pair, folder, None)
+        Standin::start(pair, folder, None, None)
+    }
+
+    /// As `new`, in a server of another build: the `size` of each block, or what is `used` of each pool, lies elsewhere
+    /// than the headers say that memguard was built with.
+    #[track_caller]
+    pub fn of_another_build(pair: &Pair, folder: &Folder, elsewhere: &str) -> Standin {
+        Standin::start(pair, folder, None, Some(elsewhere))
     }
 
     /// As `new`, under valgrind, which writes what it finds into the files `valgrind.PID` of the folder. `None` where
@@ -53,11 +60,16 @@ impl Standin {
         if found.is_none() {
             pairs::skip("valgrind is not here: run ./dev test module");
         }
-        Some(Standin::start(pair, folder, Some(&found?)))
+        Some(Standin::start(pair, folder, Some(&found?), None))
     }
 
     #[track_caller]
-    fn start(pair: &Pair, folder: &Folder, valgrind: Option<&str>) -> Standin {
+    fn start(
+        pair: &Pair,
+        folder: &Folder,
+        valgrind: Option<&str>,
+        elsewhere: Option<&str>,
+    ) -> Standin {
         let log = folder.file("log");
         let program = pair.kamailio.mgtest.with_file_name("standin");
         let mut command = match valgrind {
@@ -79,6 +91,7 @@ impl Standin {
         command
             .arg(memguard.expect("memguard.so was built for this version"))
             .args([&pair.manager, SHM_KIB])
+            .args(elsewhere)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(&log).expect("the folder is writable"));

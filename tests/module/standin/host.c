@@ -39,6 +39,7 @@
 #include "pools.h"
 #include "answers.h"
 #include "registrar.h"
+#include "moments.h"
 
 #define PROCESSES 600 /* more than memguard has rows for */
 #define LINE 70000
@@ -102,7 +103,7 @@ cfg_group_t *cfg_lookup_group(char *name, int length) { return NULL; }
 	}
 REFUSES(parse_headers)
 REFUSES(parse_to_header)
-REFUSES(parse_contact)
+REFUSES(parse_contacts)
 REFUSES(parse_uri)
 
 /* Never called here: there are no routes, no TCP, no script variables. */
@@ -116,7 +117,7 @@ REFUSES(parse_uri)
 NEVER(add_lump_rpl2) NEVER(faked_msg_next) NEVER(get_send_socket2) NEVER(ksr_msg_env_reset) NEVER(pv_get_null)
 NEVER(pv_get_strval) NEVER(pv_get_uintval) NEVER(run_actions) NEVER(run_top_route) NEVER(sctp_core_msg_send)
 NEVER(sr_event_exec) NEVER(sr_kemi_route) NEVER(su2a) NEVER(tcp_get_info) NEVER(tcp_send) NEVER(tcpconn_get)
-NEVER(tcpconn_lookup)
+NEVER(tcpconn_lookup) NEVER(free_contacts) NEVER(rec_lock_get) NEVER(rec_lock_release)
 
 static sr_kemi_t *volatile kemi_functions;
 int sr_kemi_modules_add(sr_kemi_t *functions) { kemi_functions = functions; return 0; }
@@ -146,6 +147,7 @@ int cfg_register_ctx(cfg_ctx_t **handle, cfg_on_declare callback)
 	return keep(SHM, *handle);
 }
 
+int sr_instance_ready(void) { return 1; }
 int sr_wtimer_add(timer_function *function, void *param, int interval) { return keep(SHM, shm_malloc(64)); }
 
 static sr_corecb_t corecb;
@@ -312,11 +314,11 @@ static void tell_fate(const char *came_to)
 
 /* --------------------------------------------------------------------------------------------- commands */
 
-static int choose(char *name, char *shm_kib)
+static int choose(char *name, char *shm_kib, char *elsewhere)
 {
 	pkg_mem_size = 2 << 20;
 	shm_mem_size = atol(shm_kib) << 10;
-	if(!choose_manager(name) || open_pool(PKG, pkg_mem_size) < 0 || open_pool(SHM, shm_mem_size) < 0)
+	if(!choose_manager(name) || (elsewhere && misfit(elsewhere) < 0) || open_pool(PKG, pkg_mem_size) < 0 || open_pool(SHM, shm_mem_size) < 0)
 		return -1;
 	_pkg_root = (sr_pkg_api_t){.mname = (char *)manager, .mem_pool = pools[PKG].control,
 			.mem_block = pools[PKG].control, .xmalloc = pool_malloc, .xmallocxz = pool_mallocxz,
@@ -336,14 +338,15 @@ static void pool_info(void *control, struct mem_info *info)
 	info->total_size = pool_of(control)->length;
 }
 
-static int set_up(char *name, char *shm_kib)
+static int set_up(char *name, char *shm_kib, char *elsewhere)
 {
 	faults = map(NULL, sizeof(*faults), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	pt = map(NULL, PROCESSES * sizeof(*pt), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	process_count = map(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	records = (struct record **)(process_count + 2); /* on the same page, which has room */
+	moments = (struct moments *)(records + 1);
 	if((void *)faults == MAP_FAILED || (void *)pt == MAP_FAILED || (void *)process_count == MAP_FAILED
-			|| choose(name, shm_kib) < 0)
+			|| choose(name, shm_kib, elsewhere) < 0)
 		return -1;
 	_pkg_root.xinfo = pool_info;
 	_shm_root.xinfo = pool_info;
@@ -416,10 +419,15 @@ static void call_rpc(char *words)
 	call.count = count - 1;
 	for(command = its->rpc_methods; command->name && strcmp(command->name, list[0]) != 0; command++)
 		;
-	if(command->name)
+	if(command->name) {
+		if(step_at)
+			trap_each();
 		command->function(&rpc, &call);
-	else
+		trap_no_more();
+		step_at = 0;
+	} else {
 		rpc_fault(&call, 404, "no such command");
+	}
 	disarm();
 	printf("{\"code\":%d,\"sentence\":", call.code);
 	print_text(call.sentence);
@@ -486,6 +494,7 @@ static void churn(unsigned state)
 
 	is_churning = 1;
 	for(;;) {
+		rest_if_told();
 		int shared = chance(&state, 3) == 0, at = chance(&state, 8);
 		size_t size = 1 + chance(&state, 2000);
 		void **slot = &held[shared][at];
@@ -590,7 +599,8 @@ int main(int argc, char **argv)
 	char *rest, *value;
 	int pid, is_worker = 0;
 
-	if(argc != 4 || set_up(argv[2], argv[3]) < 0 || load(argv[1]) < 0)
+	/* memguard.so MANAGER KIB [size|used: what lies elsewhere in each block or pool] */
+	if(argc < 4 || argc > 5 || set_up(argv[2], argv[3], argv[4]) < 0 || load(argv[1]) < 0)
 		return 2;
 	while(read_line(line)) {
 		if(is(line, "fail", &rest)) {
@@ -621,6 +631,19 @@ int main(int argc, char **argv)
 			if(pid == 0)
 				churn(atoi(rest));
 			printf("%d\n", pid);
+		} else if(is(line, "rest", &rest)) {
+			tell_to_rest(atoi(rest));
+			puts("0");
+		} else if(is(line, "partner", &rest)) {
+			pid = fork_process(2, "udp receiver that takes a block", 1);
+			if(pid == 0)
+				partner();
+			printf("%d\n", pid);
+		} else if(is(line, "step", &rest)) { /* the next command, at this instruction; -1: only counts them */
+			step_at = atol(rest);
+			puts("0");
+		} else if(is(line, "steps", &rest)) {
+			printf("%ld\n", steps);
 		} else if(is(line, "lines", &rest)) { /* of the process table, with nobody behind them */
 			for(pid = atoi(rest); pid > 0 && *process_count < PROCESSES; pid--) {
 				pt[*process_count].rank = 1;
@@ -638,6 +661,8 @@ int main(int argc, char **argv)
 			call_rpc(rest);
 		} else if(is(line, "books", &rest)) {
 			print_books();
+		} else if(is(line, "hooked", &rest)) { /* pools whose functions are no longer the manager's */
+			printf("%d\n", (_pkg_root.xmalloc != pool_malloc) + (_shm_root.xmalloc != pool_malloc));
 		} else if(is(line, "destroy", &rest)) {
 			printf("%d\n", destroy());
 		} else {

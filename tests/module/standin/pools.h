@@ -108,6 +108,18 @@ static const char *manager;
 /* tlsf has no header file that tells its layout; memguard's own knowledge of it is in src/host/memory/hooks/manager.rs */
 static const struct layout layout_tlsf = {8, ~3ul, 8, 1, 40, 32, 24, 16, 64, 72, 80, 96};
 
+/* Blocks of another build than memguard's headers say: one word lies elsewhere. */
+static int misfit(const char *word)
+{
+	if(strcmp(word, "size") == 0)
+		layout.size_back = HEADER;
+	else if(strcmp(word, "used") == 0)
+		layout.block_used += 16, layout.block_real_used += 16;
+	else
+		return -1;
+	return 0;
+}
+
 static int choose_manager(const char *name)
 {
 	layout = strcmp(name, "qm") == 0 ? layout_qm : strcmp(name, "fm") == 0 ? layout_fm : layout_tlsf;

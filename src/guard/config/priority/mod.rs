@@ -134,11 +134,6 @@ impl Entry {
         entry
     }
 
-    /// Whether the place is free.
-    pub fn is_empty(&self) -> bool {
-        self.kind().is_none()
-    }
-
     fn kind(&self) -> Option<Kind> {
         let [kind, ..] = self.bytes;
         [Kind::User, Kind::Aor, Kind::Domain, Kind::Net]

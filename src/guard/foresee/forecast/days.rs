@@ -14,7 +14,7 @@ impl Forecaster {
     /// The trend of whole days' low-water marks.
     pub(super) fn days(&self, size: f64) -> Finding {
         const DAY: usize = 24;
-        let len = self.hours.len();
+        let len = self.hours.complete();
         if len < 3 * DAY {
             return Finding::Nothing;
         }

@@ -33,7 +33,7 @@ impl Forecaster {
         scale: usize,
     ) -> (f64, f64) {
         let is_short = likely < 3_600.0 && scale < Method::TenMinutes.index() - 1;
-        let has_days = self.hours.len() >= DAY_SEEN;
+        let has_days = self.hours.complete() >= DAY_SEEN;
         let (least, part) = match (is_short, has_days) {
             (true, _) => (LEAST_ERROR[0], WITHIN_AN_HOUR),
             (false, true) if scale + 1 == SCALES => (LEAST_ERROR[1], 1.0),
@@ -76,7 +76,7 @@ impl Forecaster {
             return f64::INFINITY;
         }
         let straight = self.straight_time(size, slope);
-        if straight < 3_600.0 || self.hours.len() < 2 {
+        if straight < 3_600.0 || self.hours.complete() < 2 {
             return straight;
         }
         let (per_hour, span) = (slope * 3_600.0, span_s / 3_600.0);

@@ -48,7 +48,7 @@ impl Forecaster {
         let growing = place.growing()?;
         let (grew, fell) = self.load_grew(growing.span_s);
         let like_use = growing.rate(growing.messages, 0.0) / verdict.trend.slope;
-        if self.ten_minutes.len() < DAY
+        if self.ten_minutes.complete() < DAY
             || grew > FEW
             || fell > -FEW
             || !LIKE_USE.contains(&like_use)
@@ -94,7 +94,7 @@ impl Forecaster {
     /// By how much the loads grew within so many seconds, as a share: the one that did most, and the one that did least.
     fn load_grew(&self, span_s: f64) -> (f64, f64) {
         let back = (span_s / self.minutes.step_s()) as usize;
-        let oldest = self.minutes.len().saturating_sub(1);
+        let oldest = self.minutes.complete().saturating_sub(1);
         let ends = self
             .minutes
             .back(0)

@@ -261,7 +261,7 @@ impl Forecaster {
     /// What is known while no trend may be carried on: that nothing ends, or between which times it would if what
     /// rises (or may be rising) now went on. What rises steadily is never called nothing.
     fn without_trend(&self, size: f64) -> Outlook {
-        let is_looked_at = self.minutes.len() >= 10;
+        let is_looked_at = self.minutes.complete() >= 10;
         let is_unsure = self.verdicts.iter().any(|v| v.is_unsure || v.is_on);
         let Rising {
             slow,
@@ -292,7 +292,7 @@ impl Forecaster {
 
     /// Growth of the low-water mark over the last hour, or what there is of it, bytes per second.
     fn recent_growth(&self, size: f64) -> f64 {
-        let window = match self.minutes.len() {
+        let window = match self.minutes.complete() {
             0..8 => Window::of(&self.seconds, 60, LEAST_STEP * size),
             _ => Window::of(&self.minutes, 60, LEAST_STEP * size),
         };

@@ -109,6 +109,7 @@ impl Place {
     }
 
     /// Number of the place that is followed.
+    #[cfg(feature = "surface")]
     pub fn number(&self) -> Option<usize> {
         (self.number != usize::MAX).then_some(self.number)
     }
@@ -169,7 +170,7 @@ impl Place {
     fn look(&self) -> Option<Growing> {
         let mut tried = usize::MAX;
         for minutes in WINDOWS {
-            let count = minutes.min(self.minutes.len());
+            let count = minutes.min(self.minutes.complete());
             if count < WINDOWS[WINDOWS.len() - 1] || count == tried {
                 continue;
             }

@@ -50,7 +50,7 @@ impl Rising {
 impl Forecaster {
     /// One look, each minute.
     pub(super) fn look_for_rise(&self, size: f64) -> Rising {
-        let len = self.minutes.len();
+        let len = self.minutes.complete();
         if len < WINDOWS[WINDOWS.len() - 1] - 2 {
             return Rising::UNSEEN;
         }
@@ -73,7 +73,7 @@ impl Forecaster {
         let trend = window.trend(from, window.len).unwrap_or_default();
         let fast = trend.slope.max(trend.raw_slope) + CERTAINTY * trend.error;
         // A day's load is known by the day before: what grew no faster since then is no end within days.
-        let excluded = match self.hours.len() >= DAY {
+        let excluded = match self.hours.complete() >= DAY {
             true => fast.min(self.since_yesterday()),
             false => fast,
         };

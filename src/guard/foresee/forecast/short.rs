@@ -30,13 +30,13 @@ impl Forecaster {
         } else {
             LEAST_STEP * size
         };
-        let Some(least) = counts.last().filter(|least| ring.len() >= **least) else {
+        let Some(least) = counts.last().filter(|least| ring.complete() >= **least) else {
             return Finding::Nothing;
         };
         if !may_rise(ring, *least, size, N >= 120 && ring.step_s() >= 60.0) {
             return Finding::Nothing;
         }
-        let longest = counts[0].min(ring.len());
+        let longest = counts[0].min(ring.complete());
         let window = Window::of(ring, longest, least_step);
         let mut finding = Finding::Nothing;
         let mut tried = usize::MAX;
@@ -99,7 +99,8 @@ impl Forecaster {
     pub(super) fn load_at_most(&self, window: &Window, from: usize) -> f64 {
         const MARGIN: f64 = 2.0;
         let used = window.low[from].max(0.0);
-        let day = (self.hours.len() >= 24).then(|| Window::of(&self.ten_minutes, 144, f64::MAX));
+        let day =
+            (self.hours.complete() >= 24).then(|| Window::of(&self.ten_minutes, 144, f64::MAX));
         let mut most = 0.0f64;
         for (k, column) in window.load.iter().enumerate() {
             let values = &column[from..window.len];
@@ -132,7 +133,7 @@ fn may_rise<const N: usize>(ring: &Ring<N>, least: usize, size: f64, hides: bool
     let Some(newest) = ring.back(0) else {
         return false;
     };
-    let mut backs = [least - 1, ring.len() / 2, ring.len() - 1];
+    let mut backs = [least - 1, ring.complete() / 2, ring.complete() - 1];
     backs.sort_unstable();
     backs.iter().filter_map(|back| ring.back(*back)).any(|old| {
         let rose = newest.low - old.low > 0.6 * LEAST_RISE * size;
@@ -176,7 +177,7 @@ fn recovered<const N: usize>(
     cost: [f64; SIGNALS],
     burst: f64,
 ) -> f64 {
-    let len = ring.len().min(most);
+    let len = ring.complete().min(most);
     let lag = ((span_s / ring.step_s()).round() as usize).max(1);
     if len < lag + 2 {
         return 0.0;

@@ -2,6 +2,9 @@
 //! Forbidden here: files and clocks; the writer (`shared::blackbox`) and `memguard-blackbox` have those.
 
 pub mod format;
+#[cfg(feature = "surface")]
 pub mod picture;
 pub mod reading;
+pub mod sentence;
+#[cfg(feature = "surface")]
 pub mod story;

@@ -13,6 +13,7 @@ pub struct BlackBox {
     /// The runs, oldest first.
     pub runs: Vec<Run>,
     /// One sentence each about what is wrong with the file.
+    #[cfg_attr(not(feature = "surface"), allow(dead_code))] // memguard-blackbox tells them
     pub complaints: Vec<String>,
 }
 

@@ -13,6 +13,7 @@ use crate::guard::formats::{
     blackbox::{
         picture,
         reading::{BlackBox, Fate, Run},
+        sentence::{number, rows, size, tightest, track, value},
     },
     page::markup::{Clock, Count, Moment, Percent, Rate},
 };
@@ -67,18 +68,6 @@ fn text<'a>(value: &'a Value, name: &str) -> Plain<'a> {
     Plain(value[name].as_str().unwrap_or("?"))
 }
 
-fn number(value: &Value, name: &str) -> u64 {
-    let found = &value[name];
-    found
-        .as_u64()
-        .unwrap_or_else(|| found.as_f64().unwrap_or(0.0) as u64)
-}
-
-fn rows<'a>(view: Option<&'a Value>, name: &str) -> &'a [Value] {
-    view.and_then(|view| view[name].as_array())
-        .map_or(&[], Vec::as_slice)
-}
-
 /// Bytes per second, as they add up in an hour.
 fn per_hour(row: &Value, name: &str) -> String {
     let growth = row[name].as_f64().unwrap_or(0.0) * 3600.0;
@@ -98,38 +87,6 @@ fn place(site: &Value) -> String {
         number(site, "line"),
         text(site, "function")
     )
-}
-
-/// Size of a pool in a run; 0 when unknown.
-fn size(run: &Run, pool: Pool) -> u64 {
-    match pool {
-        Pool::Shm => number(&run.identity, "shm_size"),
-        Pool::Pkg => number(&run.identity, "pkg_size"),
-        Pool::Os => rows(run.last_view(), "pools")
-            .iter()
-            .find(|row| row["name"] == "os")
-            .map_or(0, |row| number(row, "size")),
-    }
-}
-
-fn track(pool: Pool) -> Track {
-    match pool {
-        Pool::Shm => Track::ShmUsed,
-        Pool::Pkg => Track::PkgUsed,
-        Pool::Os => Track::OsUsed,
-    }
-}
-
-fn value(values: &Values, track: Track) -> u64 {
-    values.get(track.index()).copied().unwrap_or(0)
-}
-
-/// The pool that was tightest when it was last looked at.
-fn tightest(run: &Run) -> Pool {
-    let word = run
-        .last_view()
-        .and_then(|view| view["status"]["tightest"].as_str());
-    word.and_then(Pool::parse).unwrap_or(Pool::Shm)
 }
 
 /// The fates of all runs, in their order: the next run's boot tells whether the machine was started in between.
@@ -251,35 +208,6 @@ impl Display for Time {
         let moment = Moment(self.0).to_string();
         write!(f, "{} {}", moment.get(..10).unwrap_or("?"), Clock(self.0))
     }
-}
-
-/// A run in one sentence, for the log of the next one; `None` where it was stopped in order at level normal. `boot`:
-/// which start of the machine it is now.
-pub fn sentence(run: &Run, boot: Option<&str>) -> Option<String> {
-    let level = run
-        .seconds
-        .last()
-        .map_or(0, |(_, values)| value(values, Track::Level));
-    let level = Level::from_index(level).unwrap_or(Level::Normal);
-    let how = match run.fate(false, boot) {
-        Fate::Stopped if level == Level::Normal => return None,
-        Fate::Stopped => "was stopped",
-        Fate::ProcessDied => "ended because one of its processes died",
-        Fate::MainVanished => "ended because its main process vanished",
-        Fate::MachineDown => "ended without a shutdown before the machine was started anew",
-        Fate::Killed | Fate::Running => "was killed, all processes at once",
-    };
-    let pool = tightest(run);
-    let used = run
-        .seconds
-        .last()
-        .map_or(0, |(_, values)| value(values, track(pool)));
-    Some(format!(
-        "the run before, from {} on for {}, {how} at level {level}, {pool} at {} %",
-        Moment(run.start_s()),
-        Span(run.length_s()),
-        Percent(permyriad(used, size(run, pool)))
-    ))
 }
 
 /// What it was like at the last look, why, and who.

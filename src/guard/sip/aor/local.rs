@@ -1,4 +1,5 @@
-//! Numbers for what a local usrloc keeps, equal exactly where usrloc itself finds a contact again (its matching modes).
+//! Numbers for what a local usrloc keeps, equal exactly where usrloc itself finds a contact again (its matching modes; of a
+//! contact with a Path in mode 2 the number tells too little, see [`Matching::is_told_by_number`]).
 //! Forbidden here: allocation, panics, the RFCs' rules of comparison (those are `fingerprint`'s).
 
 use crate::guard::sip::aor::fingerprint::{Key, Kind};
@@ -28,6 +29,13 @@ impl Matching {
             _ => None,
         }
     }
+
+    /// Whether a number that is known tells that usrloc finds the contact again. In mode 2 an update takes the Path of its
+    /// request over, or loses it, and usrloc does not tell which one it had (usrloc/ucontact.c mem_update_ucontact): a
+    /// Path is no part of the number, and of a request that has one only usrloc itself can tell.
+    pub fn is_told_by_number(self, contact: &Stored<'_>, has_path: bool) -> bool {
+        self != Matching::ContactAndPath || !has_path || !contact.instance.is_empty()
+    }
 }
 
 /// One contact, as a request asks for it or as usrloc has it.
@@ -52,15 +60,9 @@ pub fn record_number(key: &Key, aor: &[u8]) -> u64 {
 }
 
 /// The number of a contact of a record. A contact with an instance is found by instance and reg-id alone
-/// (get_ucontact_by_instance), any other by the mode. `path` is read in mode 2 only: empty without one.
+/// (get_ucontact_by_instance), any other by the mode.
 #[inline]
-pub fn stored_number<'p>(
-    key: &Key,
-    matching: Matching,
-    record: u64,
-    contact: &Stored<'_>,
-    path: impl FnOnce() -> PathBytes<'p>,
-) -> u64 {
+pub fn stored_number(key: &Key, matching: Matching, record: u64, contact: &Stored<'_>) -> u64 {
     if !contact.instance.is_empty() {
         let mut hashed = key.hash_with(Kind::Flow, u64::from(contact.reg_id));
         hashed.put(record);
@@ -70,33 +72,14 @@ pub fn stored_number<'p>(
     let mut hashed = key.hash(Kind::Stored);
     hashed.put(record);
     match matching {
-        Matching::Contact => hashed.put_text(contact.uri),
+        Matching::Contact | Matching::ContactAndPath => hashed.put_text(contact.uri),
         Matching::ContactAndCallId => {
             hashed.put_text(contact.uri);
             hashed.put_text(contact.call_id);
         }
-        Matching::ContactAndPath => {
-            hashed.put_text(contact.uri);
-            match path() {
-                PathBytes::None => (),
-                PathBytes::Whole([]) => (),
-                PathBytes::Whole(text) => hashed.put_text(text),
-                PathBytes::Joined(bytes) => hashed.put_bytes(bytes),
-            }
-        }
         Matching::CallId => hashed.put_text(contact.call_id),
     }
     hashed.finish()
-}
-
-/// A Path, as one text or as the headers that make it, joined.
-pub enum PathBytes<'p> {
-    /// None, or it does not count.
-    None,
-    /// As usrloc has it.
-    Whole(&'p [u8]),
-    /// Byte by byte.
-    Joined(&'p mut dyn Iterator<Item = u8>),
 }
 
 /// Whether usrloc finds `stored` for `asked`, byte by byte; `path`: the request's, compared only in mode 2 where the
@@ -163,7 +146,9 @@ pub(super) fn probe(key: &Key) -> u64 {
         ..plain
     };
     let record = record_number(key, b"alice");
-    let path = || PathBytes::Whole(b"<sip:p;lr>");
-    let plain = stored_number(key, Matching::ContactAndPath, record, &plain, path);
-    plain ^ stored_number(key, Matching::Contact, record, &flow, path)
+    let mut hashed = key.hash(Kind::Stored);
+    hashed.put(record);
+    hashed.put_text(plain.uri);
+    hashed.put_text(b"<sip:p;lr>");
+    hashed.finish() ^ stored_number(key, Matching::Contact, record, &flow)
 }

@@ -5,9 +5,12 @@ mod fingerprint;
 mod leg;
 pub mod local;
 
+#[cfg(feature = "surface")]
 pub use crate::guard::sip::aor::fingerprint::{
-    BindingFingerprints, Key, POINTS, UriFingerprints, aor_point, binding_by_instance,
-    binding_by_uri, binding_fingerprint, call_id_fingerprint, uri_fingerprints,
+    BindingFingerprints, POINTS, UriFingerprints, call_id_fingerprint,
+};
+pub use crate::guard::sip::aor::fingerprint::{
+    Key, aor_point, binding_by_instance, binding_by_uri, binding_fingerprint, uri_fingerprints,
 };
 pub use crate::guard::sip::aor::leg::{contents_fingerprint, leg_key, transaction_fingerprint};
 
@@ -182,7 +185,7 @@ impl<'a> Aor<'a> {
     }
 
     /// Writes the AoR for people: canonical text; what is not printable ASCII becomes `?`, what does not fit is cut and
-    /// ends in `~`. Never compare this text: use [`Aor::is_listed`].
+    /// ends in `~`. Never compare this text.
     pub fn display<'b>(&self, buffer: &'b mut [u8]) -> &'b str {
         let mut len = 0;
         for (place, byte) in buffer.iter_mut().zip(self.canonical()) {
@@ -198,35 +201,6 @@ impl<'a> Aor<'a> {
         }
         let written = buffer.get(..len).unwrap_or_default();
         std::str::from_utf8(written).unwrap_or_default()
-    }
-
-    /// Whether an entry of the priority list means this AoR: `user` (in any domain) or `user@domain`, both with or
-    /// without `sip:`, `sips:` or `tel:`. Compared like [`Aor::fingerprint`], but whatever the scheme.
-    pub fn is_listed(&self, entry: &[u8]) -> bool {
-        let prefixes: [&[u8]; 3] = [b"sip:", b"sips:", b"tel:"];
-        let bare = prefixes.iter().find_map(|prefix| {
-            let (head, rest) = entry.split_at_checked(prefix.len())?;
-            head.eq_ignore_ascii_case(prefix).then_some(rest)
-        });
-        let listed = Aor {
-            user: bare.unwrap_or(entry),
-            host: &[],
-            ..*self
-        };
-        match memchr(b'@', listed.user) {
-            None => !self.user.is_empty() && self.user_bytes().eq(listed.user_bytes()),
-            Some(at) => {
-                let (user, host) = listed.user.split_at(at);
-                let listed = Aor { user, ..listed };
-                host.get(1..).is_some_and(|host| self.is_in_domain(host))
-                    && self.user_bytes().eq(listed.user_bytes())
-            }
-        }
-    }
-
-    /// Whether the host is this domain.
-    pub fn is_in_domain(&self, domain: &[u8]) -> bool {
-        !self.host.is_empty() && self.host.eq_ignore_ascii_case(domain)
     }
 
     /// The AoR under which Kamailio's registrar keeps the bindings in usrloc, written into `buffer`.

@@ -281,7 +281,7 @@ pub(super) const TRIAL_MODULE: *const c_char = c"memguard trial module".as_ptr()
 /// A trial block that is larger than this is no trial block.
 pub(super) const TRIAL_LARGEST: u64 = 8192;
 
-/// Tries the layout on real blocks: sizes read back, `used_size` moves by them, a freed block is marked free, and
+/// Tries the layout on real blocks: sizes read back, `used_size` moves by them, a live block is not marked free, and
 /// whether the manager books shrinking reallocs (qm up to 5.8.7 and 6.0.5 does not: q_malloc.c qm_realloc).
 pub(super) fn tried(
     mut pool: PoolView,

@@ -20,7 +20,7 @@ pub(super) const WORDS: usize = META_WORDS + METHOD_WORDS + (FILE_BYTES + ROUTE_
 /// How an allocation was reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context {
-    /// Index of the place in [`crate::shared::counters::contexts::sites::Sites`].
+    /// Index of the place in [`crate::shared::counters::sites::Sites`].
     pub site: u32,
     /// Line of the configuration; 0: none was being executed.
     pub line: u32,

@@ -26,6 +26,14 @@ pub struct Leading {
 }
 
 impl Leading {
+    /// Goes on with the place that an earlier process had; what came meanwhile is not added.
+    pub fn after(held: Option<Held>) -> Leading {
+        Leading {
+            held,
+            took: Vec::new(),
+        }
+    }
+
     /// One look, after the growths of all sites were published. `pool` is real use without what is in no block.
     pub fn look(&mut self, sites: &Sites, sums: &[Tally], pool: i64) {
         let is_shm = |index: usize| sites.pool(index) == Some(SitePool::Shm);

@@ -1,4 +1,4 @@
-//! What a fingerprint table may have forgotten: how often, when, and until when it matters.
+//! What a fingerprint table may have forgotten: how often, and until when it matters.
 //! Forbidden here: the entries themselves, and taking a doubt back.
 
 use crate::shared::parts::{
@@ -6,17 +6,15 @@ use crate::shared::parts::{
     sync::{AtomicU64, Ordering, zeroed},
 };
 
-/// What the table may have forgotten. Times are seconds of server time, 0 for "never".
+/// What the table may have forgotten.
 ///
 /// ```text
-/// offset   0           8                16              24                 32…63
-///          evictions │ first eviction │ last eviction │ forgotten until │ (unused)
+/// offset   0           8                 16…63
+///          evictions │ forgotten until │ (unused)
 /// ```
 #[repr(C, align(64))]
 pub struct Doubt {
     evictions: AtomicU64,
-    first: AtomicU64,
-    last: AtomicU64,
     forgotten_until: AtomicU64,
 }
 
@@ -33,11 +31,9 @@ pub const LONGEST_DOUBT: u64 = 86_400;
 impl Doubt {
     /// No doubt, outside of any mapping.
     pub fn new() -> Self {
-        let [evictions, first, last, forgotten_until] = zeroed();
+        let [evictions, forgotten_until] = zeroed();
         Doubt {
             evictions,
-            first,
-            last,
             forgotten_until,
         }
     }
@@ -52,36 +48,18 @@ impl Doubt {
     /// counts as that.
     pub(super) fn forget(&self, until: u64, now: u64) {
         let until = until.min(now.saturating_add(LONGEST_DOUBT));
-        // ORDERING: Relaxed throughout; each figure stands for itself and only grows (or is set once).
+        // ORDERING: Relaxed; the figure stands for itself and only grows.
         self.forgotten_until.fetch_max(until, Ordering::Relaxed);
-        self.last.fetch_max(now, Ordering::Relaxed);
-        if self.first.load(Ordering::Relaxed) == 0 {
-            // Another process may have been first: then its time stays.
-            let _ = self
-                .first
-                .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-        }
     }
 
     /// How many live entries were pushed out (or not taken in, [`Put::Dropped`](crate::shared::phones::fingerprints::Put::Dropped)) since the start.
+    #[cfg(feature = "surface")]
     pub fn evictions(&self) -> u64 {
         // ORDERING: Relaxed; a counter, no data depends on it.
         self.evictions.load(Ordering::Relaxed)
     }
 
-    /// When a live entry was pushed out for the first time.
-    pub fn first_eviction(&self) -> Option<u64> {
-        // ORDERING: Relaxed; one figure.
-        Some(self.first.load(Ordering::Relaxed)).filter(|time| *time > 0)
-    }
-
-    /// When a live entry was pushed out for the last time.
-    pub fn last_eviction(&self) -> Option<u64> {
-        // ORDERING: Relaxed; one figure.
-        Some(self.last.load(Ordering::Relaxed)).filter(|time| *time > 0)
-    }
-
-    /// The latest end among all entries that were pushed out (0: none was): while `now` is before it (plus the
+    /// The latest end among all entries that were pushed out, seconds of server time (0: none was): while `now` is before it (plus the
     /// grace), an unknown fingerprint may be a forgotten one; after it the table is sure again.
     pub fn forgotten_until(&self) -> u64 {
         // ORDERING: Relaxed; one figure.
