@@ -13,12 +13,11 @@ need_tools() {
         [ -n "${LIBCLANG_PATH:-}" ] || packages+=(libclang-dev)
     fi
     [ -f /etc/protocols ] || packages+=(netbase) # a minimal Debian lacks it, and Kamailio says ERROR: it finds no number of TCP
-    command -v ip >/dev/null || packages+=(iproute2) # network namespaces of tests and of ./dev story
     command -v cargo >/dev/null || blocked "cargo is missing: install Rust 1.85 or later (rustup.rs)"
     [ ${#packages[@]} -eq 0 ] && return
     local line="apt-get install -y --no-install-recommends ${packages[*]}"
     [ "$(id -u)" = 0 ] || blocked "please run as root: $line"
-    note "installing ${packages[*]} (a C compiler for the shim, libclang for the bindings, netbase for /etc/protocols, iproute2 for the tests' networks)"
+    note "installing ${packages[*]} (a C compiler for the shim, libclang for the bindings, netbase for /etc/protocols)"
     install_packages "${packages[@]}" || blocked "this failed: $line"
 }
 

@@ -59,3 +59,10 @@ prepare_valgrind() {
     touch "$folder/ready"
 }
 valgrind_program() { if [ -f "$BUILD/valgrind/ready" ]; then echo "$BUILD/valgrind/valgrind"; else echo valgrind; fi; }
+
+# ip for the tests' network namespaces, which root alone can make; without it those tests are skips.
+prepare_ip() {
+    if [ "$(id -u)" != 0 ] || command -v ip >/dev/null; then return; fi
+    note "installing iproute2 (ip, for network namespaces of tests)"
+    install_packages iproute2 || blocked "this failed: apt-get install -y iproute2"
+}

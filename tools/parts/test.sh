@@ -120,6 +120,7 @@ test_module() {
     (prepare_prometheus) || complaints+=("Prometheus is not here; see above")
     (prepare_pprof) || complaints+=("pprof is not here; see above")
     (prepare_valgrind) || complaints+=("valgrind is not here; see above")
+    (prepare_ip) || complaints+=("ip is not here; see above")
     MEMGUARD_VALGRIND=$(valgrind_program)
     export MEMGUARD_VALGRIND MEMGUARD_KAMAILIOS=$BUILD/kamailios.txt MEMGUARD_PROMETHEUS=$BUILD/prometheus/bin MEMGUARD_PPROF=$BUILD/pprof/pprof
     tests "real Kamailio, $pairs" env MEMGUARD_PAIRS="$pairs" cargo test --test module -- --test-threads=3 "$@"
