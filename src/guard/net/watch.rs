@@ -140,8 +140,9 @@ impl Watch {
             free_bind,
         };
         for (row, hidden) in watch.rows.iter().zip(&mut watch.hidden) {
-            let until = |is_so: bool, last: u64| if is_so { last + REMEMBERED_MS } else { 0 };
-            hidden.claimed_until_ms = until(row.reason == Reason::Claimed, row.claimed_last_ms);
+            if row.reason == Reason::Claimed {
+                hidden.claimed_until_ms = row.claimed_last_ms + REMEMBERED_MS;
+            }
             hidden.went = row.reason.is_missing().then_some(row.reason);
         }
         watch
