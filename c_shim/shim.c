@@ -856,6 +856,38 @@ unsigned mg_rpc_returns_list(void)
 #endif
 }
 
+/* one socket's addresses: its own and, with SCTP, further ones */
+static void each_address(struct socket_info *si, int kind, mg_listening_f each, void *closure)
+{
+	struct addr_info *more;
+	int is_virtual = (si->flags & SI_IS_VIRTUAL) != 0;
+
+	each(closure, kind, si->address.u.addr, si->address.len, is_virtual);
+	for(more = si->addr_info_lst; more != NULL; more = more->next)
+		each(closure, kind, more->address.u.addr, more->address.len, is_virtual);
+}
+
+/* socket_info is laid out differently in each version */
+void mg_each_listening(mg_listening_f each, void *closure)
+{
+	static const unsigned short kinds[] = {PROTO_UDP, PROTO_TCP, PROTO_TLS, PROTO_SCTP};
+	struct socket_info **list;
+	struct socket_info *si;
+	int kind;
+
+	for(kind = 0; kind < (int)(sizeof(kinds) / sizeof(kinds[0])); kind++) {
+		list = get_sock_info_list(kinds[kind]);
+		for(si = list != NULL ? *list : NULL; si != NULL; si = si->next)
+			each_address(si, kind, each, closure);
+	}
+}
+
+/* the variable is a global of the core whose header is full of macros */
+int mg_free_bind(void)
+{
+	return _sr_ip_free_bind;
+}
+
 /* tlsf's structures are private to its C file; this helper is exported by the server */
 size_t tlsf_block_size(void *pointer);
 

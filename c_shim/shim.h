@@ -121,6 +121,9 @@ typedef int (*mg_pv_key_f)(const char *name, int length);
 /* its value: 1 a number, 2 a text (of static life), 0 none */
 typedef int (*mg_pv_value_f)(int key, unsigned long *number, const char **text, int *length);
 
+/* one listen address: 0 udp, 1 tcp, 2 tls, 3 sctp; virtual: Kamailio may start without it */
+typedef void (*mg_listening_f)(void *closure, int kind, const unsigned char *address, int length, int is_virtual);
+
 void *mg_pkg_take(size_t size);
 void mg_pkg_give(void *block);
 
@@ -191,6 +194,9 @@ int mg_rpc_list_count(rpc_t *rpc, void *list, unsigned long long value);
 int mg_rpc_list_float(rpc_t *rpc, void *list, double value);
 
 pv_export_t *mg_pv_table(mg_pv_key_f key, mg_pv_value_f value);
+
+void mg_each_listening(mg_listening_f each, void *closure);
+int mg_free_bind(void);
 
 unsigned mg_rpc_returns_list(void);
 size_t mg_tlsf_block_size(void *pointer);

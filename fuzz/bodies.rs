@@ -183,6 +183,34 @@ pub fn replied(message: &[u8]) {
     }
 }
 
+/// What the kernel says by rtnetlink, and frames of other machines: any bytes, in any order, to one watch.
+pub fn watched(bytes: &[u8]) {
+    use memguard::guard::net::{arp::Arp, row::Row, rtnetlink::messages, said::Said, watch::Watch};
+    let row = |address: [u8; 4], roles| Row::new(address.into(), roles, 1);
+    let mut watch = Watch::new(&[row([10, 0, 0, 1], 1), row([10, 0, 0, 2], 6)], true, false);
+    watch.begin_listing();
+    watch.end_listing();
+    let mut now = 1000;
+    // A piece in front of each half: as a datagram of the kernel, and as a frame.
+    for piece in bytes.chunks(bytes.len() / 2 + 1).chain([bytes]) {
+        for message in messages(piece) {
+            watch.hear(&message.says, now);
+        }
+        if let Some(arp) = Arp::parse(piece) {
+            watch.frame(&arp, now);
+        }
+        now += 1500;
+        watch.settle(now);
+        assert!(watch.take_changes().count() <= 8);
+        for row in watch.rows() {
+            assert_eq!(Row::from_words(&row.to_words()), Some(*row));
+            let said = Said(row, now).to_string();
+            assert!(!said.is_empty() && said.chars().all(|c| !c.is_control()));
+        }
+        assert!(watch.sums().missing <= 2);
+    }
+}
+
 /// Arguments of commands and values of parameters, as an operator or a script may type them.
 pub fn argued(text: &[u8]) {
     let text = String::from_utf8_lossy(text);
@@ -198,6 +226,9 @@ pub fn argued(text: &[u8]) {
     let _ = filters::history(&words);
     let _ = filters::check(&words);
     let _ = filters::diff(&words);
+    for word in &words {
+        let _ = memguard::guard::config::addresses::parse_address("address_expect", word);
+    }
     for param in Int::ALL {
         if let Ok(value) = parse_int(*param, &text) {
             assert_eq!(check_int(*param, value), Ok(value));

@@ -109,6 +109,7 @@ fn example(param: &Param) -> String {
         (_, "priority_aor") => "\"control-centre@example.org\"".into(),
         (_, "priority_domain") => "\"emergency.example.org\"".into(),
         (_, "priority_source" | "silent_source") => "\"192.0.2.0/24\"".into(),
+        (_, "address_expect" | "address_floating") => "\"192.0.2.10\"".into(),
         (_, "event_callback") => "\"ksr_memguard_event\"".into(),
         (_, "listen") => "\"127.0.0.1:9494\"".into(),
         (_, "profile_dir") => "\"/var/lib/kamailio\"".into(),

@@ -70,6 +70,11 @@ fn contacts_are_compared_alike_whatever_they_are() {
 }
 
 #[test]
+fn the_kernels_messages_and_strangers_frames_are_taken_without_harm() {
+    replay("network", bodies::watched);
+}
+
+#[test]
 fn arguments_are_answered_whatever_they_are() {
     replay("arguments", bodies::argued);
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use memguard::guard::formats::metrics::{self, Build, FAMILIES, Measures, PREFIX, Worker};
 
 /// The contract's names (design §8), typed a second time on purpose.
-const NAMES: &str = "build_info level enforcing level_changes_total shm_size_bytes shm_used_bytes shm_peak_bytes \
+const NAMES: &str = "address_alarm address_claims_total address_leased address_missing build_info level enforcing level_changes_total shm_size_bytes shm_used_bytes shm_peak_bytes \
     shm_drift_bytes shm_failures_total pkg_size_bytes pkg_used_max_bytes pkg_failures_total os_limit_bytes \
     os_used_bytes headroom_bytes exhaustion_seconds full_at_this_rate_seconds forecast_valid \
     registration_cost_bytes registrations_left registers_total rejected_total rejected_observed_total fail_open_total known_bindings queue_length storm workers \

@@ -175,6 +175,7 @@ fn page(history: &[Point]) -> Page<'_> {
             "no cgroup memory limit could be read: the machine's memory is held against /proc/meminfo only",
         ],
         notes: Vec::new(),
+        addresses: Vec::new(),
         before: None,
         history,
     }

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of `src/host`; a file may name its own room and those before it.
-const ROOMS: [&str; 8] = [
-    "kamailio", "memory", "sip", "reports", "commands", "outputs", "sampler", "module",
+const ROOMS: [&str; 9] = [
+    "kamailio", "net", "memory", "sip", "reports", "commands", "outputs", "sampler", "module",
 ];
 /// These two know nothing of each other, whatever their order.
 const APART: [(&str, &str); 1] = [("reports", "sip")];

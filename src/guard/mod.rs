@@ -7,5 +7,6 @@ pub mod decide;
 pub mod foresee;
 pub mod formats;
 pub mod machine;
+pub mod net;
 pub mod sip;
 pub mod terms;

@@ -5,6 +5,7 @@ pub mod commands;
 pub mod kamailio;
 pub mod memory;
 pub mod module;
+pub mod net;
 pub mod outputs;
 pub mod reports;
 pub mod sampler;

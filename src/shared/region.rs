@@ -15,6 +15,7 @@ use crate::shared::counters::{
     rows::{MAX_PROCESSES, ROWS, Row},
 };
 use crate::shared::figures::{
+    addresses::Addresses,
     comeback::Comeback,
     events::Events,
     forecasts::Forecasts,
@@ -183,6 +184,8 @@ pub struct Region {
     pub priorities: Priorities,
     /// Level changes.
     pub events: Events,
+    /// The watched addresses.
+    pub addresses: Addresses,
     /// Refusals.
     pub refusals: Refusals,
     /// One row per process, and one for all processes beyond them.

@@ -1,7 +1,8 @@
 //! The module in real Kamailio: `./dev test module` prepares what these tests need and tells them by the environment.
-//! Forbidden here: linking Kamailio, traffic beyond loopback, processes, ports or files that outlive a test.
+//! Forbidden here: linking Kamailio, traffic beyond loopback and the test's own network namespaces, processes, ports or files that outlive a test.
 
 mod accounting;
+mod addresses;
 mod agreement;
 mod avalanche;
 mod bindings_file;

@@ -91,3 +91,10 @@ prepare_schemas() {
     "$folder/xmllint" --version >/dev/null 2>&1 || blocked "$folder/xmllint does not run on this machine"
     touch "$folder/ready"
 }
+
+# ip for the tests' network namespaces, which root alone can make; without it those tests are skips.
+prepare_ip() {
+    if [ "$(id -u)" != 0 ] || command -v ip >/dev/null; then return; fi
+    note "installing iproute2 (ip, for network namespaces of tests)"
+    install_packages iproute2 || blocked "this failed: apt-get install -y iproute2"
+}

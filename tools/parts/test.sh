@@ -121,6 +121,7 @@ test_module() {
     (prepare_pprof) || complaints+=("pprof is not here; see above")
     (prepare_valgrind) || complaints+=("valgrind is not here; see above")
     (prepare_schemas) || complaints+=("the schemas of SARIF and JUnit are not here; see above")
+    (prepare_ip) || complaints+=("ip is not here; see above")
     MEMGUARD_VALGRIND=$(valgrind_program)
     export MEMGUARD_VALGRIND MEMGUARD_KAMAILIOS=$BUILD/kamailios.txt MEMGUARD_PROMETHEUS=$BUILD/prometheus/bin MEMGUARD_PPROF=$BUILD/pprof/pprof MEMGUARD_SCHEMAS=$BUILD/schemas
     tests "real Kamailio, $pairs" env MEMGUARD_PAIRS="$pairs" cargo test --test module -- --test-threads=3 "$@"

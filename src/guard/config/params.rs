@@ -138,6 +138,8 @@ ints! {
     Python "python" 1 [0 ..= 1] "" start "1: where app_python3 is loaded, count the interpreter's own memory; 0: leave it alone";
     Pprof "pprof" 0 [0 ..= 1] "" start "1: listen serves /debug/pprof/heap and /debug/pprof/allocs, for continuous profiling; 0: it does not";
     DrainOptions "drain_options" 0 [0 ..= 1] "" run "1: while memguard.drain runs, OPTIONS to this server itself get 503, so that a dispatcher takes it out; 0: the script answers them";
+    AddressGuard "address_guard" 1 [0 ..= 1] "" start "1: watch the addresses that Kamailio listens on; 0: leave them alone";
+    ArpWatch "arp_watch" 1 [0 ..= 1] "" start "1: see by ARP whether another machine uses a watched IPv4 address (needs CAP_NET_RAW at the start); 0: do not look";
     Faults "faults" 0 [0 ..= 1] "" start "1: memguard.fault can let an allocation fail, for memguard-gate --faults; never on a server that is used";
 }
 
@@ -192,7 +194,11 @@ texts! {
     ProfileDir "profile_dir" Kind::Text { default: "", max_len: MAX_PATH },
         "directory that memguard.profile and memguard.evidence write into; empty: off";
     EventCallback "event_callback" Kind::Text { default: "", max_len: 64 },
-        "KEMI function that is called on a level change, where event_route[memguard:level-changed] cannot be written; empty: none";
+        "KEMI function that is called on a change of level or of an address, where the event routes cannot be written; empty: none";
+    AddressExpect "address_expect" Kind::List { max_items: 64 },
+        "address that must be on this machine although Kamailio does not name it (it listens on 0.0.0.0, say); repeatable";
+    AddressFloating "address_floating" Kind::List { max_items: 64 },
+        "address that may be here or on another machine: its absence is standby and no alarm; repeatable";
     BlackBox "blackbox" Kind::Text { default: "", max_len: MAX_PATH },
         "file that keeps the last hours for reading after a crash; empty: off";
 }

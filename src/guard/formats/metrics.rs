@@ -118,6 +118,10 @@ families! {
         Gauge known_bindings "bindings that are known and alive";
         Gauge queue_length "refused AoRs that have a slot in the queue still to come";
         Gauge storm "1 while new registrations come far above their usual rate";
+        Gauge address_alarm "the watched addresses: 0 ok, 1 warning, 2 critical, the worst of them";
+        Gauge address_missing "addresses that are needed and not on this machine, or not usable there (an IPv6 duplicate)";
+        Gauge address_leased "addresses that are needed and leased: DHCP may give them to another machine";
+        Counter address_claims_total "ARP frames of other machines that claimed an address while it was here";
         Gauge workers "processes of the server";
         Gauge workers_leaking "processes whose memory grows without an end in sight";
         Gauge draining "1 while memguard.drain runs";

@@ -6,6 +6,7 @@ use crate::guard::foresee::{
     pace::{AtThisRate, SOON_S},
     restart::Advice,
 };
+use crate::guard::net::terms::Alarm;
 use crate::guard::terms::{
     text::{Bytes, NONE_FORESEEN_S, Until},
     words::{Level, Pool},
@@ -43,7 +44,7 @@ pub struct Check {
 }
 
 /// What the check looks at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Server<'a> {
     /// Its level.
     pub level: Level,
@@ -59,6 +60,8 @@ pub struct Server<'a> {
     pub stale_ms: u64,
     /// What is to be said of restarts.
     pub upkeep: Upkeep,
+    /// The watched address that is worst, in one sentence; `None` while all is well with them.
+    pub addresses: Option<(Alarm, String)>,
 }
 
 /// What is to be said of restarts.
@@ -151,6 +154,10 @@ pub fn check(server: &Server<'_>, pct: Option<(u32, u32)>, seconds: Option<(u32,
         None => grade(level >= Level::Warning, level >= Level::Shedding),
         Some(_) => grade(false, level >= Level::Emergency),
     });
+    if let Some((alarm, sentence)) = &server.addresses {
+        code = code.max(grade(*alarm >= Alarm::Warning, *alarm >= Alarm::Critical));
+        said.push(sentence.clone());
+    }
     let word = ["OK", "WARNING", "CRITICAL"][usize::from(code.min(2))];
     // No forecast: it raises nothing, and is said once it is a matter of minutes.
     let first = server.pools.iter().min_by_key(|pool| pool.full_in_s);
@@ -209,6 +216,7 @@ mod tests {
             sample_age_ms: age,
             stale_ms: 10_000,
             upkeep: Upkeep::NONE,
+            addresses: None,
         };
         check(&server, None, None)
     }
@@ -249,6 +257,7 @@ mod tests {
             sample_age_ms: 0,
             stale_ms: 1,
             upkeep: Upkeep::NONE,
+            addresses: None,
         };
         let answer = check(&server, None, None);
         assert_eq!(
@@ -281,6 +290,7 @@ mod tests {
             sample_age_ms: 0,
             stale_ms: 1,
             upkeep: Upkeep::NONE,
+            addresses: None,
         };
         let answer = check(&server, Some((98, 99)), None);
         assert_eq!(
@@ -352,6 +362,7 @@ mod tests {
                             sample_age_ms,
                             stale_ms: 1,
                             upkeep: Upkeep::NONE,
+                            addresses: None,
                         };
                         let answer = check(&server, pct, None);
                         let word = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][answer.code as usize];
@@ -360,6 +371,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_address_raises_the_code_and_is_named() {
+        let server = |alarm: Alarm| Server {
+            level: Level::Normal,
+            pools: &[Standing {
+                pool: Pool::Shm,
+                permyriad: 100,
+                thresholds: (70, 80),
+                exhaustion_s: NONE_FORESEEN_S,
+                is_known: true,
+                full_in_s: NONE_FORESEEN_S,
+            }],
+            cause: Cause::None,
+            headroom: 1,
+            sample_age_ms: 0,
+            stale_ms: 1,
+            addresses: Some((alarm, "address 192.0.2.7: gone".to_owned())),
+        };
+        let said = |alarm| check(&server(alarm), None, None);
+        assert_eq!(
+            (said(Alarm::Warning).code, said(Alarm::Critical).code),
+            (1, 2)
+        );
+        assert_eq!(
+            said(Alarm::Critical).text,
+            "CRITICAL - address 192.0.2.7: gone; level normal, cause none"
+        );
     }
 
     #[test]

@@ -74,6 +74,14 @@ warnings! {
     SamplerDied = "the sampling process died within the last hour and was started again (the log says how it ended, memguard.status how often): samples of some seconds are missing, forecasts go on with what was known; no call was touched",
     /// All places of the event before parsing are taken.
     DataSlotTaken = "other modules hold all eight places of the event that comes before a message is parsed (NET_DATA_IN): the ballast of pkg is not released there, so a worker whose pkg is full drops what comes over TCP and TLS; load one of those modules less, or give pkg more room (-M)",
+    /// No socket for ARP frames.
+    NoArp = "ARP frames cannot be read (that takes CAP_NET_RAW at the start): whether another machine uses an IPv4 address of this one is not seen; start as root or with that capability, or set arp_watch 0",
+    /// No rtnetlink socket.
+    NoAddresses = "the kernel does not tell this machine's addresses (no rtnetlink socket): memguard.addresses stands still; address_guard 0 switches the watch off",
+    /// More addresses than rows.
+    TooManyAddresses = "Kamailio listens on more than 256 addresses: those beyond are not watched (memguard.addresses)",
+    /// The hint.
+    ForeignSender = "within the last five minutes packets came in whose sender has an address of this machine (in_martian_src): another machine may use one of its addresses; with CAP_NET_RAW at the start memguard would know which",
     /// The black box is not written.
     BlackBox = "the black box (parameter blackbox) is not written, the log says why: an end of this run will leave no trace in it",
 }

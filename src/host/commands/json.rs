@@ -89,7 +89,7 @@ pub fn weight(answer: &Answer) -> usize {
 const JSON_ROOM: usize = 1 << 20;
 
 /// What `memguard.json` holds: the read-only commands but itself.
-const IN_JSON: [&str; 15] = [
+const IN_JSON: [&str; 16] = [
     "memguard.status",
     "memguard.pools",
     "memguard.workers",
@@ -97,6 +97,7 @@ const IN_JSON: [&str; 15] = [
     "memguard.sites",
     "memguard.modules",
     "memguard.failures",
+    "memguard.addresses",
     "memguard.events",
     "memguard.refusals",
     "memguard.config",

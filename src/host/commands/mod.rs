@@ -22,7 +22,7 @@ pub struct Command {
 }
 
 /// All commands, in the order of the contract (design §6).
-pub const COMMANDS: [Command; 30] = [
+pub const COMMANDS: [Command; 31] = [
     Command {
         name: "memguard.status",
         help: "Level, what is tightest, how long it lasts, what is refused. No arguments.",
@@ -110,8 +110,14 @@ pub const COMMANDS: [Command; 30] = [
         run: forecast_reports::check,
     },
     Command {
+        name: "memguard.addresses",
+        help: "Whether the addresses that Kamailio needs are here, and whether another machine uses one; the worst first. [ADDRESS]",
+        is_list: true,
+        run: reports::addresses,
+    },
+    Command {
         name: "memguard.events",
-        help: "The last level changes, newest first. [N]",
+        help: "The last changes of level and of addresses, newest first. [N]",
         is_list: true,
         run: reports::events,
     },

@@ -20,6 +20,7 @@ use crate::host::kamailio::{
 };
 use crate::host::memory::{hooks, outside};
 use crate::host::module::{event_routes, functions, parameters, rpc, statistics, variables};
+use crate::host::net::{listening, sockets};
 use crate::host::outputs::{bindings_file, blackbox, ending, serve};
 use crate::host::reports::{binaries, profile};
 use crate::host::sampler::{memory, ticks};
@@ -116,6 +117,7 @@ fn try_init() -> Result<(), String> {
         }
     }
     blackbox::open(region)?;
+    open_frames(region);
     follow::declare()?;
     statistics::register()?;
     event_routes::prepare();
@@ -181,8 +183,8 @@ pub unsafe extern "C" fn child_init(rank: c_int) -> c_int {
     guarded("child_init", || {
         hooks::publish_process();
         if rank != sys::PROC_INIT && rank != PROC_MAIN {
-            // Only the sampling process serves and records, which main forks in PROC_MAIN.
-            drop((serve::take(), blackbox::take()));
+            // Only the sampling process serves, records and watches, which main forks in PROC_MAIN.
+            drop((serve::take(), blackbox::take(), sockets::take_frames()));
         }
         if rank != sys::PROC_INIT {
             outside::child_started();
@@ -212,6 +214,7 @@ fn bind_all() -> Result<(), String> {
     follow::prepare();
     bind_usrloc(region)?;
     outside::prepare(region);
+    watch_addresses(region);
     region.warn(Warning::TlsThreshold, tls_refuses_first(region));
     region.warn(Warning::Remap503, tm_remaps_refusals());
     region.warn(Warning::ProfileDir, !profile::is_writable());
@@ -240,6 +243,24 @@ fn bind_all() -> Result<(), String> {
     watch_script(Some(learn::on_reply_end), POST_SCRIPT, REPLIES)?;
     say_warnings(region);
     Ok(())
+}
+
+/// The socket for ARP frames, while this process may still be root; without it the watch goes on by rtnetlink alone.
+fn open_frames(region: &Region) {
+    let is_wanted = [Int::AddressGuard, Int::ArpWatch].map(|p| region.settings.get(p)) == [1, 1];
+    region.warn(Warning::NoArp, is_wanted && sockets::open_frames().is_err());
+}
+
+/// Remembers which addresses are watched: Kamailio's lists of sockets are final.
+fn watch_addresses(region: &Region) {
+    if region.settings.get(Int::AddressGuard) == 0 {
+        return;
+    }
+    if let Some(tables) = state::tables() {
+        listening::remember(&tables.texts);
+    }
+    let unwatched = listening::watched().map_or(0, |watched| watched.unwatched);
+    region.warn(Warning::TooManyAddresses, unwatched > 0);
 }
 
 const PRE_SCRIPT: c_uint = sys::PRE_SCRIPT_CB;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use crate::guard::config::texts::Texts;
 use crate::guard::config::{
+    addresses::parse_address,
     params::{self, INT_PARAMS, Int, Kind, Text},
     priority::{self, List},
 };
@@ -100,6 +101,7 @@ fn apply_text(index: usize, value: String) -> Result<(), String> {
         Text::PrioritySource => priority::parse_source(&value).map(|_| ())?,
         Text::SilentSource => silent(&value).map(|_| ())?,
         Text::Listen => http::parse_listen(&value).map(|_| ())?,
+        Text::AddressExpect | Text::AddressFloating => parse_address(name, &value).map(|_| ())?,
         Text::ProfileDir => profile::check_folder(&value)?,
         _ => (),
     }
@@ -150,9 +152,9 @@ macro_rules! setters {
     ($set:ident: $($i:literal)*) => { [$($set::<$i> as unsafe extern "C" fn(c_uint, *mut c_void) -> c_int),*] };
 }
 
-const INT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Int::COUNT] = setters!(set_int: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34);
+const INT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Int::COUNT] = setters!(set_int: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36);
 const TEXT_SETTERS: [unsafe extern "C" fn(c_uint, *mut c_void) -> c_int; Text::COUNT] =
-    setters!(set_text: 0 1 2 3 4 5 6 7 8 9 10);
+    setters!(set_text: 0 1 2 3 4 5 6 7 8 9 10 11 12);
 
 /// The table of parameters for `exports`; each name twice, for numbers and for words. Lives for ever.
 pub fn param_table() -> *mut sys::param_export_t {

@@ -4,11 +4,14 @@
 use std::ffi::{c_char, c_int, c_ulong};
 
 use crate::guard::config::params::Int;
+use crate::guard::net::row::Change;
+use crate::guard::terms::event::Event;
 use crate::guard::terms::words::Pool;
 use crate::host::kamailio::{
     panic_guard::{Fallback, guarded},
     state,
 };
+use crate::host::module::event_routes::Of;
 use crate::host::module::{event_routes, functions};
 use crate::host::reports;
 use crate::host::sip::arrived::bytes;
@@ -19,6 +22,7 @@ use crate::shared::region::Region;
 enum Value {
     Number(u64),
     Word(&'static str),
+    Text(&'static [u8]),
     Nothing,
 }
 
@@ -52,14 +56,31 @@ keys! {
         functions::told().map_or(Value::Nothing, |told| Value::Number(u64::from(told.retry_after)))
     };
     "retry_after_min" "smallest Retry-After of a refusal, seconds" |r| Value::Number(r.settings.get_u64(Int::RetryAfterMin));
-    "from" "in event_route[memguard:level-changed]: the level before" |_| event_routes::running().map_or(Value::Nothing, |e| Value::Word(e.from.word()));
-    "to" "in the event route: the level after" |_| event_routes::running().map_or(Value::Nothing, |e| Value::Word(e.to.word()));
+    "from" "in event_route[memguard:level-changed]: the level before; in memguard:address-changed: ok, warning or critical" |_| change(|e| e.from.word(), |c| c.from.alarm().word());
+    "to" "in the event route: what it is now" |_| change(|e| e.to.word(), |c| c.to.alarm().word());
     "pool" "in the event route: shm, pkg or os" |_| event_routes::running().map_or(Value::Nothing, |e| Value::Word(e.pool.word()));
     "worker" "in the event route: index of the worker whose pkg it is; empty for shm and os" |_| {
         event_routes::running().and_then(|e| e.worker).map_or(Value::Nothing, |w| Value::Number(u64::from(w)))
     };
     "percent" "in the event route: use in percent" |_| event_routes::running().map_or(Value::Nothing, |e| Value::Number(u64::from(e.percent)));
-    "reason" "in the event route: memory, operator or ended" |_| event_routes::running().map_or(Value::Nothing, |e| Value::Word(e.reason.word()));
+    "reason" "in the event route: memory, operator or ended; of an address gone, claimed, here and the like" |_| change(|e| e.reason.word(), |c| c.word());
+    "addresses" "the worst of the watched addresses: ok, warning, critical, or off" |r| Value::Word(reports::addresses::in_a_word(r));
+    "address" "in event_route[memguard:address-changed]: the address" |_| text(Of::Address);
+    "interface" "in that route: its interface" |_| text(Of::Interface);
+    "card" "in that route: the card (MAC) of the other machine; empty where none is meant" |_| text(Of::Card);
+}
+
+/// A word of the change that a route is running for: of a level, or of an address.
+fn change(level: fn(Event) -> &'static str, address: fn(Change) -> &'static str) -> Value {
+    match (event_routes::running(), event_routes::address()) {
+        (Some(event), _) => Value::Word(level(event)),
+        (None, Some(change)) => Value::Word(address(change)),
+        (None, None) => Value::Nothing,
+    }
+}
+
+fn text(of: Of) -> Value {
+    event_routes::address_text(of).map_or(Value::Nothing, Value::Text)
 }
 
 /// Answer of the two callbacks.
@@ -106,6 +127,11 @@ pub unsafe extern "C" fn value_of(
                 Value::Word(word) => {
                     *text = word.as_ptr().cast();
                     *length = word.len() as c_int;
+                    Answer(2)
+                }
+                Value::Text(bytes) => {
+                    *text = bytes.as_ptr().cast();
+                    *length = bytes.len() as c_int;
                     Answer(2)
                 }
                 Value::Nothing => Answer(0),

@@ -19,7 +19,7 @@ use crate::guard::terms::{
 use crate::host::kamailio::state;
 use crate::host::memory::hooks;
 use crate::host::reports;
-use crate::host::reports::{region, restart};
+use crate::host::reports::{addresses, region, restart};
 use crate::shared::figures::{
     forecasts::Forecast,
     history::{MINUTES, SECONDS, Track},
@@ -286,6 +286,7 @@ pub fn check(words: &[&str]) -> Result<Answer, Fault> {
                 .saturating_sub(figures.time_ms.max(region.control.start_ms.get())),
             stale_ms: 10 * interval.max(1000),
             upkeep: restart::upkeep(region),
+            addresses: addresses::worst(region),
         },
         limits.pct,
         limits.seconds,

@@ -27,7 +27,8 @@ pub fn events(words: &[&str]) -> Result<Answer, Fault> {
     let count = filters::events(words)
         .map_err(Fault::bad)?
         .unwrap_or(USUAL_ROWS) as usize;
-    let rows = region()?.events.last(count).map(|(_, event)| {
+    let region = region()?;
+    let levels = region.events.last(count).map(|(_, event)| {
         let mut row = vec![
             ("time", Node::Count(state::date(event.time_ms / 1000))),
             ("from", word(event.from)),
@@ -41,8 +42,25 @@ pub fn events(words: &[&str]) -> Result<Answer, Fault> {
         );
         row.push(("percent", int(u64::from(event.percent))));
         row.push(("reason", word(event.reason)));
-        row
+        (event.time_ms, row)
     });
+    let changes = region.addresses.last(count).map(|change| {
+        let mut row = vec![
+            ("time", Node::Count(state::date(change.time_ms / 1000))),
+            ("from", word(change.from.alarm())),
+            ("to", word(change.to.alarm())),
+            ("address", word(change.address)),
+        ];
+        if !change.interface.is_empty() {
+            row.push(("interface", word(change.interface)));
+        }
+        row.extend(change.card.map(|card| ("card", word(card))));
+        row.push(("reason", word(change.word())));
+        (change.time_ms, row)
+    });
+    let mut rows: Vec<(u64, Fields)> = levels.chain(changes).collect();
+    rows.sort_by_key(|(time_ms, _)| std::cmp::Reverse(*time_ms)); // each list was newest first, and stays so
+    let rows = rows.into_iter().take(count).map(|(_, row)| row);
     Ok(Answer::Many(rows.collect()))
 }
 
@@ -88,7 +106,7 @@ fn config_rows(region: &Region) -> Vec<Fields> {
     let texts = state::tables().map(|tables| &tables.texts);
     let texts = Text::ALL.iter().zip(TEXT_PARAMS).map(|(text, line)| {
         let value = match (texts, line.kind) {
-            (Some(texts), _) if *text == Text::SilentSource => shown(texts.list(*text)),
+            (Some(texts), Kind::List { .. }) if !is_priority(*text) => shown(texts.list(*text)),
             (_, Kind::List { .. }) => in_force(region, *text),
             (Some(texts), _) => texts.get(*text).to_owned(),
             (None, _) => String::new(),
@@ -110,6 +128,14 @@ fn config_rows(region: &Region) -> Vec<Fields> {
 
 /// How many values of a list `memguard.config` shows; `memguard.priority` shows all.
 const SHOWN_VALUES: usize = 20;
+
+/// Lists that can be changed while the server runs.
+fn is_priority(text: Text) -> bool {
+    matches!(
+        text,
+        Text::PriorityAor | Text::PriorityDomain | Text::PrioritySource
+    )
+}
 
 /// A priority list in force, in one line.
 fn in_force(region: &Region, text: Text) -> String {

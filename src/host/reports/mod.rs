@@ -1,6 +1,7 @@
 //! What the read-only commands answer, from memguard's own state and lock-free reads.
 //! Forbidden here: changing anything; shm locks; Kamailio's allocators. Process: RPC processes.
 
+pub mod addresses;
 mod lists;
 mod now;
 mod pools;
@@ -8,6 +9,7 @@ mod registrations;
 mod status;
 mod workers;
 
+pub use crate::host::reports::addresses::addresses;
 pub use crate::host::reports::lists::{config, events, priorities, refusals};
 pub use crate::host::reports::now::*;
 pub use crate::host::reports::pools::pools;

@@ -17,7 +17,7 @@ use crate::guard::terms::{
 use crate::host::kamailio::processes;
 use crate::host::kamailio::state;
 use crate::host::memory::hooks;
-use crate::host::reports::{self, forecast_reports, measures, restart, site_reports};
+use crate::host::reports::{self, addresses, forecast_reports, measures, restart, site_reports};
 use crate::shared::figures::{
     history::{SECONDS, Track},
     sampled::Figures,
@@ -52,6 +52,7 @@ pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
         pools: pools(region, &figures, &workers),
         registrations: registrations(region, &figures),
         sites: sites(),
+        addresses: addresses::page_rows(region),
         events: region.events.last(EVENTS).map(event_row).collect(),
         warnings: reports::warnings_now(region),
         notes: restart::notes(region),

@@ -10,6 +10,7 @@ use crate::guard::formats::report::word;
 use crate::guard::terms::words::Pool;
 use crate::host::kamailio::state;
 use crate::host::memory::hooks;
+use crate::host::reports::addresses;
 use crate::host::reports::bytes;
 use crate::host::reports::forecast_reports;
 use crate::host::reports::milli;
@@ -81,6 +82,7 @@ fn status_fields(region: &Region) -> Fields {
             "memory_reserve_peak",
             bytes(region.sampling.reserve_peak.get()),
         ),
+        ("addresses", word(addresses::in_a_word(region))),
         ("workers", int(hooks::processes() as u64)),
         ("workers_leaking", int(leaking(region))),
         (

@@ -27,6 +27,7 @@ use crate::host::kamailio::{
     state, sys,
 };
 use crate::host::memory::{hooks, outside::Questions};
+use crate::host::net::{sockets, watcher::Watcher};
 use crate::host::outputs::{
     bindings_file::Saver,
     blackbox::{self, Recorder},
@@ -72,7 +73,8 @@ pub fn start() -> Result<(), String> {
     match pid {
         0 => supervise::run(),
         1.. => {
-            drop((serve::take(), blackbox::take())); // the sampling process serves and records, nobody else
+            // the sampling process serves, records and watches, nobody else
+            drop((serve::take(), blackbox::take(), sockets::take_frames()));
             Ok(())
         }
         _ => Err("cannot fork the sampling process".into()),
@@ -107,6 +109,7 @@ pub fn run() -> ! {
             guarded("the known bindings", || {
                 let _ = own_memory::scope(|| sampler.saver.tick(region, state::now_ms()));
             });
+            sampler.watch();
             sampler.sleep();
         }
         guarded("the end of the sampler", || sampler.end());
@@ -160,6 +163,7 @@ struct Sampler {
     follower: Follower,
     http: Server,
     textfile: TextFile,
+    watcher: Watcher,
 }
 
 impl Sampler {
@@ -210,6 +214,7 @@ impl Sampler {
             saver: Saver::default(),
             follower: Follower::new(region),
             http: Server::new(),
+            watcher: Watcher::new(region),
             textfile: TextFile::of(state::tables().map(|t| t.texts.get(Text::TextFile))),
         }
     }
@@ -228,10 +233,18 @@ impl Sampler {
             }
             let step = Duration::from_millis(STEP.min(interval - passed));
             guarded("the monitoring server", || self.http.wait(step));
+            self.watch();
             guarded("the run-time parameters", || {
                 self.follower.tick(self.region)
             });
         }
+    }
+
+    /// A turn of the watch over the addresses.
+    fn watch(&mut self) {
+        guarded("the addresses", || {
+            let _ = own_memory::scope(|| self.watcher.turn()); // the next turn makes it good
+        });
     }
 
     fn tick(&mut self) {

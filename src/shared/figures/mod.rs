@@ -1,6 +1,7 @@
 //! What the sampling process found: figures, forecasts, history, events.
 //! Forbidden here: writers other than the sampling process.
 
+pub mod addresses;
 pub mod comeback;
 pub mod events;
 pub mod forecasts;

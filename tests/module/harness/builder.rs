@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::config::{Config, Places};
+use super::net::Namespace;
 use super::pairs::Pair;
 use super::server::{Server, is_running};
 use super::wait::{found, holds_within};
@@ -39,6 +40,8 @@ pub struct Builder {
     sip: Option<SocketAddr>,
     daemon: bool,
     open_folder: bool,
+    namespace: Option<i32>,
+    dropped: Option<libc::c_ulong>,
     file: Option<PathBuf>,
     line: Option<Vec<String>>,
 }
@@ -58,6 +61,8 @@ impl Builder {
             sip: None,
             daemon: false,
             open_folder: false,
+            namespace: None,
+            dropped: None,
             file: None,
             line: None,
         }
@@ -150,6 +155,18 @@ impl Builder {
         self
     }
 
+    /// Runs in a network namespace, which must outlive the server.
+    pub fn in_namespace(mut self, namespace: &Namespace) -> Builder {
+        self.namespace = Some(namespace.fd());
+        self
+    }
+
+    /// Runs without one of root's capabilities.
+    pub fn without_capability(mut self, number: libc::c_ulong) -> Builder {
+        self.dropped = Some(number);
+        self
+    }
+
     /// Runs as the user nobody; the folder is everybody's then.
     pub fn run_by_nobody(mut self) -> Builder {
         self.open_folder = true;
@@ -210,9 +227,16 @@ impl Builder {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
-        // SAFETY: setpgid and prctl are async-signal-safe, and the closure touches no memory of the parent.
+        let (namespace, dropped) = (self.namespace, self.dropped);
+        // SAFETY: setns, setpgid and prctl are async-signal-safe, and the closure touches no memory of the parent.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
+                if namespace.is_some_and(|fd| libc::setns(fd, libc::CLONE_NEWNET) != 0) {
+                    return Err(std::io::Error::last_os_error());
+                }
+                if let Some(number) = dropped {
+                    libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0);
+                }
                 libc::setpgid(0, 0);
                 // SIGTERM, as the main process then stops all others; SIGKILL would orphan them.
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);

@@ -5,6 +5,7 @@
 pub mod builder;
 pub mod config;
 pub mod http;
+pub mod net;
 pub mod pairs;
 pub mod pprof;
 pub mod prometheus;

@@ -58,6 +58,7 @@ int *process_count;
 struct process_table *pt;
 int uid, gid;
 int tcp_disable = 1, tls_disable = 1, sctp_disable = 1, tcp_connection_match, route_type;
+int _sr_ip_free_bind;
 void *core_cfg, *tcp_cfg;
 struct route_list main_rt, onreply_rt, failure_rt, branch_rt, event_rt;
 ksr_slog_f _ksr_slog_func;
@@ -85,6 +86,7 @@ int cfg_get_by_name(cfg_ctx_t *ctx, str *group, unsigned int *id, str *name, voi
 int route_lookup(struct route_list *routes, char *name) { return -1; }
 int faked_msg_init(void) { return 0; }
 int cfg_child_init(void) { return 0; }
+struct socket_info **get_sock_info_list(unsigned short proto) { return NULL; }
 void cfg_register_child(int count) {}
 int register_procs(int count) { return 0; }
 sr_kemi_eng_t *sr_kemi_eng_get(void) { return NULL; }

@@ -1,8 +1,11 @@
 //! What the page shows, as its maker fills it in.
 //! Forbidden here: markup and behaviour; these are values.
 
+use std::net::IpAddr;
+
 use crate::guard::decide::level::Thresholds;
 use crate::guard::formats::page::history::Point;
+use crate::guard::net::terms::{Alarm, Origin, State};
 use crate::guard::terms::words::{Level, Mode, Pool};
 
 /// What is known of the end of memory.
@@ -122,6 +125,25 @@ pub struct EventRow {
     pub percent: u8,
 }
 
+/// One watched address.
+#[derive(Clone, Debug)]
+pub struct AddressRow {
+    /// The address.
+    pub address: IpAddr,
+    /// What Kamailio listens with, "udp tcp".
+    pub sockets: String,
+    /// How bad it is.
+    pub alarm: Alarm,
+    /// Where it is.
+    pub state: State,
+    /// Who set it.
+    pub origin: Origin,
+    /// Since when, Unix seconds.
+    pub since_s: u64,
+    /// What is the matter, as a sentence.
+    pub said: String,
+}
+
 /// Everything that the page shows.
 #[derive(Clone, Debug)]
 pub struct Page<'a> {
@@ -153,6 +175,8 @@ pub struct Page<'a> {
     pub workers: Vec<WorkerRow>,
     /// Sites, largest first; may be empty.
     pub sites: Vec<SiteRow>,
+    /// The watched addresses, the worst first; may be empty.
+    pub addresses: Vec<AddressRow>,
     /// Level changes, newest first.
     pub events: Vec<EventRow>,
     /// What does not work as it could.

@@ -11,13 +11,14 @@ use std::fmt::{Result, Write};
 
 use crate::guard::foresee::pace::{AtThisRate, SOON_S};
 pub use crate::guard::formats::page::content::{
-    EventRow, Outlook, Page, PoolRow, Registrations, SiteRow, WorkerRow,
+    AddressRow, EventRow, Outlook, Page, PoolRow, Registrations, SiteRow, WorkerRow,
 };
 use crate::guard::formats::page::{
     chart::{Chart, Curve, Threshold},
     history::Point,
     markup::{Count, Cut, Moment, Percent, Rate, Text},
 };
+use crate::guard::net::terms::Alarm;
 use crate::guard::terms::{
     text::{Bytes, NONE_FORESEEN_S, Span},
     words::{Level, Mode, Pool},
@@ -33,6 +34,15 @@ fn sign(level: Level) -> &'static str {
         Level::Warning => "▲",
         Level::Shedding => "■",
         Level::Emergency => "✖",
+    }
+}
+
+/// The same for an address.
+fn alarm_sign(alarm: Alarm) -> &'static str {
+    match alarm {
+        Alarm::Ok => "●",
+        Alarm::Warning => "▲",
+        Alarm::Critical => "✖",
     }
 }
 
@@ -70,9 +80,11 @@ impl Page<'_> {
             writeln!(out, "<p>{}</p>", Cut(note, 300))?;
         }
         self.say_warnings(out)?;
+        self.say_alarms(out)?;
         self.last_hour(out)?;
         self.worker_table(out)?;
         self.site_table(out)?;
+        self.address_table(out)?;
         self.event_table(out)?;
         if let Some(said) = self.before {
             writeln!(
@@ -233,6 +245,32 @@ impl Page<'_> {
             // Constant sentences, longer than Text lets through.
             let sentence = sentence.replace('&', "&amp;").replace('<', "&lt;");
             writeln!(out, "<li>{sentence}</li>")?;
+        }
+        out.push_str("</ul>\n");
+        Ok(())
+    }
+
+    /// What is the matter with an address stands before everything else of the page.
+    fn say_alarms(&self, out: &mut String) -> Result {
+        let is_bad = |row: &&AddressRow| row.alarm > Alarm::Ok;
+        if !self.addresses.iter().any(|row| is_bad(&row)) {
+            return Ok(());
+        }
+        out.push_str("<h2>Addresses that need you</h2><ul>");
+        for row in self
+            .addresses
+            .iter()
+            .filter(is_bad)
+            .take(tables::MOST_ALARMS)
+        {
+            writeln!(
+                out,
+                "<li>{} <b>{}</b> {}: {}</li>",
+                alarm_sign(row.alarm),
+                row.address,
+                row.alarm,
+                Cut(&row.said, 300)
+            )?;
         }
         out.push_str("</ul>\n");
         Ok(())

@@ -4,14 +4,16 @@
 use std::fmt::{Result, Write};
 
 use crate::guard::formats::page::{
-    Page,
-    markup::{Clock, Count, Moment, Percent, Text},
+    Page, alarm_sign,
+    markup::{Clock, Count, Cut, Moment, Percent, Text},
     sign,
 };
 use crate::guard::terms::text::Bytes;
 
 /// Most rows of a table; the page stays below 60 KB with any content.
 const MAX_ROWS: usize = 24;
+/// Most addresses that are named above the charts.
+pub(super) const MOST_ALARMS: usize = 8;
 
 impl Page<'_> {
     pub(super) fn worker_table(&self, out: &mut String) -> Result {
@@ -62,6 +64,31 @@ impl Page<'_> {
         out.push_str("</table></div>\n");
         out.push_str("<p class=\"soft\">How it was reached: <a href=\"/paths.svg\">a picture of the call paths</a>.</p>\n");
         more(self.sites.len(), "memguard.sites", out)
+    }
+
+    pub(super) fn address_table(&self, out: &mut String) -> Result {
+        if self.addresses.is_empty() {
+            return Ok(());
+        }
+        out.push_str(
+            "<h2>Addresses</h2><div class=\"wide\"><table><tr><th>address</th><th>state</th><th>set by</th>\
+             <th>since (UTC)</th><th>what is the matter</th></tr>\n",
+        );
+        for row in self.addresses.iter().take(MAX_ROWS) {
+            writeln!(
+                out,
+                "<tr><td class=\"w\">{} <span class=\"soft\">{}</span></td><td>{} {}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                row.address,
+                Text(&row.sockets),
+                alarm_sign(row.alarm),
+                row.state,
+                row.origin,
+                Moment(row.since_s),
+                Cut(&row.said, 200)
+            )?;
+        }
+        out.push_str("</table></div>\n");
+        more(self.addresses.len(), "memguard.addresses", out)
     }
 
     pub(super) fn event_table(&self, out: &mut String) -> Result {

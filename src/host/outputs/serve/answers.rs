@@ -124,7 +124,7 @@ impl Answers {
     }
 }
 
-/// 200, or 503 at emergency and during an operator's `shed` or `drain` (design §8).
+/// 200, or 503 at emergency, during an operator's `shed` or `drain` (design §8), and while a needed address is gone (§15).
 fn ready() -> Answer {
     let text = |status, text: &str| Answer::new(status, TEXT, text.as_bytes().into());
     let Some(region) = state::region() else {
@@ -145,6 +145,13 @@ fn ready() -> Answer {
         text(
             Status::ServiceUnavailable,
             "not ready: memory is at level emergency\n",
+        )
+    } else if let Some(address) = reports::addresses::missing(region) {
+        text(
+            Status::ServiceUnavailable,
+            &format!(
+                "not ready: the address {address} is not on this machine, or not usable there\n"
+            ),
         )
     } else {
         text(Status::Ok, "ready\n")
