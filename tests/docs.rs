@@ -57,11 +57,16 @@ fn pages() -> Vec<(String, String)> {
 
 /// The anchors of a page's headings, as they are made for links: lower case, words joined by hyphens.
 fn anchors(text: &str) -> Vec<String> {
-    let mut is_code = false;
+    let mut fence = 0; // backticks that began the code we are in: as many end it
     let mut found = Vec::new();
     for line in text.lines() {
-        is_code ^= line.starts_with("```");
-        if let (false, true) = (is_code, line.starts_with('#')) {
+        let ticks = line.chars().take_while(|c| *c == '`').count();
+        match (ticks >= 3, fence) {
+            (true, 0) => fence = ticks,
+            (true, began) if ticks >= began => fence = 0,
+            _ => {}
+        }
+        if let (0, true) = (fence, line.starts_with('#')) {
             let name = line.trim_start_matches('#').trim().to_lowercase();
             let kept = name
                 .chars()

@@ -84,7 +84,11 @@ fn a_short_tortuous_register_is_understood() {
     );
     assert_eq!(r.to_uri, b"sip:vivekg@example.com");
     assert!(r.to_has_tag);
-    assert_eq!(r.from_uri(), Some(&b"sip:jdrosen@example.com"[..]));
+    assert_eq!(
+        r.from_uri(),
+        None,
+        "such a name is left to Kamailio's parser"
+    );
     assert_eq!(r.cseq_number, 9);
     assert_eq!(r.via_count, 3);
     assert_eq!(r.via_headers().count(), 2);

@@ -113,10 +113,14 @@ fn write_word(word: &str, out: &mut String) {
         out.push_str("(address)");
         return;
     }
-    let bare = word.trim_matches([':', '.']);
-    let inner = bare.split_once('[').map_or(bare, |(_, inner)| inner);
-    let inner = inner.split_once(']').map_or(inner, |(inner, _)| inner);
-    match inner.contains(':') && inner.parse::<Ipv6Addr>().is_ok() {
+    let inside = |text: &str| {
+        let inner = text.split_once('[').map_or(text, |(_, inner)| inner);
+        let inner = inner.split_once(']').map_or(inner, |(inner, _)| inner);
+        inner.contains(':') && inner.parse::<Ipv6Addr>().is_ok()
+    };
+    // What ends a sentence is not of the address; two colons may be.
+    let bare = word.trim_matches('.');
+    match inside(bare) || inside(bare.trim_matches(':')) {
         true => out.push_str("(address)"),
         false => out.push_str(word),
     }

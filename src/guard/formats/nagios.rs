@@ -320,8 +320,20 @@ mod tests {
             sample_age_ms: 0,
             stale_ms: 1,
             upkeep: Upkeep::NONE,
+            addresses: None,
         };
-        let with = |upkeep| check(&Server { upkeep, ..server }, None, None);
+        let with = |upkeep| {
+            let addresses = None;
+            check(
+                &Server {
+                    upkeep,
+                    addresses,
+                    ..server
+                },
+                None,
+                None,
+            )
+        };
         let overdue = |missing| Upkeep {
             overdue: (missing, 100),
             ..Upkeep::NONE
@@ -389,6 +401,7 @@ mod tests {
             headroom: 1,
             sample_age_ms: 0,
             stale_ms: 1,
+            upkeep: Upkeep::NONE,
             addresses: Some((alarm, "address 192.0.2.7: gone".to_owned())),
         };
         let said = |alarm| check(&server(alarm), None, None);
