@@ -461,7 +461,7 @@ fn udp_address(listen: &str) -> Option<SocketAddr> {
 /// Paths that the configuration gives ctl's sockets; not those of a definition that the command line makes.
 fn unix_sockets<'a>(text: &'a str, defines: &'a [String]) -> impl Iterator<Item = &'a str> {
     let is_replaced = |line: &str| {
-        let mut words = line.trim_start().split_whitespace();
+        let mut words = line.split_whitespace();
         let is_define = words
             .next()
             .is_some_and(|w| ["#!define", "!!define"].contains(&w));
