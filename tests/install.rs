@@ -517,9 +517,9 @@ fn archive(here: &Folder, version: &str) {
         assert_eq!(status, 0, "{said}");
         said.trim().to_owned()
     };
-    let tar = format!("kamailio_{version}.tar.xz");
+    let tar = format!("kamailio_{version}.tar.gz");
     fs::create_dir_all(here.path("archive/pool")).expect("ours");
-    run(format!("tar -cJf archive/pool/{tar} -C tree {name}"));
+    run(format!("tar -czf archive/pool/{tar} -C tree {name}"));
     let architecture = run("dpkg --print-architecture".into());
     let control = format!(
         "Package: kamailio\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: nobody <nobody@example.org>\nDescription: none\n"

@@ -11,7 +11,7 @@ use crate::guard::terms::words::{Level, Mode, Pool};
 /// What is known of the end of memory.
 #[derive(Clone, Debug, Default)]
 pub struct Outlook {
-    /// Seconds until the first pool is full; [`NONE_FORESEEN_S`]: none foreseen.
+    /// Seconds until the first pool is full; `NONE_FORESEEN_S`: none foreseen.
     pub exhaustion_s: u64,
     /// Earliest and latest likely time, seconds; `None` where only one time is known.
     pub between_s: Option<(u64, u64)>,
