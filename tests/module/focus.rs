@@ -158,6 +158,7 @@ fn focus_comes_and_goes_and_what_is_held_stays_told_without_bias() {
     for_each_pair_at_once(|pair| {
         let server = Server::registrar(pair)
             .with_mgtest()
+            .shm_mb(128) // however much is held until it comes into focus
             .param("sample_bytes", 10_000)
             .config(|c| _ = c.module("cfg_rpc"))
             .start();

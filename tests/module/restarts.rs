@@ -252,7 +252,8 @@ fn comeback(server: &Server) -> Value {
 #[track_caller]
 fn await_back(server: &Server, count: usize) -> Value {
     let is_counted = || number(&comeback(server), "back") == count as i64;
-    until(SOON, "who is back is counted", is_counted);
+    let came = holds_within(SOON, is_counted);
+    assert!(came, "{count} are back: {}", comeback(server));
     // The times of the same look are told a moment later.
     until(SOON, "half are back", || {
         comeback(server).get("t50").is_some()
