@@ -220,6 +220,7 @@ fn avalanche_comes_back_as_a_ramp_at_the_rate_of_the_queue() {
 }
 
 #[test]
+#[ignore = "sipp from many addresses takes its time: ./dev avalanche"]
 fn avalanche_from_many_addresses_comes_back_as_the_same_ramp() {
     let size = Size {
         addresses: 90,

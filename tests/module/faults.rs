@@ -130,11 +130,13 @@ fn faults_in_every_allocation_of_a_message_harm_nobody_and_no_counter() {
                 user += 1;
                 let request = make(user).header(&header);
                 client.send_raw(&client.bytes(&request));
-                for reply in replies_before_options(&client) {
-                    let is_register = request.method == "REGISTER" && reply.answers(&request);
-                    ok += i64::from(is_register && reply.code == 200);
-                    failed += i64::from(is_register && reply.code >= 300);
-                }
+                // A script may answer again what the registrar has answered: it is one REGISTER.
+                let first = replies_before_options(&client)
+                    .into_iter()
+                    .find(|reply| request.method == "REGISTER" && reply.answers(&request));
+                let code = first.map(|reply| reply.code);
+                ok += i64::from(code == Some(200));
+                failed += i64::from(code.is_some_and(|code| code >= 300));
             });
             assert!(pkg >= at_least, "{kind}: {pkg} allocations only");
             let takes_shm = ["new", "call"].contains(&kind);

@@ -425,7 +425,7 @@ fn sweep_refusals(host: &mut Standin) {
 }
 
 /// What an operator or a monitor asks, and what changes nothing that the other tests need.
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 27] = [
     "status",
     "pools",
     "workers",
@@ -437,7 +437,6 @@ const COMMANDS: [&str; 28] = [
     "mark",
     "diff",
     "profile shm",
-    "evidence",
     "forecast",
     "history shm_used",
     "check",
