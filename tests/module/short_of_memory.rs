@@ -38,7 +38,7 @@ fn set_limit(pid: i32, bytes: u64) {
     assert_eq!(done, 0, "{pid}");
 }
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 22] = [
     "status",
     "pools",
     "workers",
@@ -50,7 +50,6 @@ const COMMANDS: [&str; 23] = [
     "mark",
     "diff",
     "profile",
-    "evidence",
     "forecast",
     "history",
     "check",
