@@ -38,7 +38,7 @@ fn set_limit(pid: i32, bytes: u64) {
     assert_eq!(done, 0, "{pid}");
 }
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "status",
     "pools",
     "workers",
@@ -50,6 +50,7 @@ const COMMANDS: [&str; 22] = [
     "mark",
     "diff",
     "profile",
+    "evidence",
     "forecast",
     "history",
     "check",

@@ -425,7 +425,7 @@ fn sweep_refusals(host: &mut Standin) {
 }
 
 /// What an operator or a monitor asks, and what changes nothing that the other tests need.
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 28] = [
     "status",
     "pools",
     "workers",
@@ -437,6 +437,7 @@ const COMMANDS: [&str; 27] = [
     "mark",
     "diff",
     "profile shm",
+    "evidence",
     "forecast",
     "history shm_used",
     "check",

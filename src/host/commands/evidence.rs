@@ -45,9 +45,6 @@ pub fn evidence(words: &[&str]) -> Result<Answer, Fault> {
     reports::no_arguments(words, "memguard.evidence")?;
     let region = region()?;
     let folder = profile::folder_set()?;
-    if !own_memory::has_room(STORY_ROOM + HISTORY_ROOM) {
-        return Err(Fault::cannot(own_memory::SENTENCE));
-    }
     let name = format!("memguard-evidence-{}", format::stamp(state::wall_ms()));
     let beside = folder.join(format!(".{name}.{}", std::process::id()));
     let place = folder.join(name);

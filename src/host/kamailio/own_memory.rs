@@ -290,14 +290,6 @@ pub fn may_end() {
 /// Runs something that allocates as it needs to, and gives all of it back where there is not enough.
 ///
 /// # Errors
-/// Whether libc gives so many bytes now: for what is better not begun than fed from the reserve. They are given back.
-pub fn has_room(bytes: usize) -> bool {
-    let mut room: Vec<u8> = Vec::new();
-    let is_given = room.try_reserve_exact(bytes).is_ok();
-    std::hint::black_box(&mut room);
-    is_given
-}
-
 /// It was not begun, or not ended: there is not enough memory.
 pub fn scope<R>(body: impl FnOnce() -> R) -> Result<R, Short> {
     if LOCAL.largest() < ENOUGH {
