@@ -29,6 +29,9 @@ const STUCK: Duration = Duration::from_secs(20);
 /// So long after a death there is something to warn of.
 const WARNED: Duration = Duration::from_secs(3600);
 
+/// What the sampling process may take of its stack: its forecasts take more than the 128 KiB that a stack begins with.
+const STACK: usize = 512 << 10;
+
 /// What this process takes with sigtimedwait(2) instead of by a handler.
 const SIGNALS: [c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGCHLD];
 
@@ -41,6 +44,7 @@ pub fn run() -> ! {
     let before = hold_signals();
     // SAFETY: a plain call. A write beyond a limit of file sizes, of a log say, shall be an error and not the end.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    deepen_stack();
     hooks::publish_process();
     hooks::lend();
     if let Some(region) = state::region() {
@@ -60,6 +64,36 @@ pub fn run() -> ! {
     }
     // SAFETY: ends this process without running the server's exit handlers.
     unsafe { libc::_exit(0) }
+}
+
+/// Takes the stack's pages now, for all sampling processes to come: where address space is limited later (prlimit, ulimit -v)
+/// a stack that must grow ends its process by a signal. Not where there is no room for it now: that would be this end.
+fn deepen_stack() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a limit on our stack to read into; pages of our own that nobody knows, given back at once.
+    let has_room = unsafe {
+        let pages = libc::mmap(
+            std::ptr::null_mut(),
+            2 * STACK,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        let is_mapped = pages != libc::MAP_FAILED && libc::munmap(pages, 2 * STACK) == 0;
+        is_mapped && libc::getrlimit(libc::RLIMIT_STACK, &mut limit) == 0
+    };
+    if has_room && limit.rlim_cur >= 4 * STACK as libc::rlim_t {
+        touch_stack();
+    }
+}
+
+#[inline(never)]
+fn touch_stack() {
+    std::hint::black_box(&mut [0u8; STACK]);
 }
 
 /// Holds back what is taken one by one; answers what was held back before.
