@@ -567,27 +567,6 @@ int mg_ip_free_bind(void)
 	return _sr_ip_free_bind;
 }
 
-/* socket_info grows with every version; a virtual one need not be here, and 0.0.0.0 always is */
-static void each_listen(int proto, const char *transport, mg_listen_f each, void *closure)
-{
-	struct socket_info **list = get_sock_info_list(proto);
-	struct socket_info *si;
-
-	for(si = list ? *list : NULL; si != NULL; si = si->next)
-		if(!(si->flags & (SI_IS_VIRTUAL | SI_IS_ANY | SI_IS_MCAST)))
-			each(closure, si->address.u.addr, si->address.len, si->port_no, transport);
-}
-
-/* as above */
-void mg_each_listen(mg_listen_f each, void *closure)
-{
-	each_listen(PROTO_UDP, "udp", each, closure);
-	if(!tcp_disable)
-		each_listen(PROTO_TCP, "tcp", each, closure);
-	if(!tcp_disable && !tls_disable)
-		each_listen(PROTO_TLS, "tls", each, closure);
-}
-
 /* the callback's argument order is counters.h's */
 static void (*each_counter)(void *closure, str *name);
 
@@ -862,30 +841,26 @@ static void each_address(struct socket_info *si, int kind, mg_listening_f each, 
 	struct addr_info *more;
 	int is_virtual = (si->flags & SI_IS_VIRTUAL) != 0;
 
-	each(closure, kind, si->address.u.addr, si->address.len, is_virtual);
+	each(closure, kind, si->address.u.addr, si->address.len, si->port_no, is_virtual);
 	for(more = si->addr_info_lst; more != NULL; more = more->next)
-		each(closure, kind, more->address.u.addr, more->address.len, is_virtual);
+		each(closure, kind, more->address.u.addr, more->address.len, si->port_no, is_virtual);
 }
 
-/* socket_info is laid out differently in each version */
+/* socket_info is laid out differently in each version; what is switched off is not opened */
 void mg_each_listening(mg_listening_f each, void *closure)
 {
-	static const unsigned short kinds[] = {PROTO_UDP, PROTO_TCP, PROTO_TLS, PROTO_SCTP};
+	const unsigned short kinds[] = {PROTO_UDP, PROTO_TCP, PROTO_TLS, PROTO_SCTP};
 	struct socket_info **list;
 	struct socket_info *si;
 	int kind;
 
 	for(kind = 0; kind < (int)(sizeof(kinds) / sizeof(kinds[0])); kind++) {
+		if((kinds[kind] == PROTO_TCP && tcp_disable) || (kinds[kind] == PROTO_TLS && (tcp_disable || tls_disable)))
+			continue;
 		list = get_sock_info_list(kinds[kind]);
 		for(si = list != NULL ? *list : NULL; si != NULL; si = si->next)
 			each_address(si, kind, each, closure);
 	}
-}
-
-/* the variable is a global of the core whose header is full of macros */
-int mg_free_bind(void)
-{
-	return _sr_ip_free_bind;
 }
 
 /* tlsf's structures are private to its C file; this helper is exported by the server */

@@ -113,16 +113,14 @@ typedef void (*mg_asked_f)(void *closure, const str *uri, const str *expires, co
 /* a contact was inserted, updated, deleted or expired in the local usrloc */
 typedef void (*mg_binding_f)(int event, const mg_stored_t *contact);
 
-/* an address that the server listens on, in network byte order, 4 or 16 bytes long */
-typedef void (*mg_listen_f)(void *closure, const unsigned char *address, int length, int port, const char *transport);
-
 /* number of a pseudo-variable's key, -1 when there is none */
 typedef int (*mg_pv_key_f)(const char *name, int length);
 /* its value: 1 a number, 2 a text (of static life), 0 none */
 typedef int (*mg_pv_value_f)(int key, unsigned long *number, const char **text, int *length);
 
-/* one listen address: 0 udp, 1 tcp, 2 tls, 3 sctp; virtual: Kamailio may start without it */
-typedef void (*mg_listening_f)(void *closure, int kind, const unsigned char *address, int length, int is_virtual);
+/* one listen address, 4 or 16 bytes in network byte order: 0 udp, 1 tcp, 2 tls, 3 sctp; virtual: Kamailio may start without it */
+typedef void (*mg_listening_f)(
+		void *closure, int kind, const unsigned char *address, int length, int port, int is_virtual);
 
 void *mg_pkg_take(size_t size);
 void mg_pkg_give(void *block);
@@ -164,7 +162,6 @@ int mg_is_options_to_self(struct sip_msg *msg);
 long mg_counter_value(const char *group, const char *name);
 const char *mg_cfg_file(void);
 int mg_ip_free_bind(void);
-void mg_each_listen(mg_listen_f each, void *closure);
 int mg_has_module(const char *name);
 long mg_module_int(const char *module, const char *name, long fallback);
 void mg_each_counter(const char *group, void (*each)(void *closure, str *name), void *closure);
@@ -196,7 +193,6 @@ int mg_rpc_list_float(rpc_t *rpc, void *list, double value);
 pv_export_t *mg_pv_table(mg_pv_key_f key, mg_pv_value_f value);
 
 void mg_each_listening(mg_listening_f each, void *closure);
-int mg_free_bind(void);
 
 unsigned mg_rpc_returns_list(void);
 size_t mg_tlsf_block_size(void *pointer);

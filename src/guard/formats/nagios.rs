@@ -199,6 +199,30 @@ fn grade(is_warning: bool, is_critical: bool) -> u8 {
 mod tests {
     use super::*;
 
+    /// A pool of which there is nothing to say.
+    const QUIET: Standing = Standing {
+        pool: Pool::Shm,
+        permyriad: 100,
+        thresholds: (70, 80),
+        exhaustion_s: NONE_FORESEEN_S,
+        is_known: true,
+        full_in_s: NONE_FORESEEN_S,
+    };
+
+    /// A server of which there is nothing to say.
+    fn quiet() -> Server<'static> {
+        Server {
+            level: Level::Normal,
+            pools: &[QUIET],
+            cause: Cause::None,
+            headroom: 1,
+            sample_age_ms: 0,
+            stale_ms: 1,
+            upkeep: Upkeep::NONE,
+            addresses: None,
+        }
+    }
+
     fn said(permyriad: u32, exhaustion_s: u64, is_known: bool, age: u64) -> Check {
         let pool = Standing {
             pool: Pool::Shm,
@@ -305,35 +329,7 @@ mod tests {
 
     #[test]
     fn phones_that_stay_away_and_a_restart_that_is_due_are_warnings_and_a_few_phones_are_not() {
-        let server = Server {
-            level: Level::Normal,
-            pools: &[Standing {
-                pool: Pool::Shm,
-                permyriad: 1_000,
-                thresholds: (70, 80),
-                exhaustion_s: NONE_FORESEEN_S,
-                is_known: true,
-                full_in_s: NONE_FORESEEN_S,
-            }],
-            cause: Cause::None,
-            headroom: 1,
-            sample_age_ms: 0,
-            stale_ms: 1,
-            upkeep: Upkeep::NONE,
-            addresses: None,
-        };
-        let with = |upkeep| {
-            let addresses = None;
-            check(
-                &Server {
-                    upkeep,
-                    addresses,
-                    ..server
-                },
-                None,
-                None,
-            )
-        };
+        let with = |upkeep| check(&Server { upkeep, ..quiet() }, None, None);
         let overdue = |missing| Upkeep {
             overdue: (missing, 100),
             ..Upkeep::NONE
@@ -388,21 +384,8 @@ mod tests {
     #[test]
     fn an_address_raises_the_code_and_is_named() {
         let server = |alarm: Alarm| Server {
-            level: Level::Normal,
-            pools: &[Standing {
-                pool: Pool::Shm,
-                permyriad: 100,
-                thresholds: (70, 80),
-                exhaustion_s: NONE_FORESEEN_S,
-                is_known: true,
-                full_in_s: NONE_FORESEEN_S,
-            }],
-            cause: Cause::None,
-            headroom: 1,
-            sample_age_ms: 0,
-            stale_ms: 1,
-            upkeep: Upkeep::NONE,
             addresses: Some((alarm, "address 192.0.2.7: gone".to_owned())),
+            ..quiet()
         };
         let said = |alarm| check(&server(alarm), None, None);
         assert_eq!(

@@ -1,54 +1,72 @@
 //! The addresses that Kamailio listens on, and whether they are on this machine at this moment.
 //! Forbidden here: SIP workers; what follows from an address that is not here.
 
-use std::ffi::{c_char, c_int, c_uchar, c_void};
+use std::ffi::{c_int, c_uchar, c_void};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use crate::host::kamailio::{panic_guard::guarded, strings, sys};
+use crate::guard::net::row::SOCKETS;
+use crate::host::kamailio::{panic_guard::guarded, sys};
 
-/// One socket of Kamailio's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One address of Kamailio's sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// Where.
     pub address: SocketAddr,
-    /// udp, tcp or tls.
-    pub transport: String,
+    /// Number of the kind of socket, as in [`SOCKETS`].
+    pub kind: u8,
+    /// The core knows it as one that may be missing (a virtual one).
+    pub is_virtual: bool,
 }
 
-/// The sockets that Kamailio would open at a start, but for those on all addresses.
+impl Listen {
+    /// udp, tcp, tls or sctp.
+    pub fn transport(&self) -> &'static str {
+        let kind = SOCKETS.get(usize::from(self.kind));
+        kind.map_or("socket", |(_, name)| name)
+    }
+}
+
+/// The addresses that Kamailio opens sockets on, but for 0.0.0.0, :: and multicast. Process: any after PROC_INIT; the lists
+/// do not change from then on.
 pub fn sockets() -> Vec<Listen> {
+    /// # Safety
+    /// The vector below; `length` readable bytes.
     unsafe extern "C" fn each(
         closure: *mut c_void,
+        kind: c_int,
         address: *const c_uchar,
         length: c_int,
         port: c_int,
-        transport: *const c_char,
+        is_virtual: c_int,
     ) {
         guarded("the listen addresses", || {
-            // SAFETY: the vector below, and what the shim passes for the call.
-            let (found, bytes, transport) = unsafe {
+            // SAFETY: the caller's promise.
+            let (found, bytes) = unsafe {
                 (
                     &mut *closure.cast::<Vec<Listen>>(),
                     std::slice::from_raw_parts(address, length.clamp(0, 16) as usize),
-                    strings::text_at(transport),
                 )
             };
             let ip = <[u8; 4]>::try_from(bytes)
                 .map(IpAddr::from)
                 .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from));
-            if let (Ok(ip), Ok(port)) = (ip, u16::try_from(port)) {
+            let (Ok(ip), Ok(port)) = (ip, u16::try_from(port)) else {
+                return;
+            };
+            if !ip.is_unspecified() && !ip.is_multicast() {
                 found.push(Listen {
                     address: SocketAddr::new(ip, port),
-                    transport: transport.unwrap_or_default(),
+                    kind: kind.clamp(0, 7) as u8,
+                    is_virtual: is_virtual != 0,
                 });
             }
         });
     }
     let mut found: Vec<Listen> = Vec::new();
     // SAFETY: lists that are final since the configuration was read; the closure lives for the call.
-    unsafe { sys::mg_each_listen(Some(each), (&raw mut found).cast()) };
+    unsafe { sys::mg_each_listening(Some(each), (&raw mut found).cast()) };
     found
 }
 

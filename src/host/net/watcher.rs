@@ -50,8 +50,13 @@ enum Listing {
 
 /// The watch of the sampling process; without anything to watch it does nothing.
 pub struct Watcher {
-    region: &'static Region,
     watch: Option<Watch>,
+    senses: Senses,
+}
+
+/// How it learns and tells.
+struct Senses {
+    region: &'static Region,
     netlink: Option<Netlink>,
     frames: Option<Frames>,
     listing: Listing,
@@ -93,34 +98,40 @@ impl Watcher {
         let is_blind = frames.is_none() && region.settings.get(Int::ArpWatch) == 1;
         region.warn(Warning::NoArp, watch.is_some() && is_blind);
         Watcher {
-            region,
             watch,
-            netlink: None,
-            frames,
-            listing: Listing::Wanted,
-            is_interrupted: false,
-            number: 0,
-            slow_ms: 0,
-            martians: None,
-            hinted_ms: 0,
-            buffer: vec![0; DATAGRAM],
+            senses: Senses {
+                region,
+                netlink: None,
+                frames,
+                listing: Listing::Wanted,
+                is_interrupted: false,
+                number: 0,
+                slow_ms: 0,
+                martians: None,
+                hinted_ms: 0,
+                buffer: vec![0; DATAGRAM],
+            },
         }
     }
 
     /// One turn: a few system calls when nothing happens.
     pub fn turn(&mut self) {
-        let now = state::now_ms();
-        let Some(mut watch) = self.watch.take() else {
-            return;
-        };
+        if let Some(watch) = &mut self.watch {
+            self.senses.turn(watch, state::now_ms());
+        }
+    }
+}
+
+impl Senses {
+    fn turn(&mut self, watch: &mut Watch, now: u64) {
         let is_slow = now >= self.slow_ms + SLOW_MS;
-        let mut is_news = self.hear(&mut watch, now);
-        is_news |= self.see(&mut watch, now);
+        let mut is_news = self.hear(watch, now);
+        is_news |= self.see(watch, now);
         if is_news || is_slow {
             watch.ask_promotion(promotes);
         }
         watch.settle(now);
-        is_news |= self.tell(&mut watch, now) > 0;
+        is_news |= self.tell(watch, now) > 0;
         if (is_news || is_slow) && watch.is_listed() {
             let addresses = &self.region.addresses;
             addresses.publish(watch.rows(), &watch.sums());
@@ -129,13 +140,13 @@ impl Watcher {
             self.slow_ms = now;
             self.hint(now);
         }
-        self.watch = Some(watch);
     }
 
     /// Reads the kernel's messages; whether there were any.
     fn hear(&mut self, watch: &mut Watch, now: u64) -> bool {
         self.list(watch, now);
         let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(DATAGRAM, 0); // a turn that was broken off did not bring it back
         let mut is_news = false;
         for _ in 0..DATAGRAMS {
             let Some(netlink) = &self.netlink else { break };

@@ -145,12 +145,13 @@ fn losses(bindings: u64) -> (u64, u64) {
 pub fn missing_addresses() -> Vec<String> {
     let missing = listen::sockets()
         .into_iter()
-        .filter(|l| !listen::is_here(l.address.ip()));
+        .filter(|l| !l.is_virtual && !listen::is_here(l.address.ip()));
     missing
         .map(|listen| {
             format!(
                 "the listen address {} ({}) is not on this machine: Kamailio would not start",
-                listen.address, listen.transport
+                listen.address,
+                listen.transport()
             )
         })
         .collect()

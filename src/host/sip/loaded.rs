@@ -54,19 +54,21 @@ unsafe extern "C" fn on_tick(_ticks: c_uint, _param: *mut c_void) {
 
 /// One contact, under its slot's lock. Under which AoR its phone knows it is not told; its URI and Call-ID stay the same.
 unsafe extern "C" fn on_contact(_closure: *mut c_void, contact: *const sys::mg_stored_t) -> c_int {
-    // SAFETY: the shim's view of a contact under its record's lock.
-    let (contact, uri, call_id) = unsafe {
-        let contact = &*contact;
-        (contact, text(&contact.uri), text(&contact.call_id))
-    };
-    if let Some(tables) = state::tables() {
-        let (until, now) = (end_of(contact), state::coarse_ms() / 1000);
-        for number in [
-            local::dialog_number(&tables.key, uri, call_id),
-            local::uri_number(&tables.key, uri),
-        ] {
-            tables.hints.raise(number, until, now, 0);
+    guarded("a contact that usrloc loaded", || {
+        // SAFETY: the shim's view of a contact under its record's lock.
+        let (contact, uri, call_id) = unsafe {
+            let contact = &*contact;
+            (contact, text(&contact.uri), text(&contact.call_id))
+        };
+        if let Some(tables) = state::tables() {
+            let (until, now) = (end_of(contact), state::coarse_ms() / 1000);
+            for number in [
+                local::dialog_number(&tables.key, uri, call_id),
+                local::uri_number(&tables.key, uri),
+            ] {
+                tables.hints.raise(number, until, now, 0);
+            }
         }
-    }
+    });
     1
 }

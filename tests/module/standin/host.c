@@ -91,7 +91,6 @@ void cfg_register_child(int count) {}
 int register_procs(int count) { return 0; }
 sr_kemi_eng_t *sr_kemi_eng_get(void) { return NULL; }
 char *cfg_file = "kamailio.cfg";
-int _sr_ip_free_bind;
 int counter_lookup(counter_handle_t *handle, const char *group, const char *name) { return -1; }
 counter_val_t counter_get_val(counter_handle_t handle) { return 0; }
 int sr_event_enabled(int type) { return 0; }
