@@ -276,9 +276,10 @@ fn trial_by_the_drop_in_answers_phones_as_debians_own_configuration_does_whateve
     });
 }
 
-/// The first line of a page that starts Kamailio with memguard, without the program.
+/// The first line of a page that starts a packaged Kamailio with memguard, without the program.
 fn of_page(page: &str) -> &str {
-    let found = page.lines().find_map(|line| {
+    let of_a_package = |line: &&str| line.contains(" /etc/kamailio/kamailio.cfg");
+    let found = page.lines().filter(of_a_package).find_map(|line| {
         let from = line.find("kamailio --loadmodule")?;
         line[from..].split(['`', '#']).next()
     });
