@@ -25,7 +25,7 @@ const ROUNDS: usize = 200;
 const BATCH: usize = 400;
 /// REGISTERs on their way at once: a storm, in which the worker always finds the next one.
 const WINDOW: usize = 100;
-const BOUND: f64 = 1.4;
+const BOUND: f64 = 1.3;
 /// Tells this program to be the bare loop.
 const FLOOR: &str = "MEMGUARD_BENCH_FLOOR";
 

@@ -1,6 +1,8 @@
 //! What sampling costs: one allocation with its context, and a registrar at the default rate over the same without.
 //! Forbidden here: two servers; the rate is changed while one runs, so that its blocks lie where they lie.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::harness::{Server, for_each_pair};
@@ -11,12 +13,18 @@ use crate::report::{Table, median, progress, undisturbed};
 const DEEP: u32 = 30;
 const ROUNDS: u32 = 500;
 /// Microseconds of a sampled allocation, with the free of what it carries.
-const SAMPLED: f64 = 5.0;
+const SAMPLED: f64 = 6.0;
 
 /// Batches with sampling and without, in turn.
 const BATCHES: usize = 400;
 const DEFAULT: i64 = 524_288;
 const REGISTER: f64 = 1.01;
+
+/// Turns with eight places of the REGISTER's own path in focus and without, and the batches of each.
+const TURNS: usize = 12;
+const BATCHES_OF_A_TURN: usize = 40;
+/// As many as are in focus at a time (shared/counters/sites).
+const FOCUSED: usize = 8;
 
 pub fn measure(table: &mut Table) {
     let Ok(mgbench) = std::env::var("MEMGUARD_MGBENCH") else {
@@ -33,7 +41,10 @@ pub fn measure(table: &mut Table) {
             .start();
         one_allocation(&server, &mut table.borrow_mut());
         if pair.manager == "fm" {
-            registrations(&server, &mut table.borrow_mut());
+            let mut load = Load::on(&server);
+            load.fill();
+            registrations(&server, &mut load, &mut table.borrow_mut());
+            focused(&server, &mut load, &mut table.borrow_mut());
         }
     });
 }
@@ -71,10 +82,8 @@ fn micro(list: &Value) -> f64 {
     undisturbed(picoseconds.filter_map(Value::as_f64).collect()) / 1e6
 }
 
-fn registrations(server: &Server, table: &mut Table) {
+fn registrations(server: &Server, load: &mut Load, table: &mut Table) {
     progress("sampling: accepted REGISTERs, at the default rate and without, in turn");
-    let mut load = Load::on(server);
-    load.fill();
     let mut ratios = Vec::new();
     for round in 0..BATCHES {
         let mut spent = [0.0; 2];
@@ -90,4 +99,35 @@ fn registrations(server: &Server, table: &mut Table) {
         "x",
         REGISTER,
     );
+}
+
+/// Registrations that go on and on: their places rise, so eight of them come into focus, and all on the way of a REGISTER.
+fn focused(server: &Server, load: &mut Load, table: &mut Table) {
+    progress("sampling: accepted REGISTERs, with eight places in focus and without, in turn");
+    let mut ratios = Vec::new();
+    for _ in 0..TURNS {
+        let spent = [(DEFAULT, FOCUSED), (0, 0)].map(|(bytes, wanted)| {
+            sample(server, bytes);
+            let deadline = Instant::now() + Duration::from_secs(120);
+            while in_focus(server) != wanted {
+                assert!(Instant::now() < deadline, "{} in focus", in_focus(server));
+                load.batch();
+            }
+            (0..BATCHES_OF_A_TURN).map(|_| load.batch()).sum::<f64>()
+        });
+        ratios.push(spent[0] / spent[1]);
+    }
+    sample(server, DEFAULT);
+    table.add(
+        "accepted REGISTER: eight places of it in focus over sampling off (fm)",
+        median(ratios),
+        "x",
+        REGISTER,
+    );
+}
+
+fn in_focus(server: &Server) -> usize {
+    let places = server.rpc("memguard.sites", json!(["top", 500]));
+    let rows = places.as_array().into_iter().flatten();
+    rows.filter(|row| row.get("focus").is_some()).count()
 }
