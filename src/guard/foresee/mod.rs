@@ -9,5 +9,6 @@ pub mod growth;
 pub mod pace;
 pub mod restart;
 pub mod sampling;
+pub mod told;
 pub mod trend;
 pub mod week;

@@ -15,8 +15,7 @@ use crate::host::kamailio::{
     state,
 };
 use crate::host::memory::hooks;
-use crate::host::reports;
-use crate::host::reports::region;
+use crate::host::reports::{self, Now, region};
 use crate::shared::phones::priorities::{Added, MAX_ENTRIES};
 
 /// `memguard.mode [enforce, observe or off]`
@@ -77,7 +76,7 @@ pub fn shed(words: &[&str]) -> Result<Answer, Fault> {
         "new and returning registrations are refused for {seconds} s (memguard.shed)"
     );
     Ok(Answer::One(vec![
-        ("level", word(reports::level_now(region))),
+        ("level", word(Now::of(region).level())),
         ("seconds", int(u64::from(seconds))),
     ]))
 }
@@ -108,7 +107,9 @@ pub fn drain(words: &[&str]) -> Result<Answer, Fault> {
             );
         }
     }
-    Ok(Answer::One(reports::restart::drain_fields(region)))
+    Ok(Answer::One(reports::restart::drain_fields(&Now::of(
+        region,
+    ))))
 }
 
 /// `memguard.resume`
@@ -121,10 +122,7 @@ pub fn resume(words: &[&str]) -> Result<Answer, Fault> {
         Severity::Notice,
         "refusing follows live use again, and nothing drains (memguard.resume)"
     );
-    Ok(Answer::One(vec![(
-        "level",
-        word(reports::level_now(region)),
-    )]))
+    Ok(Answer::One(vec![("level", word(Now::of(region).level()))]))
 }
 
 /// `memguard.reset peaks, baseline, failures or queue`

@@ -17,12 +17,11 @@ use crate::guard::formats::{
     profile::{self as format, flame},
     report::{Answer, Fault, Node, int, word},
 };
-use crate::guard::terms::words::Pool;
 use crate::host::commands::json;
 use crate::host::kamailio::{own_memory, replace, state};
 use crate::host::memory::hooks;
 use crate::host::reports::{
-    self, forecast_reports, measures, path_reports, profile, region, site_reports,
+    self, Now, forecast_reports, measures, path_reports, profile, region, site_reports,
 };
 use crate::shared::figures::history::{MINUTES, SECONDS};
 use crate::shared::region::Region;
@@ -144,11 +143,10 @@ impl Writing<'_> {
     }
 
     fn report(&self, region: &Region) -> String {
-        let now_ms = state::now_ms();
-        let now_s = state::date(now_ms / 1000);
-        let uptime_s = now_ms.saturating_sub(region.control.start_ms.get()) / 1000;
+        let now = Now::of(region);
+        let (now_s, uptime_s) = (state::date(now.at_ms / 1000), now.uptime_s());
         let suspects = suspects(now_s, uptime_s);
-        let (explanation, exhaustion) = forecast_reports::in_words(region);
+        let (explanation, exhaustion) = forecast_reports::in_words(&now);
         let report = Report {
             kamailio: measures::BUILD.kamailio,
             version: measures::BUILD.version,
@@ -158,10 +156,10 @@ impl Writing<'_> {
             uptime_s,
             processes: hooks::processes() as u64,
             messages: reports::total(region, |row| row.sip.messages.get()),
-            level: reports::level_now(region),
+            level: now.level(),
             explanation: &explanation,
             exhaustion: &exhaustion,
-            pools: &pools(region),
+            pools: &pools(&now),
             suspects: &suspects,
             sample_bytes: region.settings.get_u64(Int::SampleBytes),
             before: state::before(),
@@ -201,22 +199,15 @@ fn suspects(now_s: u64, uptime_s: u64) -> Vec<Suspect> {
         .collect()
 }
 
-fn pools(region: &Region) -> Vec<PoolUse> {
-    let (control, figures) = (&region.control, region.figures());
-    let shm = hooks::shm_now(control.shm_size.get()).map_or(0, |pool| pool.real_used);
-    let rows = [
-        (Pool::Shm, control.shm_size.get(), shm),
-        (Pool::Pkg, control.pkg_size.get(), figures.fullest_real_used),
-        (Pool::Os, figures.os_limit, figures.os_used),
-    ];
-    let rows = rows.into_iter().filter(|(_, size, _)| *size > 0);
-    rows.map(|(pool, size, used)| PoolUse {
-        pool,
-        size,
-        used,
-        permyriad: permyriad(used, size),
-    })
-    .collect()
+fn pools(now: &Now) -> Vec<PoolUse> {
+    now.uses()
+        .map(|(pool, size, used)| PoolUse {
+            pool,
+            size,
+            used,
+            permyriad: permyriad(used, size),
+        })
+        .collect()
 }
 
 /// The remembered figures at a step, as comma-separated values.

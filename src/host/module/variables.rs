@@ -13,7 +13,7 @@ use crate::host::kamailio::{
 };
 use crate::host::module::event_routes::Of;
 use crate::host::module::{event_routes, functions};
-use crate::host::reports;
+use crate::host::reports::{self, Now};
 use crate::host::sip::arrived::bytes;
 use crate::host::sip::hand;
 use crate::shared::region::Region;
@@ -44,13 +44,13 @@ macro_rules! keys {
 }
 
 keys! {
-    "level" "normal, warning, shedding or emergency" |r| Value::Word(reports::level_now(r).word());
+    "level" "normal, warning, shedding or emergency" |r| Value::Word(Now::of(r).level().word());
     "mode" "enforce, observe or off" |r| Value::Word(r.settings.mode().word());
     "draining" "seconds that memguard.drain goes on for; 0 while it does not" |r| Value::Number(r.drains_for(state::now_ms()).div_ceil(1000));
-    "tightest" "shm, pkg or os" |r| Value::Word(reports::tightest_now(r).map_or(Pool::Shm, |t| t.pool).word());
-    "headroom" "bytes left before the tightest is full" |r| Value::Number(reports::tightest_now(r).map_or(0, |t| t.headroom_bytes()));
-    "headroom_pct" "the same in whole percent" |r| Value::Number(u64::from(reports::tightest_now(r).map_or(0, |t| t.headroom_permyriad()) / 100));
-    "shed_pct" "share of class new that is refused now, in percent" |r| Value::Number(reports::shed_pct_now(r));
+    "tightest" "shm, pkg or os" |r| Value::Word(Now::of(r).tightest().map_or(Pool::Shm, |t| t.pool).word());
+    "headroom" "bytes left before the tightest is full" |r| Value::Number(Now::of(r).headroom());
+    "headroom_pct" "the same in whole percent" |r| Value::Number(u64::from(Now::of(r).tightest().map_or(0, |t| t.headroom_permyriad()) / 100));
+    "shed_pct" "share of class new that is refused now, in percent" |r| Value::Number(Now::of(r).shed_pct());
     "class" "class of the REGISTER in hand; empty for anything else" |_| hand::class_in_hand().map_or(Value::Nothing, |c| Value::Word(c.word()));
     "retry_after" "Retry-After that memguard_reject() will tell or has told; empty before memguard_admit() refused" |_| {
         functions::told().map_or(Value::Nothing, |told| Value::Number(u64::from(told.retry_after)))

@@ -31,7 +31,7 @@ use crate::host::kamailio::{
     own_memory, state, sys,
 };
 use crate::host::outputs::ending;
-use crate::host::reports::{self, measures};
+use crate::host::reports::{Now, measures};
 use crate::shared::figures::events::{self, Event};
 use crate::shared::files::blackbox::{self, Opened, Trouble, Writer};
 use crate::shared::region::Region;
@@ -325,7 +325,7 @@ impl Pace {
                 }
             }
         }
-        let level = reports::level_now(region).index() as u64;
+        let level = Now::of(region).level().index() as u64;
         let is_due = |last_ms: u64, every_ms: u64| now_ms.abs_diff(last_ms) >= every_ms;
         let why = match (level != self.level, is_due(self.view_ms, VIEW_MS)) {
             (true, _) => Some("level"),

@@ -4,74 +4,24 @@
 use crate::guard::config::{filters, params::Int};
 use crate::guard::decide::level::{Thresholds, permyriad};
 use crate::guard::foresee::{
-    cause::{self, Cause, Confidence, Judgement},
-    cost,
-    growth::Leak,
+    cause::{self, Cause, Judgement},
+    told::Forecast,
 };
 use crate::guard::formats::{
     nagios::{self, Server, Standing},
     report::{Answer, Fault, Fields, Node, int, real, word},
 };
-use crate::guard::terms::{
-    text::{NONE_FORESEEN_S, Until},
-    words::Pool,
-};
+use crate::guard::terms::{text::Until, words::Pool};
 use crate::host::kamailio::state;
-use crate::host::memory::hooks;
-use crate::host::reports;
-use crate::host::reports::{addresses, region, restart};
-use crate::shared::figures::{
-    forecasts::Forecast,
-    history::{MINUTES, SECONDS, Track},
-};
-use crate::shared::region::Region;
+use crate::host::reports::{Now, addresses, region, restart};
+use crate::shared::figures::history::{MINUTES, SECONDS, Track};
 
 /// Values that fit into one answer: ctl keeps 8 KB for a list, and a number takes up to 9 bytes there.
 const MOST_POINTS: usize = 900;
 
-/// The pool that runs out first, and its future; of those that do not, the tightest.
-pub fn soonest(region: &Region) -> (Pool, Forecast) {
-    let tightest = Pool::from_index(region.figures().tightest).unwrap_or(Pool::Shm);
-    let mut pools = [tightest, Pool::Shm, Pool::Pkg, Pool::Os];
-    pools.sort_by_key(|pool| *pool != tightest);
-    let foreseen = |pool: &Pool| {
-        let outlook = region.forecasts.read(*pool).outlook;
-        if outlook.valid {
-            outlook.exhaustion_s
-        } else {
-            NONE_FORESEEN_S
-        }
-    };
-    let pool = pools.into_iter().min_by_key(foreseen).unwrap_or(tightest);
-    // Nothing ends as far as can be seen. A process that leaks outside the pools is to be known all the same, and so is
-    // free memory that fell to pieces.
-    if foreseen(&pool) == NONE_FORESEEN_S {
-        let stands_alone = |(_, f): &(Pool, Forecast)| {
-            f.evidence.leak != Leak::None
-                || (f.cause == Cause::Fragmentation && f.confidence >= Confidence::Medium)
-        };
-        let others = [Pool::Os, Pool::Shm].map(|pool| (pool, region.forecasts.read(pool)));
-        if let Some(found) = others.into_iter().find(stands_alone) {
-            return found;
-        }
-        // What grows is told, and not the tightest that does not. What else runs on the machine comes and goes.
-        let grows = |(pool, f): &(Pool, Forecast)| {
-            let is_told = *pool != Pool::Os && f.cause != Cause::None && f.evidence.size > 0;
-            f.evidence.is_rising || is_told
-        };
-        let mut each = pools
-            .into_iter()
-            .map(|pool| (pool, region.forecasts.read(pool)));
-        if let Some(found) = each.find(grows) {
-            return found;
-        }
-    }
-    (pool, region.forecasts.read(pool))
-}
-
 /// When and why, for `memguard.status`.
-pub fn status_fields(region: &Region) -> Fields {
-    let (pool, forecast) = soonest(region);
+pub fn status_fields(now: &Now) -> Fields {
+    let (pool, forecast) = now.told();
     let outlook = forecast.outlook;
     let judgement = Judgement {
         cause: forecast.cause,
@@ -83,7 +33,7 @@ pub fn status_fields(region: &Region) -> Fields {
         ("exhaustion_pool", word(pool)),
         (
             "full_at_this_rate_seconds",
-            Node::Count(reports::first_full_at_this_rate(&region.figures()).1),
+            Node::Count(now.first_full_at_this_rate().1),
         ),
         ("cause", word(forecast.cause)),
         ("confidence", word(forecast.confidence)),
@@ -93,14 +43,10 @@ pub fn status_fields(region: &Region) -> Fields {
         ),
     ];
     fields.extend(culprit_fields(&forecast));
-    let cost = region.control.registration_cost.get();
-    if cost > 0 {
+    if let Some((cost, left)) = now.registrations_left() {
         fields.push(("registration_cost", Node::Count(cost)));
-        fields.push((
-            "registrations_left",
-            Node::Count(registrations_left(region, cost)),
-        ));
-        let control = &region.control;
+        fields.push(("registrations_left", Node::Count(left)));
+        let control = &now.region.control;
         if control.connection_cost.get() > 0 {
             fields.push(("binding_cost", Node::Count(control.binding_cost.get())));
             fields.push((
@@ -113,8 +59,8 @@ pub fn status_fields(region: &Region) -> Fields {
 }
 
 /// Why memory grows, and when it ends, in words.
-pub fn in_words(region: &Region) -> (String, String) {
-    let (_, forecast) = soonest(region);
+pub fn in_words(now: &Now) -> (String, String) {
+    let (_, forecast) = now.told();
     let judgement = Judgement {
         cause: forecast.cause,
         confidence: forecast.confidence,
@@ -140,14 +86,6 @@ fn exhaustion(forecast: &Forecast) -> String {
         true => Until(forecast.outlook.exhaustion_s).to_string(),
         false => "unknown".into(),
     }
-}
-
-/// Registrations that fit below the point where every new one is refused.
-pub fn registrations_left(region: &Region, cost: u64) -> u64 {
-    let size = region.control.shm_size.get();
-    let full = size / 100 * region.settings.get_u64(Int::ShmFull);
-    let used = hooks::shm_now(size).map_or(0, |pool| pool.real_used);
-    cost::registrations_left(full, used, cost)
 }
 
 /// `memguard.forecast [POOL]`
@@ -247,43 +185,31 @@ fn values(track: Track, values: Vec<u64>) -> Node {
 pub fn check(words: &[&str]) -> Result<Answer, Fault> {
     let limits = filters::check(words).map_err(Fault::bad)?;
     let region = region()?;
-    let figures = region.figures();
-    let control = &region.control;
+    let now = Now::of(region);
     let values = region.settings.all();
-    let shm = hooks::shm_now(control.shm_size.get()).map_or((0, 0), |p| (p.real_used, p.size));
-    let uses = [
-        (Pool::Shm, shm),
-        (
-            Pool::Pkg,
-            (figures.fullest_real_used, control.pkg_size.get()),
-        ),
-        (Pool::Os, (figures.os_used, figures.os_limit)),
-    ];
-    let pools: Vec<Standing> = uses
-        .into_iter()
-        .filter(|(_, (_, size))| *size > 0)
-        .map(|(pool, (used, size))| {
+    let pools: Vec<Standing> = now
+        .uses()
+        .map(|(pool, size, used)| {
             let thresholds = Thresholds::of(&values, pool);
-            let outlook = region.forecasts.read(pool).outlook;
+            let outlook = now.forecast(pool).outlook;
             Standing {
                 pool,
                 permyriad: permyriad(used, size),
                 thresholds: (thresholds.warning, thresholds.shed),
                 exhaustion_s: outlook.exhaustion_s,
                 is_known: outlook.valid,
-                full_in_s: reports::full_at_this_rate(&figures, pool),
+                full_in_s: now.full_at_this_rate(pool),
             }
         })
         .collect();
     let interval = region.settings.get_u64(Int::SampleInterval);
     let answer = nagios::check(
         &Server {
-            level: reports::level_now(region),
+            level: now.level(),
             pools: &pools,
-            cause: soonest(region).1.cause,
-            headroom: reports::tightest_now(region).map_or(0, |t| t.headroom_bytes()),
-            sample_age_ms: state::now_ms()
-                .saturating_sub(figures.time_ms.max(region.control.start_ms.get())),
+            cause: now.told().1.cause,
+            headroom: now.headroom(),
+            sample_age_ms: now.sample_age_ms(),
             stale_ms: 10 * interval.max(1000),
             upkeep: restart::upkeep(region),
             addresses: addresses::worst(region),

@@ -3,13 +3,10 @@
 
 use crate::guard::foresee::growth::Leak;
 use crate::guard::formats::metrics::{self, Build, Measures};
-use crate::guard::terms::{
-    text::NONE_FORESEEN_S,
-    words::{Class, Mode},
-};
+use crate::guard::terms::words::{Class, Mode};
 use crate::host::kamailio::state;
 use crate::host::memory::hooks;
-use crate::host::reports::{self, forecast_reports};
+use crate::host::reports::{self, Now};
 use crate::shared::counters::rows::Row;
 use crate::shared::region::Region;
 
@@ -29,16 +26,15 @@ fn rows(region: &Region) -> impl Iterator<Item = &Row> {
 
 /// The server's figures at this moment. Approximate: rows are summed while their processes run.
 pub fn server(region: &Region) -> Measures {
-    let figures = region.figures();
-    let control = &region.control;
-    let size = control.shm_size.get();
-    let shm = hooks::shm_now(size).unwrap_or_default();
-    let used = shm.real_used.min(size); // tlsf's can exceed it
+    let now = Now::of(region);
+    let (figures, control) = (&now.figures, &region.control);
+    let size = now.shm_size;
+    let used = now.shm_used.unwrap_or(0).min(size); // tlsf's can exceed it
     let (shm_failures, pkg_failures) = reports::failures_since_start(region);
-    let outlook = forecast_reports::soonest(region).1.outlook;
-    let cost = control.registration_cost.get();
+    let (_, forecast) = now.told();
+    let (cost, left) = now.registrations_left().unwrap_or_default();
     let mut measures = Measures {
-        level: reports::level_now(region).index() as u64,
+        level: now.level().index() as u64,
         enforcing: u64::from(region.settings.mode() == Mode::Enforce),
         level_changes_total: region.events.pushed(),
         shm_size_bytes: size,
@@ -51,28 +47,22 @@ pub fn server(region: &Region) -> Measures {
         pkg_used_max_bytes: figures.fullest_real_used,
         os_limit_bytes: figures.os_limit,
         os_used_bytes: figures.os_used,
-        headroom_bytes: reports::tightest_now(region).map_or(0, |t| t.headroom_bytes()),
-        exhaustion_seconds: match outlook.valid {
-            true => outlook.exhaustion_s.min(NONE_FORESEEN_S),
-            false => NONE_FORESEEN_S,
-        },
-        full_at_this_rate_seconds: reports::first_full_at_this_rate(&figures).1,
-        forecast_valid: u64::from(outlook.valid),
+        headroom_bytes: now.headroom(),
+        exhaustion_seconds: forecast.ends_in(),
+        full_at_this_rate_seconds: now.first_full_at_this_rate().1,
+        forecast_valid: u64::from(forecast.outlook.valid),
         workers_leaking: reports::leaking(region),
         registration_cost_bytes: cost,
-        registrations_left: match cost {
-            0 => 0,
-            cost => forecast_reports::registrations_left(region, cost),
-        },
+        registrations_left: left,
         known_bindings: reports::known().0,
-        queue_length: reports::queue_length(region),
+        queue_length: now.queue_length(),
         storm: figures.storm,
         address_alarm: region.addresses.alarm.get(),
         address_missing: region.addresses.missing.get(),
         address_leased: region.addresses.leased.get(),
         address_claims_total: region.addresses.claims.get(),
         workers: hooks::processes() as u64,
-        draining: u64::from(region.drains_for(state::now_ms()) > 0),
+        draining: u64::from(region.drains_for(now.at_ms) > 0),
         restart_advice: region.restart.advice.get(),
         comeback_before: region.comeback.bindings.before.get(),
         comeback_back: region.comeback.bindings.back.get(),

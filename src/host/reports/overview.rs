@@ -16,8 +16,7 @@ use crate::guard::terms::{
 };
 use crate::host::kamailio::processes;
 use crate::host::kamailio::state;
-use crate::host::memory::hooks;
-use crate::host::reports::{self, addresses, forecast_reports, measures, restart, site_reports};
+use crate::host::reports::{self, Now, addresses, measures, restart, site_reports};
 use crate::shared::figures::{
     history::{SECONDS, Track},
     sampled::Figures,
@@ -34,27 +33,25 @@ const EVENTS: usize = 12;
 ///
 /// `history` is what [`points`] answered.
 pub fn page<'a>(region: &Region, history: &'a [Point]) -> Page<'a> {
-    let figures = region.figures();
-    let now = state::now_ms();
+    let now = &Now::of(region);
     let workers = workers(region);
-    let tightest = reports::tightest_now(region);
     Page {
         version: measures::BUILD.version,
         kamailio: measures::BUILD.kamailio,
-        now_s: state::date(now / 1000),
-        uptime_s: now.saturating_sub(region.control.start_ms.get()) / 1000,
-        level: reports::level_now(region),
+        now_s: state::date(now.at_ms / 1000),
+        uptime_s: now.uptime_s(),
+        level: now.level(),
         mode: region.settings.mode(),
-        is_shed: region.is_shed(now),
-        shed_pct: reports::shed_pct_now(region),
-        tightest: tightest.as_ref().map_or(Pool::Shm, |t| t.pool),
-        outlook: outlook(region, &workers),
-        pools: pools(region, &figures, &workers),
-        registrations: registrations(region, &figures),
+        is_shed: region.is_shed(now.at_ms),
+        shed_pct: now.shed_pct(),
+        tightest: now.tightest().map_or(Pool::Shm, |t| t.pool),
+        outlook: outlook(now, &workers),
+        pools: pools(now, &workers),
+        registrations: registrations(now),
         sites: sites(),
         addresses: addresses::page_rows(region),
         events: region.events.last(EVENTS).map(event_row).collect(),
-        warnings: reports::warnings_now(region),
+        warnings: now.warnings(),
         notes: restart::notes(region),
         before: state::before(),
         history,
@@ -96,8 +93,8 @@ pub fn points(region: &Region) -> Vec<Point> {
 }
 
 /// When, why and who, of the pool that runs out first.
-fn outlook(region: &Region, workers: &[WorkerRow]) -> Outlook {
-    let (pool, forecast) = forecast_reports::soonest(region);
+fn outlook(now: &Now, workers: &[WorkerRow]) -> Outlook {
+    let (pool, forecast) = now.told();
     let (when, judgement) = (
         forecast.outlook,
         Judgement {
@@ -107,7 +104,7 @@ fn outlook(region: &Region, workers: &[WorkerRow]) -> Outlook {
     );
     let is_foreseen = when.valid && when.exhaustion_s < NONE_FORESEEN_S;
     let may_end = !when.valid && when.low_s < NONE_FORESEEN_S;
-    let at_this_rate = reports::first_full_at_this_rate(&region.figures());
+    let at_this_rate = now.first_full_at_this_rate();
     let is_known = is_foreseen || forecast.evidence.leak != Leak::None;
     let worker = forecast.worker.or(forecast.evidence.worker);
     let leaking = workers.iter().find(|w| w.leak != "none");
@@ -115,11 +112,7 @@ fn outlook(region: &Region, workers: &[WorkerRow]) -> Outlook {
         .iter()
         .find(|w| is_known && worker.is_some_and(|index| u64::from(index) == w.index));
     Outlook {
-        exhaustion_s: if when.valid {
-            when.exhaustion_s
-        } else {
-            NONE_FORESEEN_S
-        },
+        exhaustion_s: forecast.ends_in(),
         between_s: is_foreseen.then_some((when.low_s, when.high_s)),
         is_valid: when.valid,
         may_end_s: may_end.then_some((when.low_s, when.high_s)),
@@ -151,8 +144,9 @@ fn sites() -> Vec<SiteRow> {
         .collect()
 }
 
-fn pools(region: &Region, figures: &Figures, workers: &[WorkerRow]) -> Vec<PoolRow> {
-    let values = region.settings.all();
+fn pools(now: &Now, workers: &[WorkerRow]) -> Vec<PoolRow> {
+    let values = now.region.settings.all();
+    let figures = &now.figures;
     let row = |pool, total, used, level, whose: String| PoolRow {
         pool,
         size: total,
@@ -161,54 +155,51 @@ fn pools(region: &Region, figures: &Figures, workers: &[WorkerRow]) -> Vec<PoolR
         level: Level::from_index(level).unwrap_or(Level::Normal),
         thresholds: Thresholds::of(&values, pool),
         whose,
-        growth: Some(region.forecasts.read(pool).outlook)
+        growth: Some(now.forecast(pool).outlook)
             .filter(|outlook| outlook.valid && total > 0)
             .map(|outlook| outlook.growth * 10_000.0 / total as f64),
     };
-    let control = &region.control;
-    let mut rows = Vec::new();
-    if let Some(shm) = hooks::shm_now(control.shm_size.get()) {
-        let whose = "shared memory of all processes".to_owned();
-        rows.push(row(
-            Pool::Shm,
-            shm.size,
-            shm.real_used,
-            figures.shm_level,
-            whose,
-        ));
-    }
-    let fullest = workers.iter().find(|w| w.index == figures.fullest_worker);
-    let whose = fullest.map_or(String::new(), |w| {
-        format!("process {}, {}", w.index, w.description)
-    });
-    let pkg = (control.pkg_size.get(), figures.fullest_real_used);
-    rows.push(row(Pool::Pkg, pkg.0, pkg.1, figures.pkg_level, whose));
-    if figures.os_limit > 0 {
-        let source = Source::ALL
-            .iter()
-            .find(|s| **s as u64 == figures.os_source)
-            .map_or("", |s| s.word());
-        let whose = format!("memory of the machine or container ({source})");
-        rows.push(row(
-            Pool::Os,
-            figures.os_limit,
-            figures.os_used,
-            figures.os_level,
-            whose,
-        ));
-    }
-    rows
+    now.uses()
+        .map(|(pool, size, used)| {
+            let (level, whose) = match pool {
+                Pool::Shm => (
+                    figures.shm_level,
+                    "shared memory of all processes".to_owned(),
+                ),
+                Pool::Pkg => (figures.pkg_level, fullest(figures, workers)),
+                Pool::Os => (figures.os_level, machine(figures)),
+            };
+            row(pool, size, used, level, whose)
+        })
+        .collect()
 }
 
-fn registrations(region: &Region, figures: &Figures) -> Registrations {
-    let cost = region.control.registration_cost.get();
+/// The process whose pkg is the fullest.
+fn fullest(figures: &Figures, workers: &[WorkerRow]) -> String {
+    let fullest = workers.iter().find(|w| w.index == figures.fullest_worker);
+    fullest.map_or(String::new(), |w| {
+        format!("process {}, {}", w.index, w.description)
+    })
+}
+
+/// Which limit the machine's memory has.
+fn machine(figures: &Figures) -> String {
+    let source = Source::ALL
+        .iter()
+        .find(|s| **s as u64 == figures.os_source)
+        .map_or("", |s| s.word());
+    format!("memory of the machine or container ({source})")
+}
+
+fn registrations(now: &Now) -> Registrations {
+    let figures = &now.figures;
     Registrations {
         known: reports::known().0,
         new_rate: figures.new_rate_10s,
         refresh_rate: figures.refresh_rate_10s,
         rejected_rate: figures.rejected_rate_10s,
-        rejected: reports::total(region, |r| r.sip.rejected.sum()),
-        left: (cost > 0).then(|| forecast_reports::registrations_left(region, cost)),
+        rejected: reports::total(now.region, |r| r.sip.rejected.sum()),
+        left: now.registrations_left().map(|(_, left)| left),
         storm: figures.storm != 0,
     }
 }

@@ -18,22 +18,21 @@ use crate::host::memory::hooks;
 use crate::host::memory::hooks::owners;
 use crate::host::reports::bytes;
 use crate::host::reports::no_arguments;
+use crate::host::reports::now::Now;
 use crate::host::reports::now::failures_since_start;
-use crate::host::reports::now::full_at_this_rate;
 use crate::host::reports::now::shm_peak;
 use crate::host::reports::percent;
 use crate::host::reports::region;
 use crate::shared::counters::sites::SitePool;
-use crate::shared::region::Region;
 
 /// `memguard.pools`
 pub fn pools(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.pools")?;
-    Ok(Answer::Many(pool_rows(region()?)))
+    Ok(Answer::Many(pool_rows(&Now::of(region()?))))
 }
 
-fn pool_rows(region: &Region) -> Vec<Fields> {
-    let figures = region.figures();
+fn pool_rows(now: &Now) -> Vec<Fields> {
+    let (region, figures) = (now.region, &now.figures);
     let control = &region.control;
     let (shm_failures, pkg_failures) = failures_since_start(region);
     let mut rows = Vec::new();
@@ -66,7 +65,7 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
                 Node::Count(shm_failures.saturating_sub(control.shm_failures_base.get())),
             ),
         ]);
-        rows.push(finished(region, Pool::Shm, row, figures.shm_level));
+        rows.push(finished(now, Pool::Shm, row, figures.shm_level));
     }
     let fullest = usize::try_from(figures.fullest_worker).unwrap_or(0);
     if let (Some(worker), size @ 1..) = (region.rows.get(fullest), control.pkg_size.get()) {
@@ -92,16 +91,13 @@ fn pool_rows(region: &Region) -> Vec<Fields> {
             ),
             ("worker", int(figures.fullest_worker)),
         ]);
-        rows.push(finished(region, Pool::Pkg, row, figures.pkg_level));
+        rows.push(finished(now, Pool::Pkg, row, figures.pkg_level));
     }
     if figures.os_limit > 0 {
         let mut row = pool_head(Pool::Os, figures.os_limit, figures.os_used, None);
         row.push(("peak", bytes(control.os_peak.get())));
-        row.push((
-            "growth",
-            real(region.forecasts.read(Pool::Os).outlook.growth),
-        ));
-        rows.push(finished(region, Pool::Os, row, figures.os_level));
+        row.push(("growth", real(now.forecast(Pool::Os).outlook.growth)));
+        rows.push(finished(now, Pool::Os, row, figures.os_level));
     }
     rows
 }
@@ -141,12 +137,12 @@ fn pool_head(pool: Pool, size: u64, used: u64, live: Option<u64>) -> Fields {
     row
 }
 
-fn finished(region: &Region, pool: Pool, mut row: Fields, level: u64) -> Fields {
-    let outlook = region.forecasts.read(pool).outlook;
+fn finished(now: &Now, pool: Pool, mut row: Fields, level: u64) -> Fields {
+    let outlook = now.forecast(pool).outlook;
     row.push(("exhaustion_seconds", Node::Count(outlook.exhaustion_s)));
     row.push((
         "full_at_this_rate_seconds",
-        Node::Count(full_at_this_rate(&region.figures(), pool)),
+        Node::Count(now.full_at_this_rate(pool)),
     ));
     row.push((
         "level",

@@ -10,13 +10,9 @@ use crate::guard::formats::report::int;
 use crate::guard::terms::words::Class;
 use crate::host::reports::milli;
 use crate::host::reports::no_arguments;
-use crate::host::reports::now::is_unsure;
-use crate::host::reports::now::known;
-use crate::host::reports::now::queue_length;
-use crate::host::reports::now::queue_seconds;
+use crate::host::reports::now::{Now, known};
 use crate::host::reports::region;
 use crate::host::reports::total;
-use crate::shared::region::Region;
 
 /// Field names of the classes: received, admitted, rejected, rejected_observed.
 macro_rules! class_names {
@@ -38,11 +34,11 @@ class_names! {
 /// `memguard.registrations`
 pub fn registrations(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.registrations")?;
-    Ok(Answer::One(registration_fields(region()?)))
+    Ok(Answer::One(registration_fields(&Now::of(region()?))))
 }
 
-fn registration_fields(region: &Region) -> Fields {
-    let f = region.figures();
+fn registration_fields(now: &Now) -> Fields {
+    let (region, f) = (now.region, &now.figures);
     let not_understood = total(region, |r| r.sip.not_understood.get());
     let received = total(region, |r| r.sip.received.sum());
     let mut fields = vec![(
@@ -99,15 +95,15 @@ fn registration_fields(region: &Region) -> Fields {
             "table_size",
             Node::Count(region.settings.get_u64(Int::Bindings)),
         ),
-        ("table_unsure", int(u64::from(is_unsure(region)))),
+        ("table_unsure", int(u64::from(now.is_unsure()))),
         (
             "replicated",
             Node::Count(total(region, |r| r.sip.replicated.get())),
         ),
         ("baseline", milli(f.baseline)),
         ("storm", int(f.storm)),
-        ("queue_length", Node::Count(queue_length(region))),
-        ("queue_seconds", Node::Count(queue_seconds(region))),
+        ("queue_length", Node::Count(now.queue_length())),
+        ("queue_seconds", Node::Count(now.queue_seconds())),
     ]);
     fields
 }

@@ -7,6 +7,7 @@ use crate::guard::foresee::{
     cause::Cause,
     forecast::Method,
     restart::{self, Advice, LastDay, Plan, Situation},
+    told::Forecast,
     week::Week,
 };
 use crate::guard::formats::nagios::Upkeep;
@@ -16,10 +17,9 @@ use crate::guard::terms::{
     words::{Level, Pool},
 };
 use crate::host::kamailio::{config_files, listen, state, sys};
-use crate::host::reports::{self, forecast_reports, region};
+use crate::host::reports::{self, Now, region};
 use crate::shared::figures::{
     comeback::Returned,
-    forecasts::Forecast,
     history::{MINUTES, Track},
 };
 use crate::shared::region::Region;
@@ -27,8 +27,8 @@ use crate::shared::region::Region;
 /// usrloc's db_mode 0: bindings are lost with the process (usrloc.h NO_DB).
 const NO_DB: i32 = 0;
 
-/// What counts as a whole day, milliseconds.
-const DAY_MS: u64 = 86_400_000;
+/// What counts as a whole day, seconds.
+const DAY_S: u64 = 86_400;
 
 /// `memguard.restart`
 pub fn restart(words: &[&str]) -> Result<Answer, Fault> {
@@ -36,7 +36,8 @@ pub fn restart(words: &[&str]) -> Result<Answer, Fault> {
     let region = region()?;
     let week = week_of(region);
     let missing = missing_addresses();
-    let plan = plan_of(region, &week, !missing.is_empty());
+    let now = &Now::of(region);
+    let plan = plan_of(now, &week, !missing.is_empty());
     let mut fields: Fields = vec![("advice", word(plan.advice))];
     fields.extend(plan.before_s.map(|s| ("before", Node::Count(s))));
     if let Some(at_s) = plan.at_s {
@@ -48,7 +49,7 @@ pub fn restart(words: &[&str]) -> Result<Answer, Fault> {
     let (lost, uncallable) = losses(bindings);
     fields.extend([
         ("days_seen", real(week.days())),
-        ("cause", word(forecast_reports::soonest(region).1.cause)),
+        ("cause", word(now.told().1.cause)),
     ]);
     fields.extend(takes_s(region).map(|s| ("takes_seconds", Node::Count(s))));
     fields.extend([
@@ -70,14 +71,14 @@ pub fn week_of(region: &Region) -> Week {
 }
 
 /// What is advised at this moment.
-pub fn plan_of(region: &Region, week: &Week, is_blocked: bool) -> Plan {
-    let figures = region.figures();
-    let (pool, forecast) = forecast_reports::soonest(region);
+pub fn plan_of(now: &Now, week: &Week, is_blocked: bool) -> Plan {
+    let (region, figures) = (now.region, &now.figures);
+    let (pool, forecast) = now.told();
     let situation = Situation {
         now_s: state::wall_ms() / 1000,
         low_s: foreseen(pool, &forecast)
             .map(|low_s| before_peaks(region, week, pool, &forecast, low_s)),
-        has_seen_day: state::now_ms().saturating_sub(region.control.start_ms.get()) >= DAY_MS,
+        has_seen_day: now.uptime_s() >= DAY_S,
         cause: forecast.cause,
         level: Level::from_index(figures.level).unwrap_or(Level::Normal),
         takes_s: takes_s(region),
@@ -171,15 +172,15 @@ fn calls() -> Option<u64> {
 }
 
 /// What `memguard.drain` answers.
-pub fn drain_fields(region: &Region) -> Fields {
-    let left_ms = region.drains_for(state::now_ms());
+pub fn drain_fields(now: &Now) -> Fields {
+    let left_ms = now.region.drains_for(now.at_ms);
     let mut fields = vec![
         ("draining", int(u64::from(left_ms > 0))),
         ("seconds", Node::Count(left_ms.div_ceil(1000))),
-        ("level", word(reports::level_now(region))),
+        ("level", word(now.level())),
         (
             "messages_per_second",
-            real(region.figures().message_rate as f64 / 1000.0),
+            real(now.figures.message_rate as f64 / 1000.0),
         ),
     ];
     fields.extend(calls().map(|calls| ("calls", Node::Count(calls))));

@@ -8,49 +8,38 @@ use crate::guard::formats::report::Node;
 use crate::guard::formats::report::int;
 use crate::guard::formats::report::word;
 use crate::guard::terms::words::Pool;
-use crate::host::kamailio::state;
 use crate::host::memory::hooks;
 use crate::host::reports::addresses;
 use crate::host::reports::bytes;
 use crate::host::reports::forecast_reports;
 use crate::host::reports::milli;
 use crate::host::reports::no_arguments;
-use crate::host::reports::now::leaking;
-use crate::host::reports::now::level_now;
-use crate::host::reports::now::shed_pct_now;
-use crate::host::reports::now::tightest_now;
-use crate::host::reports::now::warnings_now;
+use crate::host::reports::now::{Now, leaking};
 use crate::host::reports::percent;
 use crate::host::reports::region;
 use crate::host::reports::total;
-use crate::shared::region::Region;
 
 /// `memguard.status`
 pub fn status(words: &[&str]) -> Result<Answer, Fault> {
     no_arguments(words, "memguard.status")?;
-    let region = region()?;
-    Ok(Answer::One(status_fields(region)))
+    Ok(Answer::One(status_fields(&Now::of(region()?))))
 }
 
-fn status_fields(region: &Region) -> Fields {
-    let figures = region.figures();
-    let now = state::now_ms();
-    let tightest = tightest_now(region);
+fn status_fields(now: &Now) -> Fields {
+    let (region, figures) = (now.region, &now.figures);
+    let tightest = now.tightest();
     let mut fields = vec![
-        ("level", word(level_now(region))),
+        ("level", word(now.level())),
         ("mode", word(region.settings.mode())),
         ("tightest", word(tightest.map_or(Pool::Shm, |t| t.pool))),
-        (
-            "headroom",
-            bytes(tightest.map_or(0, |t| t.headroom_bytes())),
-        ),
+        ("headroom", bytes(now.headroom())),
         (
             "headroom_pct",
             percent(tightest.map_or(0, |t| t.headroom_permyriad())),
         ),
-        ("shed_pct", int(shed_pct_now(region))),
+        ("shed_pct", int(now.shed_pct())),
     ];
-    fields.extend(forecast_reports::status_fields(region));
+    fields.extend(forecast_reports::status_fields(now));
     fields.extend([
         ("new_rate", milli(figures.new_rate_10s)),
         ("refresh_rate", milli(figures.refresh_rate_10s)),
@@ -85,23 +74,12 @@ fn status_fields(region: &Region) -> Fields {
         ("addresses", word(addresses::in_a_word(region))),
         ("workers", int(hooks::processes() as u64)),
         ("workers_leaking", int(leaking(region))),
-        (
-            "sample_age_ms",
-            Node::Count(now.saturating_sub(figures.time_ms.max(region.control.start_ms.get()))),
-        ),
+        ("sample_age_ms", Node::Count(now.sample_age_ms())),
         (
             "warnings",
-            Node::Texts(
-                warnings_now(region)
-                    .into_iter()
-                    .map(str::to_owned)
-                    .collect(),
-            ),
+            Node::Texts(now.warnings().into_iter().map(str::to_owned).collect()),
         ),
-        (
-            "uptime",
-            Node::Count(now.saturating_sub(region.control.start_ms.get()) / 1000),
-        ),
+        ("uptime", Node::Count(now.uptime_s())),
         ("version", word(env!("CARGO_PKG_VERSION"))),
         ("kamailio", word(env!("MEMGUARD_KAMAILIO_VERSION"))),
     ]);

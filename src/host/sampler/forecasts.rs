@@ -6,6 +6,7 @@ use crate::guard::foresee::{
     cost::CostLearner,
     forecast::{Forecaster, Method, Outlook, place::Place},
     growth::{Leak, Trail},
+    told::Forecast,
 };
 use crate::guard::machine::{
     fragments::Fragments,
@@ -21,7 +22,7 @@ use crate::shared::counters::{
     outside::Outside,
     sites::{Held, SitePool},
 };
-use crate::shared::figures::{forecasts::Forecast, sampled::Figures};
+use crate::shared::figures::sampled::Figures;
 use crate::shared::parts::kept::{Lease, Plain};
 use crate::shared::region::Region;
 

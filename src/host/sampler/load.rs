@@ -6,7 +6,7 @@ use crate::guard::foresee::{
     week::{Counting, FORGET, Hour},
 };
 use crate::host::kamailio::state;
-use crate::host::reports::restart;
+use crate::host::reports::{Now, restart};
 use crate::shared::region::Region;
 
 /// The wall clock was set when it moves by more than this against server time, seconds: what was seen before stood at
@@ -68,9 +68,9 @@ impl Load {
     /// Addresses are looked at only where a restart is advised at all.
     fn advise(&self, region: &Region) {
         let week = restart::week_of(region);
-        let mut plan = restart::plan_of(region, &week, false);
+        let mut plan = restart::plan_of(&Now::of(region), &week, false);
         if plan.advice != Advice::None && !restart::missing_addresses().is_empty() {
-            plan = restart::plan_of(region, &week, true);
+            plan = restart::plan_of(&Now::of(region), &week, true);
         }
         region.restart.advice.set(plan.advice.index() as u64);
     }

@@ -5,37 +5,11 @@ use crate::guard::foresee::{
     cause::{Cause, Confidence, Evidence},
     forecast::{Method, Outlook},
     growth::Leak,
+    told::Forecast,
 };
 use crate::guard::machine::{fragments::Pieces, outside::Part};
 use crate::guard::terms::words::Pool;
 use crate::shared::parts::{mapping::SharedZeroable, published::DoubleBuffer};
-
-/// One pool's future and why.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Forecast {
-    /// When.
-    pub outlook: Outlook,
-    /// Why.
-    pub cause: Cause,
-    /// How sure.
-    pub confidence: Confidence,
-    /// What that was concluded from.
-    pub evidence: Evidence,
-    /// Which process, for pkg.
-    pub worker: Option<u16>,
-}
-
-impl Default for Forecast {
-    fn default() -> Forecast {
-        Forecast {
-            outlook: Outlook::default(),
-            cause: Cause::Unknown,
-            confidence: Confidence::None,
-            evidence: Evidence::default(),
-            worker: None,
-        }
-    }
-}
 
 /// How many words a forecast takes.
 pub const WORDS: usize = 24;
@@ -155,6 +129,12 @@ impl Forecasts {
         if let Some(buffer) = self.0.get(pool.index()) {
             buffer.publish(&forecast.to_words());
         }
+    }
+
+    /// All, by [`Pool::index`].
+    pub fn all(&self) -> [Forecast; Pool::COUNT] {
+        let of = |index: usize| Pool::from_index(index as u64).map(|pool| self.read(pool));
+        std::array::from_fn(|index| of(index).unwrap_or_default())
     }
 
     /// One pool's; nothing is known before the first.

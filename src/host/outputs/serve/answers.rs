@@ -15,7 +15,7 @@ use crate::host::commands::json;
 use crate::host::kamailio::{own_memory, state};
 use crate::host::outputs::serve::connection::Answer;
 use crate::host::reports::{
-    self, measures, overview,
+    self, Now, measures, overview,
     profile::{self, Served},
 };
 
@@ -141,7 +141,7 @@ fn ready() -> Answer {
             Status::ServiceUnavailable,
             "not ready: memguard.shed is running\n",
         )
-    } else if reports::level_now(region) == Level::Emergency {
+    } else if Now::of(region).level() == Level::Emergency {
         text(
             Status::ServiceUnavailable,
             "not ready: memory is at level emergency\n",
