@@ -12,6 +12,7 @@ use super::harness::net::{Namespace, Stranger, arp};
 use super::harness::server::Server;
 use super::harness::wait::{found, holds_within};
 use super::harness::{Pair, for_each_pair_at_once, http, until};
+use super::monitoring::plugin;
 
 /// What the contract allows between a change and its being told.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
@@ -100,6 +101,29 @@ fn metric(front: &Namespace, monitoring: SocketAddr, name: &str) -> u64 {
         .expect("the metric")
 }
 
+/// The page, asked for from within the machine; made once a second.
+fn page(front: &Namespace, monitoring: SocketAddr) -> String {
+    let answer = front.run(|| http::get(monitoring, "/", SOON));
+    answer.map_or_else(String::new, |answer| answer.body)
+}
+
+/// Waits until the page says each of these; they are what it says above the charts, and rows of its table.
+#[track_caller]
+fn page_says(front: &Namespace, monitoring: SocketAddr, wanted: &[&str]) -> String {
+    let is_said = |page: &String| wanted.iter().all(|words| page.contains(words));
+    let said = holds_within(SOON, || is_said(&page(front, monitoring)));
+    let page = page(front, monitoring);
+    assert!(said, "the page does not say {wanted:?}: {page}");
+    page
+}
+
+/// What monitoring/check_memguard, as Nagios runs it, makes of this server: exit status and output.
+fn nagios(pair: &Pair, server: &Server) -> (i32, String) {
+    let kamcmd = pair.kamailio.kamcmd.display().to_string();
+    let socket = format!("unix:{}", server.places.ctl().display());
+    plugin(&["-k", &kamcmd, "-s", &socket])
+}
+
 fn check(server: &Server) -> (i64, String) {
     let answer = server.rpc("memguard.check", json!([]));
     let text = answer["text"].as_str().unwrap_or_default().to_owned();
@@ -185,6 +209,21 @@ fn the_second_story_is_told_from_end_to_end() {
             (200, 1)
         );
         assert_eq!(check(&server).0, 1);
+        let (code, text) = nagios(pair, &server);
+        assert!(
+            code == 1 && text.starts_with("MEMGUARD WARNING - address 10.77.0.1"),
+            "{code} {text}"
+        );
+        assert_eq!(metric(&front, monitoring, "address_alarm"), 1);
+        page_says(
+            &front,
+            monitoring,
+            &[
+                "<h2>Addresses that need you</h2>",
+                "<b>10.77.0.100</b> warning: a secondary address on eth0: it goes when its primary 10.77.0.10 goes",
+                "<b>10.77.0.10</b> warning: leased on eth0 for ",
+            ],
+        );
 
         // The lease ends: the kernel takes the primary, and the service with it.
         until(Duration::from_secs(20), "the lease ends", || {
@@ -205,6 +244,29 @@ fn the_second_story_is_told_from_end_to_end() {
         assert_eq!(metric(&front, monitoring, "address_missing"), 2);
         let (code, text) = check(&server);
         assert!(code == 2 && text.contains("address 10.77.0."), "{text}");
+        let (code, text) = nagios(pair, &server);
+        assert!(
+            code == 2 && text.starts_with("MEMGUARD CRITICAL - address 10.77.0.1"),
+            "{code} {text}"
+        );
+        assert!(text.contains("gone from eth0"), "{text}");
+        assert_eq!(metric(&front, monitoring, "address_alarm"), 2);
+        let shown = page_says(
+            &front,
+            monitoring,
+            &[
+                "<b>10.77.0.100</b> critical: gone from eth0 together with its primary address 10.77.0.10, whose lease ended",
+                "<b>10.77.0.10</b> critical: gone from eth0: its lease ended and was not renewed",
+            ],
+        );
+        let table = shown.split("<h2>Addresses</h2>").nth(1).unwrap_or_default();
+        let table = table.split("</table>").next().unwrap_or_default();
+        for address in ["10.77.0.100", "10.77.0.10"] {
+            let mut rows = table.split("<tr>");
+            let row = rows.find(|row| row.contains(&format!(">{address} <")));
+            let row = row.unwrap_or_else(|| panic!("no row for {address}: {table}"));
+            assert!(row.contains(" absent</td>"), "{row}");
+        }
         assert_eq!(
             server.rpc("memguard.status", json!([]))["addresses"],
             "critical"
@@ -253,7 +315,20 @@ fn the_second_story_is_told_from_end_to_end() {
         let service = told(&server, "10.77.0.100", "claimed");
         assert_eq!(service["claimed_by"], json!(card));
         assert!(metric(&front, monitoring, "address_claims_total") >= 1);
-        assert_eq!(check(&server).0, 2);
+        let claimed = format!("another machine uses it too (its card is {card})");
+        let (code, text) = check(&server);
+        assert!(code == 2 && text.contains(&claimed), "{text}");
+        let (code, text) = nagios(pair, &server);
+        assert!(
+            code == 2 && text.contains(&format!("address 10.77.0.100: {claimed}")),
+            "{text}"
+        );
+        let sentence = format!("<b>10.77.0.100</b> critical: {claimed}, while it is on eth0 here");
+        let shown = page_says(&front, monitoring, &[&sentence]);
+        assert!(
+            !shown.contains("<b>10.77.0.10</b>"),
+            "nothing is the matter with the other one"
+        );
     });
 }
 
@@ -431,6 +506,121 @@ fn every_change_is_told_within_three_seconds_and_a_takeover_is_no_alarm() {
             3
         );
     });
+}
+
+/// IFA_PROTO of keepalived (RTPROT_KEEPALIVED).
+const KEEPALIVED: u8 = 18;
+
+/// Of two machines with keepalived this one is the backup, takes over, and gives back; with and without VRRP's own card.
+#[test]
+fn keepaliveds_takeovers_between_two_machines_are_told_and_alarm_nobody() {
+    for_each_pair_at_once(|pair| {
+        let Some((front, other)) = machines() else {
+            return;
+        };
+        let service = Ipv4Addr::new(10, 80, 0, 100);
+        front.ip("addr add 10.80.0.10/24 dev eth0");
+        other.ip("addr add 10.80.0.20/24 dev eth0");
+        front.set("ipv4/ip_nonlocal_bind", "1"); // as keepalived's backups have it, so that Kamailio starts
+        let (server, monitoring) = server(
+            pair,
+            &front,
+            &["10.80.0.10", "10.80.0.100"],
+            &[("address_floating", "10.80.0.100")],
+        );
+        let row = || row(&server, "10.80.0.100");
+        told(&server, "10.80.0.100", "standby");
+        let peer = Stranger::on(&other, "eth0");
+        let announce = |card: [u8; 6]| {
+            for operation in [1, 2, 1, 2, 1] {
+                peer.send(&arp(operation, card, service, service)); // keepalived's garp_master_repeat is 5
+            }
+        };
+        // Nobody is alarmed, by none of the ways in which memguard speaks.
+        let is_calm = |when: &str| {
+            assert_eq!(check(&server).0, 0, "{when}: {:?}", check(&server));
+            let (code, text) = nagios(pair, &server);
+            assert_eq!(code, 0, "{when}: {text}");
+            assert_eq!(ready(&front, monitoring), 200, "{when}");
+            for name in ["address_alarm", "address_missing", "address_claims_total"] {
+                assert_eq!(metric(&front, monitoring, name), 0, "{when}: {name}");
+            }
+            let page = page(&front, monitoring);
+            assert!(
+                page.contains("10.80.0.100") && !page.contains("need you"),
+                "{when}: {page}"
+            );
+            assert_eq!(logged(&server, "critical"), 0, "{when}: {}", server.log());
+        };
+        is_calm("at the start");
+        let mut changes = 0;
+        for (what, card) in [("its own card", STRANGER), ("VRRP's card", ROUTER)] {
+            // The other one is the master, and says so.
+            announce(card);
+            // It dies, and this one takes over: sets the address, and announces it (not heard by itself).
+            front.add_address_by(service, "eth0", KEEPALIVED);
+            let here = told(&server, "10.80.0.100", "here");
+            assert_eq!(
+                (&here["origin"], &here["state"], &here["alarm"]),
+                (&json!("keepalived"), &json!("present"), &json!("ok")),
+                "{what}: {here}"
+            );
+            // The dead one's last words, while this one has it.
+            announce(card);
+            is_calm(what);
+            // The other one comes back with the higher priority: it announces, and this one gives up a moment later.
+            until(SOON, "the takeover is over", || {
+                let since = row()["since"].as_u64().unwrap_or(u64::MAX);
+                now_s() > since + 4 // three seconds after it came the words of the other one are none of a takeover's
+            });
+            announce(card);
+            front.ip("addr del 10.80.0.100/32 dev eth0");
+            let standby = told(&server, "10.80.0.100", "standby");
+            assert_eq!(
+                (&standby["state"], &standby["alarm"]),
+                (&json!("standby"), &json!("ok")),
+                "{what}: {standby}"
+            );
+            announce(card);
+            changes += 2;
+            until(SOON, "both changes are counted", || {
+                row()["changes"] == changes
+            });
+            is_calm(what);
+        }
+        // 1.5 seconds later it would have been a claim: what came was judged, and not merely not yet.
+        until(SOON, "the time for a claim has passed", || {
+            now_s() > row()["since"].as_u64().unwrap_or(u64::MAX) + 3
+        });
+        is_calm("at the end");
+        let events = server.rpc("memguard.events", json!([100]));
+        let changed: Vec<&Value> = events
+            .as_array()
+            .expect("rows")
+            .iter()
+            .filter(|event| event["address"] == "10.80.0.100")
+            .collect();
+        assert!(
+            changed.len() >= 4 && changed.iter().all(|event| event["to"] == "ok"),
+            "{events}"
+        );
+        // Who keeps it, and lets the other one speak, has two masters: that is no takeover.
+        front.add_address_by(service, "eth0", KEEPALIVED);
+        told(&server, "10.80.0.100", "here");
+        until(SOON, "the takeover is over", || {
+            now_s() > row()["since"].as_u64().unwrap_or(u64::MAX) + 4
+        });
+        announce(STRANGER);
+        assert_eq!(
+            told(&server, "10.80.0.100", "claimed")["claimed_by"],
+            json!(STRANGERS)
+        );
+    });
+}
+
+fn now_s() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.expect("after 1970").as_secs()
 }
 
 /// CPU that a process has used.

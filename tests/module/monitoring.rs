@@ -288,7 +288,7 @@ fn the_zabbix_template_asks_for_what_is_there_and_is_consistent() {
 }
 
 /// Exit status and output of monitoring/check_memguard.
-fn plugin(words: &[&str]) -> (i32, String) {
+pub fn plugin(words: &[&str]) -> (i32, String) {
     let output = Command::new(file("check_memguard"))
         .args(words)
         .output()

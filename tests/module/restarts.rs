@@ -1,5 +1,6 @@
 //! Restarts without fear: draining, who came back, what is in the way, and what another frontend knew.
-//! `./dev restarts` runs 2,000 phones over UDP, TCP and TLS; the suite runs some dozens.
+//! `./dev restarts` runs 2,000 phones over UDP, TCP and TLS, and these are sipp's (over TLS through stunnel, for Debian 12's
+//! sipp has none); the suite runs some dozens of its own.
 //! Forbidden here: addresses outside of loopback but in a network namespace that the test made.
 
 use std::fs;
@@ -17,6 +18,7 @@ use super::harness::builder::{Builder, Folder, free_port};
 use super::harness::http::get;
 use super::harness::pairs::skip;
 use super::harness::sip::{Request, Tcp};
+use super::harness::sipp::Sipp;
 use super::harness::tls::{Certificate, Tunnel};
 use super::harness::wait::holds_within;
 use super::harness::{Pair, Server, for_each_pair, until};
@@ -201,6 +203,15 @@ struct Phones {
     gone: usize,
     /// Expires of all, seconds.
     expires: u32,
+    /// They are sipp's, and what sipp counted is what they say.
+    are_sipps: bool,
+}
+
+/// Connections, and programs that have some: they are closed when this goes.
+#[derive(Default)]
+struct Open {
+    own: Vec<Tcp>,
+    sipps: Vec<Sipp>,
 }
 
 impl Phones {
@@ -219,10 +230,13 @@ impl Phones {
         server: &Server,
         tunnel: &Tunnel,
         requests: &[Request],
-        open: &mut Vec<Tcp>,
+        open: &mut Open,
         mut is_wanted: impl FnMut(usize) -> bool,
     ) -> usize {
         let wanted: Vec<bool> = (0..self.all()).map(&mut is_wanted).collect();
+        if self.are_sipps {
+            return self.register_by_sipp(server, tunnel, open, &wanted);
+        }
         let udp = requests
             .iter()
             .take(self.udp)
@@ -239,11 +253,87 @@ impl Phones {
                 false => tunnel.client(),
             };
             accepted += usize::from(client.request(request).code == 200);
-            open.push(client);
+            open.own.push(client);
         }
         accepted
     }
+
+    /// One sipp for each transport; a phone of a stream has a connection of its own, and keeps it until sipp ends.
+    fn register_by_sipp(
+        &self,
+        server: &Server,
+        tunnel: &Tunnel,
+        open: &mut Open,
+        wanted: &[bool],
+    ) -> usize {
+        let (tcp, tls) = (self.udp, self.udp + self.tcp);
+        let kinds = [
+            ("udp", "u1", server.sip(), 0..tcp),
+            ("tcp", "tn", server.sip(), tcp..tls),
+            ("tls", "tn", tunnel.address(), tls..self.all()),
+        ];
+        let expires = self.expires.to_string();
+        let mut begun = Vec::new();
+        for (name, transport, to, phones) in kinds {
+            let users: Vec<String> = phones
+                .filter(|&phone| wanted[phone])
+                .map(|phone| format!("phone{phone}"))
+                .collect();
+            if users.is_empty() {
+                continue;
+            }
+            let count = users.len().to_string();
+            let sockets = (users.len() + 8).to_string(); // sipp wants the limit of open files above this
+            let folder = format!("sipp-{name}-{}", open.sipps.len() + begun.len());
+            let sipp = Sipp::start(
+                &server.pair.kamailio.sipp,
+                to,
+                &server.places.folder.join(folder),
+                include_str!("../sipp/restarted.xml"),
+                &users,
+                &[
+                    "-t",
+                    transport,
+                    "-m",
+                    &count,
+                    "-l",
+                    &count,
+                    "-r",
+                    "100",
+                    "-d",
+                    STAYS_MS,
+                    "-max_socket",
+                    &sockets,
+                    "-key",
+                    "expires",
+                    &expires,
+                ],
+            );
+            begun.push((name, sipp, users.len() as u64));
+        }
+        let mut accepted = 0;
+        for (name, sipp, wanted) in begun {
+            let limit = 2 * SOON + Duration::from_millis(wanted * 1000 / 100);
+            let is_done = || {
+                let counts = sipp.counts();
+                counts.accepted + counts.failed >= wanted
+            };
+            let done = holds_within(limit, is_done);
+            let counts = sipp.counts();
+            assert!(done, "sipp over {name}: {counts:?} of {wanted}");
+            println!(
+                "   sipp over {name}: {} of {wanted} phones got 200",
+                counts.accepted
+            );
+            accepted += counts.accepted;
+            open.sipps.push(sipp);
+        }
+        usize::try_from(accepted).expect("a count")
+    }
 }
+
+/// How long sipp's phones keep their connections, milliseconds: longer than a run of the test.
+const STAYS_MS: &str = "600000";
 
 fn comeback(server: &Server) -> Value {
     server.rpc("memguard.comeback", json!([]))
@@ -272,7 +362,11 @@ fn restarted(pair: &Pair, phones: Phones) {
     let file = folder.file("known");
     let certificate = Certificate::new(&pair.kamailio);
     let metrics = free_port();
+    // sipp's connections come at the same time. With two TCP processes a 5.6.3 died once in libcrypto, most likely of what
+    // OpenSSL 3 takes for a thread's own and all processes share there (Kamailio's issue 3695); not proven.
+    let workers = if phones.are_sipps { 1 } else { 2 };
     let builder = Server::registrar(pair)
+        .workers(workers)
         .shm_mb(96)
         .param("bindings_file", file.display())
         .param("blackbox", folder.file("box").display())
@@ -293,7 +387,7 @@ fn restarted(pair: &Pair, phones: Phones) {
         "{fault:?}"
     );
     let tunnel = Tunnel::to(&pair.kamailio, first.places.tls);
-    let (requests, mut open) = (phones.requests(), Vec::new());
+    let (requests, mut open) = (phones.requests(), Open::default());
     let accepted = phones.register(&first, &tunnel, &requests, &mut open, |_| true);
     assert_eq!(accepted, phones.all());
     let registered = Instant::now();
@@ -341,7 +435,7 @@ fn restarted(pair: &Pair, phones: Phones) {
     let tunnel = Tunnel::to(&pair.kamailio, second.places.tls);
     let _ = tls; // its port is another one after the start
     let again: Vec<Request> = requests.iter().map(Request::next).collect();
-    let mut open = Vec::new();
+    let mut open = Open::default();
     let half = phones.all().div_ceil(2);
     let back = phones.register(&second, &tunnel, &again, &mut open, |i| i < half);
     assert_eq!(back, half);
@@ -411,6 +505,7 @@ fn restarts_comeback_says_what_the_phones_say() {
             tls: 8,
             gone: 0,
             expires: 3600,
+            are_sipps: false,
         };
         restarted(pair, phones);
         // Two of ten do not come again.
@@ -420,6 +515,7 @@ fn restarts_comeback_says_what_the_phones_say() {
             tls: 2,
             gone: 5,
             expires: 25,
+            are_sipps: false,
         };
         restarted(pair, phones);
     });
@@ -436,16 +532,19 @@ fn restarts_full_two_thousand_phones_over_udp_tcp_and_tls() {
             tls: 300,
             gone: 0,
             expires: 3600,
+            are_sipps: true,
         };
         restarted(pair, phones);
-        println!("   2000 of 2000 phones back, by their own count and by memguard.comeback");
+        println!("   2000 of 2000 phones back, by sipp's count and by memguard.comeback");
         let phones = Phones {
             gone: 100,
             expires: 120,
             ..phones
         };
         restarted(pair, phones);
-        println!("   1900 of 2000 phones back, 100 overdue, by both counts");
+        println!(
+            "   1900 of 2000 phones back, 100 overdue, by sipp's count and by memguard.comeback"
+        );
     });
 }
 
@@ -615,11 +714,16 @@ fn blocked(pair: &Pair) {
     let folder = Folder::of(pair, "blocked");
     let more = folder.file("more.cfg");
     fs::write(&more, "# nothing\n").expect("ours");
+    let (known, metrics) = (folder.file("known"), free_port());
     let second = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77)), 5077);
-    let builder = Server::registrar(pair).config(|c| {
-        c.global(&format!("listen=udp:{second}"));
-        c.routes = format!("include_file \"{}\"\n", more.display());
-    });
+    let builder = Server::registrar(pair)
+        .param("bindings_file", known.display())
+        .param("blackbox", folder.file("box").display())
+        .param("listen", metrics)
+        .config(|c| {
+            c.global(&format!("listen=udp:{second}"));
+            c.routes = format!("include_file \"{}\"\n", more.display());
+        });
     let server = builder.start();
     assert_eq!(blockers(&server), Vec::<String>::new());
     ip("addr del 192.0.2.77/32 dev lo");
@@ -628,37 +732,86 @@ fn blocked(pair: &Pair) {
         "the listen address {second} (udp) is not on this machine: Kamailio would not start"
     );
     assert_eq!(said, [sentence]);
-    let log = builder.try_start().err().expect("a forced restart fails");
-    assert!(log.contains("192.0.2.77"), "{log}");
+    // A forced restart: the server ends, and none comes until the address is back.
+    let at = server.sip();
+    assert!(server.stop().success());
+    let again = builder.clone().at(at);
+    let log = again.try_start().err().expect("a forced restart fails");
+    let is_the_reason = |line: &str| {
+        line.contains("192.0.2.77") && line.contains("Cannot assign requested address")
+    };
+    assert!(log.lines().any(is_the_reason), "as foretold: {log}");
     ip("addr add 192.0.2.77/32 dev lo");
+    let server = again.start();
     assert!(blockers(&server).is_empty());
 
     // Written anew with the same text it is the same; with another text it is not.
     fs::write(&more, "# nothing\n").expect("ours");
     assert!(blockers(&server).is_empty());
-    fs::write(&more, "route[BROKEN] { nonsense \n").expect("ours");
-    let said = blockers(&server);
-    let cfg = server.places.folder.join("kamailio.cfg");
+    fs::write(&more, "route[MORE] {\n    return;\n}\n").expect("ours");
+    let (is_good, text) = advised(&server, &more);
+    assert!(is_good, "another text that parses: {text}");
+    fs::write(&more, "route[BROKEN] {\n    nonsense\n}\n").expect("ours");
+    let (is_good, text) = advised(&server, &more);
+    assert!(!is_good, "one that does not: {text}");
+    assert!(
+        text.contains("syntax error") && text.contains(&format!("{}, line ", more.display())),
+        "the fault is named, and where it is: {text}"
+    );
+    // The server that runs knows nothing of it.
+    assert_eq!(
+        server.udp().request(&Request::register("anybody")).code,
+        200
+    );
+    assert_eq!(get(metrics, "/ready", SOON).map(|r| r.status), Some(200));
+
+    // The same restart, forced again.
+    assert!(server.stop().success());
+    let log = again.try_start().err().expect("a forced restart fails");
+    assert!(
+        log.contains("syntax error") && log.contains("more.cfg, line "),
+        "as foretold: {log}"
+    );
+    fs::write(&more, "# nothing\n").expect("ours");
+    let server = again.start();
+    assert!(blockers(&server).is_empty());
+    assert_eq!(
+        number(&comeback(&server), "before"),
+        1,
+        "neither the checks nor what failed took the file"
+    );
+    fs::remove_file(&more).expect("ours");
+    let gone = |text: &String| text.contains("more.cfg is gone: Kamailio would not start");
+    assert!(holds_within(SOON, || blockers(&server).iter().any(gone)));
+}
+
+/// What an operator does with the blocker of a changed file: types what it says, word for word. Whether the
+/// configuration is accepted, and what was printed.
+#[track_caller]
+fn advised(server: &Server, changed: &Path) -> (bool, String) {
     let name = |path: &Path| {
         fs::canonicalize(path)
             .expect("it is there")
             .display()
             .to_string()
     };
+    let cfg = name(&server.places.folder.join("kamailio.cfg"));
     let sentence = format!(
-        "{} was changed since the start: run kamailio -c -f {} before the restart",
-        name(&more),
-        name(&cfg)
+        "{} was changed since the start: run kamailio -c -f {cfg} before the restart",
+        name(changed)
     );
-    assert_eq!(said, [sentence]);
-    let (accepted, text) = builder.check();
-    assert!(!accepted, "kamailio -c says so: {text}");
-    let log = builder.try_start().err().expect("a forced restart fails");
-    assert!(
-        log.contains("parse error") || log.contains("syntax error"),
-        "{log}"
-    );
-    fs::remove_file(&more).expect("ours");
-    let gone = |text: &String| text.contains("more.cfg is gone: Kamailio would not start");
-    assert!(holds_within(SOON, || blockers(&server).iter().any(gone)));
+    assert_eq!(blockers(server), [sentence.as_str()]);
+    let words = sentence.split("run kamailio ").nth(1).unwrap_or_default();
+    let words = words
+        .strip_suffix(" before the restart")
+        .unwrap_or_default();
+    let output = Command::new(&server.pair.kamailio.program)
+        .args(words.split(' '))
+        .output()
+        .expect("kamailio -c runs");
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
 }

@@ -188,6 +188,7 @@ fn smoke_sipp_registers_and_its_counts_are_read() {
                 created: 50,
                 successful: 50,
                 failed: 0,
+                accepted: 0, // the scenario has no such counter
                 retransmissions: counts.retransmissions
             }
         );

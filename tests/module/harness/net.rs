@@ -67,6 +67,19 @@ impl Namespace {
         assert!(output.status.success(), "ip {words}: {said}");
     }
 
+    /// `ip addr add ADDRESS/32 dev INTERFACE proto PROTO`, which Debian 12's iproute2 cannot do yet: who says that he set it
+    /// (IFA_PROTO, from Linux 5.18 on).
+    #[track_caller]
+    pub fn add_address_by(&self, address: Ipv4Addr, interface: &str, proto: u8) {
+        let name = std::ffi::CString::new(interface).expect("a name");
+        let code = self.run(|| {
+            // SAFETY: a plain call with a text that lives for it.
+            let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+            new_address(&address_message(address, index, proto))
+        });
+        assert_eq!(code, 0, "{address} by {proto} on {interface}: errno {code}");
+    }
+
     /// Many `ip` commands by one process.
     #[track_caller]
     pub fn ip_batch(&self, lines: &[String]) {
@@ -117,6 +130,51 @@ impl Namespace {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let rest = text.split("link/ether ").nth(1).unwrap_or_default();
         rest.split(' ').next().unwrap_or_default().to_owned()
+    }
+}
+
+/// RTM_NEWADDR: struct nlmsghdr, struct ifaddrmsg, then IFA_LOCAL, IFA_ADDRESS and IFA_PROTO.
+fn address_message(address: Ipv4Addr, index: u32, proto: u8) -> Vec<u8> {
+    let attribute = |kind: u16, value: &[u8]| {
+        let length = 4 + value.len() as u16;
+        let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    let body = [
+        vec![libc::AF_INET as u8, 32, 0, 0],
+        index.to_ne_bytes().to_vec(),
+        attribute(libc::IFA_LOCAL, &address.octets()),
+        attribute(libc::IFA_ADDRESS, &address.octets()),
+        attribute(11, &[proto]), // IFA_PROTO
+    ]
+    .concat();
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE) as u16;
+    [
+        &(16 + body.len() as u32).to_ne_bytes()[..],
+        &libc::RTM_NEWADDR.to_ne_bytes(),
+        &flags.to_ne_bytes(),
+        &[0; 8],
+        &body,
+    ]
+    .concat()
+}
+
+/// Hands the kernel of this thread's namespace a message; the errno of its acknowledgement, 0 when it is done.
+fn new_address(message: &[u8]) -> i32 {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: plain calls; the descriptor is ours, the buffers live for the calls.
+    unsafe {
+        let fd = libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE);
+        assert!(fd >= 0, "everybody has netlink sockets");
+        let socket: File = std::os::fd::FromRawFd::from_raw_fd(fd);
+        let fd = socket.as_raw_fd();
+        assert!(libc::send(fd, message.as_ptr().cast(), message.len(), 0) > 0);
+        let mut answer = [0u8; 512];
+        let length = libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0);
+        assert!(length >= 20, "an acknowledgement");
+        // struct nlmsgerr: a negative errno behind the header.
+        -i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]])
     }
 }
 

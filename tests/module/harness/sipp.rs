@@ -24,6 +24,8 @@ pub struct Counts {
     pub created: u64,
     pub successful: u64,
     pub failed: u64,
+    /// By the scenario's counter of that name, of calls that go on, too.
+    pub accepted: u64,
     pub retransmissions: u64,
 }
 
@@ -94,6 +96,7 @@ impl Sipp {
             created: value("TotalCallCreated").unwrap_or(0),
             successful: value("SuccessfulCall(C)").unwrap_or(0),
             failed: value("FailedCall(C)").unwrap_or(0),
+            accepted: value("accepted(C)").unwrap_or(0),
             retransmissions: value("Retransmissions(C)").unwrap_or(0),
         }
     }

@@ -95,6 +95,11 @@ impl Tunnel {
         tunnel
     }
 
+    /// Where it listens for plain TCP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A client whose bytes travel through TLS.
     #[track_caller]
     pub fn client(&self) -> Tcp {
