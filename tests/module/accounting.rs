@@ -13,13 +13,10 @@ use super::harness::{Pair, Server, for_each_pair, until};
 
 /// Whether the manager forgets to book the bytes that a shrinking realloc gives back: qm up to 5.8.7 and 6.0.5.
 fn forgets_shrinks(pair: &Pair) -> bool {
-    let release = pair.kamailio.version.split('-').next().unwrap_or_default();
-    let numbers: Vec<u32> = release.split('.').filter_map(|n| n.parse().ok()).collect();
-    let is_before = match numbers[..] {
-        [5, 8, patch] => patch <= 7,
-        [6, 0, patch] => patch <= 5,
-        [major, minor, _] => (major, minor) < (5, 8),
-        _ => panic!("a version of three numbers: {release}"),
+    let is_before = match pair.kamailio.release() {
+        (5, 8, patch) => patch <= 7,
+        (6, 0, patch) => patch <= 5,
+        (major, minor, _) => (major, minor) < (5, 8),
     };
     pair.manager == "qm" && is_before
 }

@@ -97,7 +97,7 @@ route[INNER] {
                 "mgtest_forget_format(",
             ),
             (
-                "xavp_new_value",
+                pair.kamailio.xavp_maker(),
                 "shm",
                 "mgtest mgtest_forget_xavp",
                 "mgtest_forget_xavp(",
@@ -303,7 +303,7 @@ fn paths_rank_what_grows_first_and_say_how_fast() {
                 client.request(&Request::options());
             }
             first = paths(&server, json!(["top", 1])).pop().unwrap_or_default();
-            first["growth"].as_f64() > Some(0.0) && first["function"] == "xavp_new_value"
+            first["growth"].as_f64() > Some(0.0) && first["function"] == pair.kamailio.xavp_maker()
         });
         assert!(is_first, "{first}");
     });

@@ -32,6 +32,26 @@ impl Kamailio {
         format!("{} {}", identity.name, identity.version)
     }
 
+    /// Its three numbers, of "5.8.8", "6.1.5-sid" and "6.2.0-dev1".
+    #[track_caller]
+    pub fn release(&self) -> (u32, u32, u32) {
+        let release = self.version.split('-').next().unwrap_or_default();
+        let numbers: Vec<u32> = release.split('.').filter_map(|n| n.parse().ok()).collect();
+        match numbers[..] {
+            [major, minor, patch] => (major, minor, patch),
+            _ => panic!("a version of three numbers: {release}"),
+        }
+    }
+
+    /// Its core's function that allocates an xavp (core/xavp.c): since 6.1 another one, which this one calls.
+    pub fn xavp_maker(&self) -> &'static str {
+        if self.release() < (6, 1, 0) {
+            "xavp_new_value"
+        } else {
+            "xavp_new_value_mode"
+        }
+    }
+
     fn from_line(line: &str) -> Option<Kamailio> {
         let mut fields = line.split('\t').map(str::to_owned);
         let kamailio = Kamailio {
