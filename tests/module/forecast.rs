@@ -194,8 +194,9 @@ fn filled(
     until(Duration::from_secs(40), "half a minute was seen", || {
         number(&status(server), "uptime") >= 30
     });
-    let (begin, mut looks) = (Instant::now(), Vec::new());
+    let (begin, mut looks, mut agreed) = (Instant::now(), Vec::new(), 0);
     traffic(server, 60, request, || {
+        agreed += usize::from(assert_answers_agree(server, address));
         let (said, row) = (status(server), shm(server));
         let get = |path: &str| http::get(address, path, SOON).map_or_else(String::new, |r| r.body);
         let page = get("/");
@@ -221,7 +222,52 @@ fn filled(
         });
         (used_pct(server) > 98.5).then_some(())
     });
+    assert!(agreed > 5, "{agreed} looks lay between two samples");
     (looks, begin.elapsed().as_secs_f64())
+}
+
+/// Status, forecast, check, page and metrics tell one thing. False: a sample came between them, and nothing was judged.
+#[track_caller]
+fn assert_answers_agree(server: &Server, address: std::net::SocketAddr) -> bool {
+    let told = |said: &Value| {
+        let fields = [
+            "pool",
+            "cause",
+            "confidence",
+            "explanation",
+            "exhaustion_pool",
+        ];
+        (
+            number(said, "exhaustion_seconds"),
+            fields.map(|field| said[field].clone()),
+        )
+    };
+    let said = status(server);
+    let row = server.rpc("memguard.forecast", json!([word(&said, "exhaustion_pool")]));
+    let check = server.rpc("memguard.check", json!([]));
+    let get = |path: &str| http::get(address, path, SOON).map_or_else(String::new, |r| r.body);
+    let (page, metrics) = (get("/"), get("/metrics"));
+    if told(&status(server)) != told(&said) {
+        return false;
+    }
+    let row = &rows(&row)[0];
+    for field in ["exhaustion_seconds", "exhaustion", "cause", "confidence"] {
+        assert_eq!(row[field], said[field], "{field}: {row} {said}");
+    }
+    let cause = format!("cause {}", word(&said, "cause"));
+    assert!(word(&check, "text").contains(&cause), "{check} {said}");
+    // What the page writes as it is: no character of markup in it.
+    let why = word(&said, "explanation").split(['<', '>', '&', '"', '\'']);
+    let why = why.into_iter().next().unwrap_or_default();
+    assert!(page.contains(why), "{why}: {page}");
+    let seconds = if number(row, "valid") == 1 {
+        number(row, "exhaustion_seconds")
+    } else {
+        2_592_000
+    };
+    let line = format!("kamailio_memguard_exhaustion_seconds {seconds}\n");
+    assert!(metrics.contains(&line), "{line}: {metrics}");
+    true
 }
 
 /// What holds for every end within minutes: told at this rate, foretold before half of the time is gone, and right.
