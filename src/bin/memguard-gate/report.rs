@@ -163,6 +163,8 @@ pub struct Report {
     pub allowed: Vec<(Row, String)>,
     /// Caches that still fill.
     pub filling: Vec<Row>,
+    /// What rose, and expired when nothing came any more.
+    pub expiring: Vec<Row>,
     /// Lines of the allow file.
     pub known: Vec<Known>,
     /// What --faults found.
@@ -204,6 +206,7 @@ impl Report {
                 row
             }).collect::<Vec<_>>(),
             "filling": self.filling.iter().map(Row::json).collect::<Vec<_>>(),
+            "expiring": self.expiring.iter().map(Row::json).collect::<Vec<_>>(),
             "unused_allow_lines": self.unused().map(|line| line.line).collect::<Vec<_>>(),
             "faults": self.faults.iter().map(Fault::json).collect::<Vec<_>>(),
             "failed_allocations": self.failed_allocations,
@@ -228,6 +231,12 @@ impl Report {
         for row in &self.filling {
             lines.push(format!(
                 "filling: {}, but less in every round: a cache, most likely",
+                row.sentence()
+            ));
+        }
+        for row in &self.expiring {
+            lines.push(format!(
+                "expiring: {}, but it fell when nothing arrived any more",
                 row.sentence()
             ));
         }

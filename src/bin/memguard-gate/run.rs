@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::allow;
 use crate::culprit::Ways;
 use crate::failure::{Failure, not_run};
 use crate::faults;
 use crate::options::{Options, Traffic};
+use crate::process::pause;
 use crate::progress::Progress;
 use crate::report::{Report, Row};
 use crate::server::{Server, read_cfg};
@@ -17,6 +18,10 @@ use crate::snapshot::{Snapshot, wait_for_quiet};
 use crate::stress;
 use crate::traffic::{Done, Sender};
 use crate::verdict::{self, Limits, Where};
+
+/// So long a place that rose unevenly may take to fall: timers that clean up run every 10 to 30 s, mostly.
+const EXPIRY_LIMIT: Duration = Duration::from_secs(45);
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(2);
 
 /// The run folder: everything that is written goes there. A new one is gone at the end.
 pub struct Folder {
@@ -170,7 +175,12 @@ fn measure(
         pools: options.limit,
         private: options.private_limit,
     };
-    let found = verdict::judge(&snapshots, options.warmup, limits);
+    let mut found = verdict::judge(&snapshots, options.warmup, limits);
+    let end = Instant::now() + EXPIRY_LIMIT;
+    while found.has_uneven() && Instant::now() < end {
+        pause(LOOK_AGAIN_EVERY)?;
+        found.look_again(&snapshots[snapshots.len() - 1], &Snapshot::take(server)?);
+    }
     let after = Ways::take(server)?;
     let (first, last) = (&snapshots[options.warmup], &snapshots[snapshots.len() - 1]);
     let requests = verdict::requests(first, last);
@@ -194,6 +204,7 @@ fn measure(
     };
     report.leaks = found.leaks.iter().map(row).collect();
     report.filling = found.filling.iter().map(row).collect();
+    report.expiring = found.expiring.iter().map(row).collect();
     report.requests = requests;
     report.unbooked = last.unbooked.saturating_sub(first.unbooked);
     Ok(())

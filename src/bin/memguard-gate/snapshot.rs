@@ -118,6 +118,17 @@ impl Snapshot {
         Ok(now)
     }
 
+    /// What a place holds, in all processes.
+    pub fn held(&self, place: &Place) -> Held {
+        let own = self.pkg.iter().filter(|((_, of), _)| of == place);
+        let mut all = self.shm.get(place).copied().unwrap_or_default();
+        for (_, held) in own {
+            all.bytes += held.bytes;
+            all.blocks += held.blocks;
+        }
+        all
+    }
+
     /// Whether nothing arrived since `before`. memguard counts no messages where the script asks it (`auto` 0).
     pub fn is_untouched_since(&self, before: &Snapshot) -> bool {
         let requests = |s: &Snapshot| s.requests.get("").copied();
