@@ -341,7 +341,13 @@ fn comeback(server: &Server) -> Value {
 
 #[track_caller]
 fn await_back(server: &Server, count: usize) -> Value {
-    let is_counted = || number(&comeback(server), "back") == count as i64;
+    // An AoR is in another part of its table than its binding, and a look takes a part at a time.
+    let is_counted = || {
+        let said = comeback(server);
+        ["back", "aors_back"]
+            .iter()
+            .all(|of| number(&said, of) == count as i64)
+    };
     let came = holds_within(SOON, is_counted);
     assert!(
         came,
@@ -362,9 +368,16 @@ fn restarted(pair: &Pair, phones: Phones) {
     let file = folder.file("known");
     let certificate = Certificate::new(&pair.kamailio);
     let metrics = free_port();
-    // sipp's connections come at the same time. With two TCP processes a 5.6.3 died once in libcrypto, most likely of what
-    // OpenSSL 3 takes for a thread's own and all processes share there (Kamailio's issue 3695); not proven.
-    let workers = if phones.are_sipps { 1 } else { 2 };
+    // sipp's connections come at the same time, and the TCP processes of a 5.6.3 with OpenSSL 3 share the list of errors
+    // that OpenSSL keeps for each thread (Kamailio's issues 3695 and 3791). Two of them, 600 TLS connections a run: 4 of 86
+    // runs without memguard and 1 of 86 with it ended by SIGSEGV, one of them in fm_free of ERR_clear_error of tls_accept;
+    // none of 80 whose processes forgot the list after the fork, none of 20 with one TCP process, none of 20 of a 6.0.1.
+    let shares_errors = pair.kamailio.version.starts_with("5.6.3");
+    let workers = if phones.are_sipps && shares_errors {
+        1
+    } else {
+        2
+    };
     let builder = Server::registrar(pair)
         .workers(workers)
         .shm_mb(96)
@@ -444,7 +457,6 @@ fn restarted(pair: &Pair, phones: Phones) {
         number(&said, "t50") >= 1 && said.get("t90").is_none(),
         "{said}"
     );
-    assert_eq!(number(&said, "aors_back"), half as i64);
     // Strangers and new contacts of known phones are none of those who are waited for.
     let stranger = Request::register("stranger").expires(3600);
     assert_eq!(second.udp().request(&stranger).code, 200);
