@@ -254,8 +254,11 @@ fn assert_answers_agree(server: &Server, address: std::net::SocketAddr) -> bool 
     for field in ["exhaustion_seconds", "exhaustion", "cause", "confidence"] {
         assert_eq!(row[field], said[field], "{field}: {row} {said}");
     }
-    let cause = format!("cause {}", word(&said, "cause"));
-    assert!(word(&check, "text").contains(&cause), "{check} {said}");
+    // A check that is calm names no cause.
+    if let Some((_, cause)) = word(&check, "text").split_once("cause ") {
+        let is_it = cause.starts_with(word(&said, "cause"));
+        assert!(is_it, "{check} {said}");
+    }
     // What the page writes as it is: no character of markup in it.
     let why = word(&said, "explanation").split(['<', '>', '&', '"', '\'']);
     let why = why.into_iter().next().unwrap_or_default();
