@@ -20,11 +20,11 @@ const BATCHES: usize = 400;
 const DEFAULT: i64 = 524_288;
 const REGISTER: f64 = 1.01;
 
-/// Turns with eight places of the REGISTER's own path in focus and without, and the batches of each.
-const TURNS: usize = 12;
-const BATCHES_OF_A_TURN: usize = 40;
-/// As many as are in focus at a time (shared/counters/sites).
-const FOCUSED: usize = 8;
+/// Turns with the places of the REGISTER's own path in focus and without, and the batches of each.
+const TURNS: usize = 10;
+const BATCHES_OF_A_TURN: usize = 20;
+/// Places of a registration that rise while phones come in masses: five on 6.0.1, at least.
+const FOCUSED: usize = 5;
 
 pub fn measure(table: &mut Table) {
     let Ok(mgbench) = std::env::var("MEMGUARD_MGBENCH") else {
@@ -32,7 +32,7 @@ pub fn measure(table: &mut Table) {
     };
     let table = std::cell::RefCell::new(table);
     for_each_pair(|pair| {
-        let builder = Server::registrar(pair).workers(1).shm_mb(256).pkg_mb(8);
+        let builder = Server::registrar(pair).workers(1).shm_mb(1024).pkg_mb(8);
         let server = builder
             .config(|c| {
                 c.global(&format!("loadmodule \"{mgbench}\""))
@@ -101,15 +101,21 @@ fn registrations(server: &Server, load: &mut Load, table: &mut Table) {
     );
 }
 
-/// Registrations that go on and on: their places rise, so eight of them come into focus, and all on the way of a REGISTER.
+/// Registrations that go on and on: their places rise and come into focus, and all lie on the way of a REGISTER.
 fn focused(server: &Server, load: &mut Load, table: &mut Table) {
-    progress("sampling: accepted REGISTERs, with eight places in focus and without, in turn");
+    progress(
+        "sampling: accepted REGISTERs, with the places that rise in focus and without, in turn",
+    );
     let mut ratios = Vec::new();
     for _ in 0..TURNS {
         let spent = [(DEFAULT, FOCUSED), (0, 0)].map(|(bytes, wanted)| {
             sample(server, bytes);
             let deadline = Instant::now() + Duration::from_secs(120);
-            while in_focus(server) != wanted {
+            let is_there = |count: usize| match wanted {
+                0 => count == 0,
+                least => count >= least,
+            };
+            while !is_there(in_focus(server)) {
                 assert!(Instant::now() < deadline, "{} in focus", in_focus(server));
                 load.batch();
             }
@@ -119,7 +125,7 @@ fn focused(server: &Server, load: &mut Load, table: &mut Table) {
     }
     sample(server, DEFAULT);
     table.add(
-        "accepted REGISTER: eight places of it in focus over sampling off (fm)",
+        "accepted REGISTER: its five rising places in focus over sampling off (fm)",
         median(ratios),
         "x",
         REGISTER,
