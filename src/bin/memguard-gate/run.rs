@@ -176,6 +176,12 @@ fn measure(
         private: options.private_limit,
     };
     let mut found = verdict::judge(&snapshots, options.warmup, limits);
+    if found.has_uneven() {
+        progress.say(format!(
+            "a place rose unevenly: looking for up to {} s whether it expires",
+            EXPIRY_LIMIT.as_secs()
+        ));
+    }
     let end = Instant::now() + EXPIRY_LIMIT;
     while found.has_uneven() && Instant::now() < end {
         pause(LOOK_AGAIN_EVERY)?;

@@ -112,7 +112,7 @@ impl Findings {
         self.leaks.iter().any(is_uneven)
     }
 
-    /// A look at the quiet server: places that rose unevenly and hold less than half of it by now are no leak.
+    /// A look at the quiet server: places that rose unevenly and gave back more than half of that by now are no leak.
     pub fn look_again(&mut self, end: &Snapshot, now: &Snapshot) {
         let has_fallen = |rise: &Rise| match &rise.at {
             Where::Pool(place) => {

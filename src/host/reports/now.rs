@@ -1,5 +1,5 @@
 //! One look at the server: every field of an answer is made from one of these, so that they belong together.
-//! Forbidden here: changing anything; formatting; allocation (statistics are read through it). Process: any.
+//! Forbidden here: changing anything; formatting; allocation but in `warnings` (statistics are read through it). Process: any.
 
 use crate::guard::config::params::Int;
 use crate::guard::decide::{
