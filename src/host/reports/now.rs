@@ -41,7 +41,8 @@ pub struct Now<'a> {
 }
 
 impl<'a> Now<'a> {
-    /// Looks.
+    /// Looks. A sample's forecasts are published just before its figures (sampler/ticks.rs): what is read in between is
+    /// one sample apart, which no counter tells.
     pub fn of(region: &'a Region) -> Now<'a> {
         /// The sampling process may publish in the middle of a look: so often it is repeated.
         const LOOKS: u32 = 3;
