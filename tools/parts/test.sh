@@ -14,6 +14,9 @@ OWN_MATRIX_PAIRS=6.0.1-make:qm,6.0.1-make:fm,6.0.1-cmake:qm,6.0.1-cmake:fm
 OWN_TESTS=(smoke accounting classes three_lines)
 MATRIX_PAIRS=5.6.3:qm,5.6.3:fm,5.6.3:tlsf,6.0.1:qm,6.0.1:fm,6.0.1:tlsf
 
+# Servers are started by so many tests at a time: they wait more than they compute, but are held to deadlines.
+MODULE_THREADS=${MEMGUARD_TEST_THREADS:-3}
+
 passed=0 failed=0 skipped=0 linted=no complaints=()
 required() { [ "${MEMGUARD_REQUIRE:-}" = 1 ] || [ "${CI:-}" = true ]; }
 
@@ -125,14 +128,14 @@ test_module() {
     (prepare_ip) || complaints+=("ip is not here; see above")
     MEMGUARD_VALGRIND=$(valgrind_program)
     export MEMGUARD_VALGRIND MEMGUARD_KAMAILIOS=$BUILD/kamailios.txt MEMGUARD_PROMETHEUS=$BUILD/prometheus/bin MEMGUARD_PPROF=$BUILD/pprof/pprof MEMGUARD_SCHEMAS=$BUILD/schemas
-    tests "real Kamailio, $pairs" env MEMGUARD_PAIRS="$pairs" cargo test --test module -- --test-threads=3 "$@"
+    tests "real Kamailio, $pairs" env MEMGUARD_PAIRS="$pairs" cargo test --test module -- --test-threads="$MODULE_THREADS" "$@"
 }
 
 # The module in Kamailios that were compiled here. One that lacks what compiles it is a skip, as any other.
 test_own() {
     local pairs=$1 version
     for version in $(versions_of "$pairs"); do ready_own "$version"; done
-    tests "own compile, $pairs" env MEMGUARD_PAIRS="$pairs" MEMGUARD_KAMAILIOS="$BUILD/kamailios.txt" cargo test --test module -- --test-threads=3 "${OWN_TESTS[@]}"
+    tests "own compile, $pairs" env MEMGUARD_PAIRS="$pairs" MEMGUARD_KAMAILIOS="$BUILD/kamailios.txt" cargo test --test module -- --test-threads="$MODULE_THREADS" "${OWN_TESTS[@]}"
 }
 ready_own() {
     local version=$1 status=0
