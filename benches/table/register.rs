@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::fs;
 use std::net::UdpSocket;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
@@ -25,6 +26,8 @@ const KNOWN: usize = 4000;
 /// REGISTERs on their way at once: the receive queue is never empty, and never full.
 const WINDOW: usize = 64;
 const BOUND: f64 = 1.10;
+/// Another memguard.so, to be measured beside this one: what a change is worth.
+const OTHER: &str = "MEMGUARD_BENCH_OTHER";
 /// UDP children.
 const CHILDREN: [u32; 2] = [2, 128];
 
@@ -43,19 +46,14 @@ pub fn measure(table: &mut Table) {
 
 fn on(pair: &Pair, children: u32, name: &str, table: &mut Table) {
     let mut spent = [0.0; 3];
+    let mut again = pair.clone();
+    again.kamailio.memguard = other().or(again.kamailio.memguard);
     for start in 0..STARTS {
         progress(&format!(
             "register: {name}: start {} of {STARTS}",
             start + 1
         ));
-        let builder = Server::registrar(pair)
-            .workers(children)
-            .shm_mb(256)
-            .pkg_mb(4)
-            .config(|c| {
-                c.global("tcp_children=1");
-            });
-        run(&builder, &mut spent);
+        run([pair, &again], children, &mut spent);
     }
     let requests = (STARTS * ROUNDS * (REFRESHES + NEW)) as f64;
     let [without, with, again] = spent.map(|ns| ns / 1000.0 / requests);
@@ -64,6 +62,11 @@ fn on(pair: &Pair, children: u32, name: &str, table: &mut Table) {
         without,
         "us",
     );
+    if other().is_some() {
+        let what = format!("{OTHER}: accepted REGISTER, it over this module ({name})");
+        table.note(what, again / with, "x");
+        return;
+    }
     table.note(
         format!("memguard over itself, the noise ({name})"),
         again / with,
@@ -77,12 +80,26 @@ fn on(pair: &Pair, children: u32, name: &str, table: &mut Table) {
     }
 }
 
+fn builder(pair: &Pair, children: u32) -> Builder {
+    Server::registrar(pair)
+        .workers(children)
+        .shm_mb(256)
+        .pkg_mb(4)
+        .config(|c| {
+            c.global("tcp_children=1");
+        })
+}
+
+fn other() -> Option<PathBuf> {
+    std::env::var_os(OTHER).map(PathBuf::from)
+}
+
 /// One start of the three servers, in turn under load; adds what each spent.
-fn run(builder: &Builder, spent: &mut [f64; 3]) {
+fn run([pair, again]: [&Pair; 2], children: u32, spent: &mut [f64; 3]) {
     let servers = [
-        builder.clone().without_memguard().start(),
-        builder.start(),
-        builder.start(),
+        builder(pair, children).without_memguard().start(),
+        builder(pair, children).start(),
+        builder(again, children).start(),
     ];
     let mut loads = servers.each_ref().map(Load::on);
     loads.iter_mut().for_each(Load::fill);

@@ -72,7 +72,9 @@ impl<'a> Visit<'a> {
     ) -> Visit<'a> {
         // The tables are larger than the caches: what will be looked at is fetched while the rest is computed.
         let aor_fp = aor.fingerprint(&tables.key);
-        tables.aors.prefetch(aor_fp);
+        if region.control.usrloc_in_memory.get() == 0 {
+            tables.aors.prefetch(aor_fp); // a local usrloc's AoRs stand there by their records
+        }
         let leg = aor::leg_key(&tables.key, register.call_id, aor_fp);
         tables.in_flight.prefetch(leg);
         Visit {

@@ -5,7 +5,11 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use crate::guard::sip::{Contact, aor::Aor, swar};
+use crate::guard::sip::{
+    Contact,
+    aor::{Aor, Unescaped, aor_fingerprint, cut_at, local},
+    swar,
+};
 
 /// The secret of all fingerprints, drawn at every server start.
 #[derive(Clone, Copy)]
@@ -28,8 +32,7 @@ impl Key {
     /// A number made of this key and of texts that are always the same: it differs where fingerprints are made in
     /// another way, so that numbers which another version made are not taken for ours.
     pub fn probe(&self) -> u64 {
-        let aor = crate::guard::sip::aor::aor_fingerprint(self, b"sip:A%6cice@Example.ORG:5070")
-            .unwrap_or(0);
+        let aor = aor_fingerprint(self, b"sip:A%6cice@Example.ORG:5070").unwrap_or(0);
         let uri = Contact::of_uri(b"sip:alice@192.0.2.1:5062;transport=tcp");
         let instance = Contact {
             instance: Some(b"<urn:uuid:0>"),
@@ -37,7 +40,7 @@ impl Key {
             ..Contact::of_uri(b"sip:alice@192.0.2.1")
         };
         let mut hashed = self.hash(Kind::Point);
-        hashed.put(crate::guard::sip::aor::local::probe(self));
+        hashed.put(local::probe(self));
         [uri, instance].iter().for_each(|contact| {
             let numbers = binding_fingerprint(self, aor, contact);
             hashed.put(numbers.primary);
@@ -114,13 +117,17 @@ pub fn binding_fingerprint(key: &Key, aor: u64, contact: &Contact<'_>) -> Bindin
 }
 
 /// [`BindingFingerprints::by_uri`] alone: [`UriFingerprints::whole`].
-#[inline]
 pub fn binding_by_uri(key: &Key, aor: u64, contact: &Contact<'_>) -> u64 {
-    uri_fingerprints(key, aor, contact.uri).whole
+    uri_numbers::<false>(key, aor, contact.uri).whole
 }
 
 /// All numbers of a contact URI of the AoR with this fingerprint. A text that is no URI counts byte by byte.
 pub fn uri_fingerprints(key: &Key, aor: u64, uri: &[u8]) -> UriFingerprints {
+    uri_numbers::<true>(key, aor, uri)
+}
+
+/// The same; `names` only where they are asked for.
+fn uri_numbers<const WITH_NAMES: bool>(key: &Key, aor: u64, uri: &[u8]) -> UriFingerprints {
     let Some(parts) = Aor::parse(uri) else {
         let mut hashed = key.hash(Kind::OpaqueUri);
         hashed.put(aor);
@@ -139,19 +146,22 @@ pub fn uri_fingerprints(key: &Key, aor: u64, uri: &[u8]) -> UriFingerprints {
     // Order does not count, so the numbers of the single parameters are added up.
     let (mut always, mut names, mut values) = (0u64, 0u64, 0u64);
     let mut has_others = false;
-    if !parts.params.is_empty() {
-        for param in parts.params.split(|byte| *byte == b';') {
-            let (name, value) = crate::guard::sip::aor::cut_at(param, b'=');
-            if name.is_empty() || is_proxys_own(name) {
-                continue;
-            }
-            let number = param_number(key, name, Some(value));
-            if counts_always(name) {
-                always = always.wrapping_add(number);
-            } else {
-                has_others = true;
+    let mut rest = parts.params;
+    while !rest.is_empty() {
+        let (param, after) = cut_at(rest, b';');
+        rest = after;
+        let (name, value) = cut_at(param, b'=');
+        if name.is_empty() || is_proxys_own(name) {
+            continue;
+        }
+        let number = param_number(key, name, Some(value));
+        if counts_always(name) {
+            always = always.wrapping_add(number);
+        } else {
+            has_others = true;
+            values = values.wrapping_add(number);
+            if WITH_NAMES {
                 names = names.wrapping_add(param_number(key, name, None));
-                values = values.wrapping_add(number);
             }
         }
     }
@@ -174,7 +184,7 @@ pub fn uri_fingerprints(key: &Key, aor: u64, uri: &[u8]) -> UriFingerprints {
     UriFingerprints {
         whole: if has_others { with(values, 3) } else { base },
         base,
-        names: has_others.then(|| with(names, 4)),
+        names: (WITH_NAMES && has_others).then(|| with(names, 4)),
     }
 }
 
@@ -207,10 +217,9 @@ fn param_number(key: &Key, name: &[u8], value: Option<&[u8]>) -> u64 {
     for text in [Some(name), value].into_iter().flatten() {
         match swar::find(text, [b'%']) {
             None => hashed.put_lower_case(text),
-            Some(_) => hashed.put_bytes(
-                crate::guard::sip::aor::Unescaped { rest: text }
-                    .map(|byte| byte.to_ascii_lowercase()),
-            ),
+            Some(_) => {
+                hashed.put_bytes(Unescaped { rest: text }.map(|byte| byte.to_ascii_lowercase()))
+            }
         }
     }
     hashed.finish()

@@ -1,11 +1,12 @@
 //! Numbers that know one REGISTER again: its retransmission, its second leg after a challenge, its reply.
 //! Forbidden here: allocation, panics, a number that an outsider could compute.
 
-use memchr::memchr;
-
-use crate::guard::sip::aor::{
-    Key,
-    fingerprint::{Kind, call_id_fingerprint},
+use crate::guard::sip::{
+    aor::{
+        Key, cut_at,
+        fingerprint::{Kind, call_id_fingerprint},
+    },
+    swar::is_word,
 };
 
 /// What is kept of a number that only has to tell one registration in flight from another: 24 bits.
@@ -41,17 +42,21 @@ pub fn contents_fingerprint(contacts: impl Iterator<Item = (u64, bool)>) -> u32 
 
 /// The value of the parameter `branch`; quotes do not occur in it (RFC 3261 25.1 token).
 fn branch(via: &[u8]) -> Option<&[u8]> {
-    via.split(|byte| *byte == b';').skip(1).find_map(|part| {
-        let at = memchr(b'=', part)?;
-        let (name, value) = part.split_at_checked(at)?;
-        let value = value.get(1..)?.trim_ascii();
-        (name.trim_ascii().eq_ignore_ascii_case(b"branch") && !value.is_empty()).then_some(value)
-    })
+    let (_, mut rest) = cut_at(via, b';');
+    while !rest.is_empty() {
+        let (part, after) = cut_at(rest, b';');
+        let (name, value) = cut_at(part, b'=');
+        let value = value.trim_ascii();
+        if is_word(name.trim_ascii(), b"branch") && !value.is_empty() {
+            return Some(value);
+        }
+        rest = after;
+    }
+    None
 }
 
 fn sent_by(via: &[u8]) -> &[u8] {
-    let end = memchr(b';', via).unwrap_or(via.len());
-    via.get(..end).unwrap_or_default().trim_ascii()
+    cut_at(via, b';').0.trim_ascii()
 }
 
 #[cfg(test)]

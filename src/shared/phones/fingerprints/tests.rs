@@ -56,6 +56,53 @@ fn copies_left_by_a_race_are_one_to_every_caller() {
 }
 
 #[test]
+fn a_copy_in_the_second_bucket_is_found_once_the_first_ones_has_ended() {
+    const FP: u64 = 9 << 40 | 9;
+    let known = table(64);
+    let place = known.place(FP).unwrap();
+    let second = place.second.unwrap();
+    for (bucket, until) in [(place.first, 40), (second, 70)] {
+        let tag = place.tag;
+        bucket.0[0].store(Entry { tag, until }.pack(), Ordering::Relaxed);
+    }
+    let get = |now| known.get(FP, BASE + now, 0);
+    assert_eq!((get(30), get(40)), (Some(BASE + 40), Some(BASE + 70)));
+    assert!(known.remove(FP));
+    assert_eq!((get(30), get(40)), (None, None));
+}
+
+/// Half full is what tables are sized for: nearly all is in its first bucket, and nothing is pushed out however often it
+/// is replaced. `SPREAD_OUT` numbers as a keyed hash makes them.
+#[test]
+fn at_half_load_nothing_is_pushed_out_and_most_is_one_cache_line_away() {
+    const SPREAD_OUT: u64 = 0x2545_f491_4f6c_dd1d;
+    let known = table(8192);
+    let live = known.slots() / 2;
+    let mut random = 1u64;
+    let mut next = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random.wrapping_mul(SPREAD_OUT)
+    };
+    let mut there: Vec<u64> = (0..live).map(|_| next()).collect();
+    let put = |fp| known.put(fp, BASE + 100, BASE, 0);
+    assert!(there.iter().all(|fp| put(*fp) == Put::Inserted));
+    for _ in 0..500_000 {
+        let at = (next() >> 33) as usize % live;
+        assert!(known.remove(there[at]));
+        there[at] = next();
+        assert_eq!(put(there[at]), Put::Inserted);
+    }
+    let is_first = |fp: &&u64| {
+        let place = known.place(**fp).unwrap();
+        place.latest_in(place.first) != 0
+    };
+    let first = there.iter().filter(is_first).count();
+    assert!(first * 100 > live * 70, "{first} of {live}");
+}
+
+#[test]
 fn a_full_table_pushes_out_the_entry_that_ends_first_and_says_so() {
     let known = table(1);
     for fp in 1..=8 {
