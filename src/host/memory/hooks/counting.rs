@@ -70,25 +70,21 @@ pub(super) fn failed<P: Pool>(size: usize, spot: Option<Spot>) {
 
 /// What an in-place realloc did to a block.
 #[derive(Clone, Copy)]
-pub(super) struct Change {
-    pub(super) grown: u64,
-    pub(super) shrunk: u64,
-    pub(super) unbooked: u64,
+struct Change {
+    grown: u64,
+    shrunk: u64,
+    unbooked: u64,
 }
 
-impl Change {
-    pub(super) fn of(pool: &PoolView, before: u64, after: u64) -> Change {
-        let shrunk = before.saturating_sub(after);
-        Change {
-            grown: after.saturating_sub(before),
-            shrunk,
-            unbooked: if pool.forgets_shrinks { shrunk } else { 0 },
-        }
-    }
-}
-
-/// Counts what an in-place realloc did.
-pub(super) fn changed<P: Pool>(change: Change, spot: Option<Spot>) {
+/// Counts a block that changed its size in place.
+pub(super) fn changed<P: Pool>(before: u64, after: u64, spot: Option<Spot>) {
+    let shrunk = before.saturating_sub(after);
+    let forgets_shrinks = LOCAL.view(P::SITE_POOL).forgets_shrinks;
+    let change = Change {
+        grown: after.saturating_sub(before),
+        shrunk,
+        unbooked: if forgets_shrinks { shrunk } else { 0 },
+    };
     if let Some(spot) = spot {
         spot.changed(change.grown, change.shrunk, change.unbooked);
     }

@@ -11,11 +11,7 @@
     clippy::arithmetic_side_effects
 )]
 
-use crate::host::memory::hooks::{
-    counting::{self, Change},
-    entries::*,
-    *,
-};
+use crate::host::memory::hooks::{counting, entries::*, *};
 
 pub(super) unsafe extern "C" fn malloc<P: Pool, E: Allocates, M: Manager>(
     block: *mut c_void,
@@ -167,9 +163,8 @@ pub(super) unsafe extern "C" fn realloc<P: Pool, E: Reallocates>(
         Some(before)
             if got == pointer && (before.file, before.line) == (after.file, after.line) =>
         {
-            let change = Change::of(&LOCAL.view(P::SITE_POOL), before.size, after.size);
             let spot = owners::spot_in(P::SITE_POOL, before.file, before.line);
-            counting::changed::<P>(change, spot);
+            counting::changed::<P>(before.size, after.size, spot);
             sample::resized(&before, after.size);
             got
         }
