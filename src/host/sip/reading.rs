@@ -3,7 +3,7 @@
 
 use std::ffi::{c_int, c_void};
 
-use crate::guard::sip::{Found, Register, Reply, Scanned, aor::Aor, scan};
+use crate::guard::sip::{Contacts, Found, Register, Reply, Scanned, aor::Aor, scan};
 use crate::host::kamailio::{panic_guard::guarded, sys};
 use crate::host::sip::arrived::text;
 
@@ -67,9 +67,9 @@ unsafe fn parsed<'a>(msg: *mut sys::sip_msg) -> Option<(Register<'a>, Aor<'a>)> 
         (found, text(&view.to_user), text(&view.to_host))
     };
     let mut register = Register::found(&found)?;
+    let contacts = (&raw mut register.contacts).cast::<c_void>();
     // SAFETY: the register lives for the call, and its parts as long as the message.
-    let are_read =
-        unsafe { sys::mg_contacts(msg, Some(each), (&raw mut register).cast::<c_void>()) };
+    let are_read = unsafe { sys::mg_contacts(msg, Some(each), contacts) };
     if are_read as c_int == 0 {
         register.contacts.add_found(b"?", b"", b"", b""); // what it is, nobody can know
     }
@@ -106,30 +106,10 @@ pub unsafe fn read_reply(message: &[u8], msg: *mut sys::sip_msg) -> Option<Reply
         }
     };
     let mut reply = Reply::found(&found);
+    let contacts = (&raw mut reply.contacts).cast::<c_void>();
     // SAFETY: the reply lives for the call, and its parts as long as the message. What cannot be read is not listed.
-    unsafe { sys::mg_contacts(msg, Some(each_listed), (&raw mut reply).cast::<c_void>()) };
+    unsafe { sys::mg_contacts(msg, Some(each), contacts) };
     Some(reply)
-}
-
-/// One contact that a reply lists, as Kamailio's parser sees it.
-unsafe extern "C" fn each_listed(
-    closure: *mut c_void,
-    uri: *const sys::str_,
-    expires: *const sys::str_,
-    instance: *const sys::str_,
-    reg_id: *const sys::str_,
-) {
-    guarded("a listed contact", || {
-        // SAFETY: the Reply of `read_reply`, and texts that live as long as its message.
-        unsafe {
-            (*closure.cast::<Reply<'_>>()).contacts.add_found(
-                text(&*uri),
-                text(&*expires),
-                text(&*instance),
-                text(&*reg_id),
-            );
-        }
-    });
 }
 
 /// One contact, as Kamailio's parser sees it.
@@ -141,9 +121,9 @@ unsafe extern "C" fn each(
     reg_id: *const sys::str_,
 ) {
     guarded("a contact", || {
-        // SAFETY: the Register of `parsed`, and texts that live as long as its message.
+        // SAFETY: the contacts of who asked, and texts that live as long as the message.
         unsafe {
-            (*closure.cast::<Register<'_>>()).contacts.add_found(
+            (*closure.cast::<Contacts<'_>>()).add_found(
                 text(&*uri),
                 text(&*expires),
                 text(&*instance),

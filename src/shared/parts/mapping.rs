@@ -40,6 +40,11 @@ pub fn map_shared(bytes: usize) -> io::Result<NonNull<u8>> {
     if cfg!(loom) {
         return Err(io::ErrorKind::Unsupported.into());
     }
+    map(bytes, libc::MAP_SHARED | libc::MAP_NORESERVE)
+}
+
+/// Maps zeroed bytes of no file.
+fn map(bytes: usize, flags: libc::c_int) -> io::Result<NonNull<u8>> {
     if bytes == 0 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -49,7 +54,7 @@ pub fn map_shared(bytes: usize) -> io::Result<NonNull<u8>> {
             std::ptr::null_mut(),
             bytes,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            libc::MAP_ANONYMOUS | flags,
             -1,
             0,
         )
@@ -73,24 +78,7 @@ impl Scratch {
     /// # Errors
     /// What mmap(2) says; `InvalidInput` for no bytes.
     pub fn of(length: usize) -> io::Result<Scratch> {
-        if length == 0 {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let start = map(length, libc::MAP_PRIVATE)?;
         Ok(Scratch { start, length })
     }
 

@@ -1,5 +1,8 @@
 //! What one operation changes in the books: at its place, or in the totals, and the manager's figures published beside.
 //! Forbidden here: locks, system calls, allocation, logging, panics; callers may hold the global shm lock.
+//!
+//! An operation is counted at the place that allocated the block (`spot`; `None`: places are not counted), and then in what
+//! its pool has beside the places: `pkg_*` and `shm_*`.
 #![deny(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -8,11 +11,138 @@
     clippy::arithmetic_side_effects
 )]
 
-use crate::host::memory::hooks::*;
+use crate::host::memory::hooks::{entries::Pool, *};
+
+/// Counts a new block; answers its size.
+#[inline(always)]
+pub(super) fn allocated<P: Pool, M: Manager>(block: *mut c_void, spot: Option<Spot>) -> u64 {
+    let size = LOCAL.view(P::SITE_POOL).known::<M>().size_of(block);
+    if let Some(spot) = spot {
+        spot.allocated(size);
+    }
+    match P::SITE_POOL {
+        SitePool::Pkg => pkg_allocated(size, spot),
+        SitePool::Shm => shm_allocated(size, spot),
+    }
+    size
+}
+
+/// Counts a block that is being freed.
+#[inline(always)]
+pub(super) fn freed<P: Pool>(size: u64, spot: Option<Spot>) {
+    if let Some(spot) = spot {
+        spot.freed(size);
+    }
+    match P::SITE_POOL {
+        SitePool::Pkg => pkg_freed(size, spot),
+        SitePool::Shm => shm_freed(size, spot),
+    }
+}
+
+/// After the manager has freed a block that was counted at its place: pkg's figures have changed only now. The shared
+/// pool's are read in place.
+#[inline(always)]
+pub(super) fn after_free<P: Pool>() {
+    if let (SitePool::Pkg, Some(row)) = (P::SITE_POOL, owners::row()) {
+        publish_figures(row);
+    }
+}
+
+/// After the long way of a free.
+#[inline(always)]
+pub(super) fn after_long_free<P: Pool>() {
+    if let (SitePool::Pkg, Some(row)) = (P::SITE_POOL, single_row()) {
+        publish_figures(row);
+    }
+}
+
+/// Counts an allocation that failed.
+#[cold]
+pub(super) fn failed<P: Pool>(size: usize, spot: Option<Spot>) {
+    if let Some(spot) = spot {
+        spot.failed(size as u64, state::coarse_ms() / 1000);
+    }
+    match P::SITE_POOL {
+        SitePool::Pkg => pkg_failed(),
+        SitePool::Shm => shm_failed(),
+    }
+}
+
+/// What an in-place realloc did to a block.
+#[derive(Clone, Copy)]
+struct Change {
+    grown: u64,
+    shrunk: u64,
+    unbooked: u64,
+}
+
+/// Counts a block that changed its size in place.
+pub(super) fn changed<P: Pool>(before: u64, after: u64, spot: Option<Spot>) {
+    let shrunk = before.saturating_sub(after);
+    let forgets_shrinks = LOCAL.view(P::SITE_POOL).forgets_shrinks;
+    let change = Change {
+        grown: after.saturating_sub(before),
+        shrunk,
+        unbooked: if forgets_shrinks { shrunk } else { 0 },
+    };
+    if let Some(spot) = spot {
+        spot.changed(change.grown, change.shrunk, change.unbooked);
+    }
+    match P::SITE_POOL {
+        SitePool::Pkg => pkg_changed(change, spot),
+        SitePool::Shm => shm_changed(change, spot),
+    }
+}
+
+#[inline(always)]
+fn pkg_allocated(size: u64, spot: Option<Spot>) {
+    let row = match spot {
+        Some(_) => owners::row(),
+        None => {
+            bump(&LOCAL.pkg.allocs, 1);
+            bump(&LOCAL.pkg.bytes_allocated, size);
+            publish_totals();
+            single_row()
+        }
+    };
+    if let Some(row) = row {
+        publish_pkg(row);
+    }
+}
+
+#[inline(always)]
+fn pkg_freed(size: u64, spot: Option<Spot>) {
+    if spot.is_none() {
+        bump(&LOCAL.pkg.frees, 1);
+        bump(&LOCAL.pkg.bytes_freed, size);
+        publish_totals();
+    }
+}
+
+#[inline(always)]
+fn pkg_failed() {
+    let failures = bump(&LOCAL.pkg.failures, 1);
+    if let Some(row) = single_row() {
+        row.pkg_failures.set(failures);
+        publish_pkg(row);
+    }
+}
+
+#[inline(always)]
+fn pkg_changed(change: Change, spot: Option<Spot>) {
+    if spot.is_none() {
+        bump(&LOCAL.pkg.bytes_allocated, change.grown);
+        bump(&LOCAL.pkg.bytes_freed, change.shrunk);
+    }
+    bump(&LOCAL.pkg.unbooked, change.unbooked);
+    if let Some(row) = single_row() {
+        republish(row);
+    }
+}
 
 /// Publishes the private pkg totals after an operation that changed them.
 #[inline(always)]
-pub(super) fn publish_pkg(row: &Row) {
+fn publish_pkg(row: &Row) {
     let real_used = publish_figures(row);
     if real_used > row.pkg.peak.get() {
         row.pkg.peak.set(real_used);
@@ -21,7 +151,7 @@ pub(super) fn publish_pkg(row: &Row) {
 
 /// The manager's figures after an operation that cannot have raised the peak; answers `real_used`.
 #[inline(always)]
-pub(super) fn publish_figures(row: &Row) -> u64 {
+fn publish_figures(row: &Row) -> u64 {
     let used = LOCAL.pkg_pool.get().used();
     let real_used = LOCAL.pkg_pool.get().real_used();
     row.pkg.used.set(used);
@@ -30,107 +160,8 @@ pub(super) fn publish_figures(row: &Row) -> u64 {
     real_used
 }
 
-/// Counts a new block of the private pool; answers its size.
-#[inline(always)]
-pub(super) fn pkg_allocated<M: Manager>(block: *mut c_void, spot: Option<Spot>) -> u64 {
-    let size = LOCAL.pkg_pool.get().known::<M>().size_of(block);
-    match spot {
-        Some(spot) => {
-            spot.allocated(size);
-            if let Some(row) = owners::row() {
-                publish_pkg(row);
-            }
-        }
-        None => {
-            bump(&LOCAL.pkg.allocs, 1);
-            bump(&LOCAL.pkg.bytes_allocated, size);
-            publish_totals();
-            if let Some(row) = single_row() {
-                publish_pkg(row);
-            }
-        }
-    }
-    size
-}
-
-/// Counts a block of the private pool that is being freed.
-#[inline(always)]
-pub(super) fn pkg_freed(size: u64, spot: Option<Spot>) {
-    match spot {
-        Some(spot) => spot.freed(size),
-        None => {
-            bump(&LOCAL.pkg.frees, 1);
-            bump(&LOCAL.pkg.bytes_freed, size);
-            publish_totals();
-        }
-    }
-}
-
-/// After the long way of a free.
-pub(super) fn pkg_after_long_free() {
-    if let Some(row) = single_row() {
-        publish_figures(row);
-    }
-}
-
-/// After the manager has freed a block that was counted at its place: its figures have changed only now.
-#[inline(always)]
-pub(super) fn pkg_after_free() {
-    if let Some(row) = owners::row() {
-        publish_figures(row);
-    }
-}
-
-#[cold]
-pub(super) fn pkg_failed(size: usize, spot: Option<Spot>) {
-    if let Some(spot) = spot {
-        spot.failed(size as u64, state::coarse_ms() / 1000);
-    }
-    let failures = bump(&LOCAL.pkg.failures, 1);
-    if let Some(row) = single_row() {
-        row.pkg_failures.set(failures);
-        publish_pkg(row);
-    }
-}
-
-/// What an in-place or moving realloc did to the totals.
-pub(super) struct Change {
-    pub(super) grown: u64,
-    pub(super) shrunk: u64,
-    pub(super) unbooked: u64,
-}
-
-impl Change {
-    pub(super) fn of(pool: &PoolView, before: u64, after: u64, moved: bool) -> Change {
-        let shrunk = before.saturating_sub(after);
-        Change {
-            grown: after.saturating_sub(before),
-            shrunk,
-            unbooked: if pool.forgets_shrinks && !moved {
-                shrunk
-            } else {
-                0
-            },
-        }
-    }
-}
-
-pub(super) fn pkg_changed(change: Change, spot: Option<Spot>) {
-    match spot {
-        Some(spot) => spot.changed(change.grown, change.shrunk, change.unbooked),
-        None => {
-            bump(&LOCAL.pkg.bytes_allocated, change.grown);
-            bump(&LOCAL.pkg.bytes_freed, change.shrunk);
-        }
-    }
-    bump(&LOCAL.pkg.unbooked, change.unbooked);
-    if let Some(row) = single_row() {
-        republish(row);
-    }
-}
-
 /// Publishes the private pkg totals while places are not counted; else they are the sums over the places.
-pub(super) fn publish_totals() {
+fn publish_totals() {
     if let Some(row) = single_row() {
         let totals = &LOCAL.pkg;
         row.pkg.allocs.set(totals.allocs.get());
@@ -165,9 +196,53 @@ macro_rules! on_shm_totals {
     };
 }
 
+#[inline(always)]
+fn shm_allocated(size: u64, spot: Option<Spot>) {
+    note(spot, size);
+    if !is_summed(spot) {
+        on_shm_totals!(|totals| {
+            totals.allocs.add(1);
+            totals.bytes_allocated.add(size);
+        });
+    }
+}
+
+#[inline(always)]
+fn shm_freed(size: u64, spot: Option<Spot>) {
+    note(spot, size.wrapping_neg());
+    if !is_summed(spot) {
+        on_shm_totals!(|totals| {
+            totals.frees.add(1);
+            totals.bytes_freed.add(size);
+        });
+    }
+}
+
+#[inline(always)]
+fn shm_failed() {
+    on_shm_totals!(|totals| totals.failures.add(1));
+}
+
+#[inline(always)]
+fn shm_changed(change: Change, spot: Option<Spot>) {
+    let Change {
+        grown,
+        shrunk,
+        unbooked,
+    } = change;
+    note(spot, grown.wrapping_sub(shrunk));
+    on_shm_totals!(|totals| {
+        if !is_summed(spot) {
+            totals.bytes_allocated.add(grown);
+            totals.bytes_freed.add(shrunk);
+        }
+        totals.unbooked.add(unbooked);
+    });
+}
+
 /// Whether a spot's row is part of the sums that are this process's totals.
 #[inline(always)]
-pub(super) fn is_summed(spot: Option<Spot>) -> bool {
+fn is_summed(spot: Option<Spot>) -> bool {
     spot.is_some_and(|spot| spot.is_own())
 }
 
@@ -184,70 +259,4 @@ fn note(spot: Option<Spot>, bytes: u64) {
     } else {
         note_shm_elsewhere(bytes);
     }
-}
-
-/// Counts a new block of the shared pool; answers its size.
-#[inline(always)]
-pub(super) fn shm_allocated<M: Manager>(block: *mut c_void, spot: Option<Spot>) -> u64 {
-    let size = LOCAL.shm_pool.get().known::<M>().size_of(block);
-    if let Some(spot) = spot {
-        spot.allocated(size);
-    }
-    note(spot, size);
-    if !is_summed(spot) {
-        on_shm_totals!(|totals| {
-            totals.allocs.add(1);
-            totals.bytes_allocated.add(size);
-        });
-    }
-    size
-}
-
-/// Counts a block of the shared pool that is being freed.
-#[inline(always)]
-pub(super) fn shm_freed(size: u64, spot: Option<Spot>) {
-    if let Some(spot) = spot {
-        spot.freed(size);
-    }
-    note(spot, size.wrapping_neg());
-    if !is_summed(spot) {
-        on_shm_totals!(|totals| {
-            totals.frees.add(1);
-            totals.bytes_freed.add(size);
-        });
-    }
-}
-
-/// After the manager has freed a block: the shared pool's figures are read in place.
-#[inline(always)]
-pub(super) fn shm_after_free() {}
-
-/// The same.
-pub(super) fn shm_after_long_free() {}
-
-#[cold]
-pub(super) fn shm_failed(size: usize, spot: Option<Spot>) {
-    if let Some(spot) = spot {
-        spot.failed(size as u64, state::coarse_ms() / 1000);
-    }
-    on_shm_totals!(|totals| totals.failures.add(1));
-}
-
-pub(super) fn shm_changed(change: Change, spot: Option<Spot>) {
-    let Change {
-        grown,
-        shrunk,
-        unbooked,
-    } = change;
-    if let Some(spot) = spot {
-        spot.changed(grown, shrunk, unbooked);
-    }
-    note(spot, grown.wrapping_sub(shrunk));
-    on_shm_totals!(|totals| {
-        if !is_summed(spot) {
-            totals.bytes_allocated.add(grown);
-            totals.bytes_freed.add(shrunk);
-        }
-        totals.unbooked.add(unbooked);
-    });
 }

@@ -11,7 +11,7 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use crate::host::memory::hooks::*;
+use crate::host::memory::hooks::{entries::*, *};
 use crate::shared::parts::mapping::{self, SharedZeroable};
 
 /// What is armed, and what became of it; shared by all processes, armed by one RPC process at a time.
@@ -47,6 +47,16 @@ struct Below {
 }
 // SAFETY: written before the first fork while there is one thread; only read after that.
 unsafe impl Sync for Below {}
+
+impl Below {
+    fn of(&self, pool: SitePool) -> Real {
+        match pool {
+            SitePool::Pkg => self.pkg.get(),
+            SitePool::Shm => self.shm.get(),
+        }
+    }
+}
+
 static LOCAL_BELOW: Below = Below {
     pkg: Cell::new(NOTHING),
     shm: Cell::new(NOTHING),
@@ -98,66 +108,48 @@ fn must_fail(file: *const c_char, func: *const c_char, line: c_uint) -> bool {
     true
 }
 
-macro_rules! faulty_malloc {
-    ($name:ident, $below:ident, $entry:ident) => {
-        unsafe extern "C" fn $name(
-            block: *mut c_void,
-            size: usize,
-            file: *const c_char,
-            func: *const c_char,
-            line: c_uint,
-            mname: *const c_char,
-        ) -> *mut c_void {
-            match LOCAL_BELOW.$below.get().$entry {
-                // SAFETY: the wrapper below with its own arguments.
-                Some(below) if !must_fail(file, func, line) => unsafe {
-                    below(block, size, file, func, line, mname)
-                },
-                _ => ptr::null_mut(),
-            }
-        }
-    };
+unsafe extern "C" fn malloc<P: Pool, E: Allocates>(
+    block: *mut c_void,
+    size: usize,
+    file: *const c_char,
+    func: *const c_char,
+    line: c_uint,
+    mname: *const c_char,
+) -> *mut c_void {
+    match E::of(LOCAL_BELOW.of(P::SITE_POOL)) {
+        // SAFETY: the wrapper below with its own arguments.
+        Some(below) if !must_fail(file, func, line) => unsafe {
+            below(block, size, file, func, line, mname)
+        },
+        _ => ptr::null_mut(),
+    }
 }
 
-/// `$gives`: a failure frees the old block, as the managers' own do (internals B.5).
-macro_rules! faulty_realloc {
-    ($name:ident, $below:ident, $entry:ident, $gives:literal) => {
-        unsafe extern "C" fn $name(
-            block: *mut c_void,
-            pointer: *mut c_void,
-            size: usize,
-            file: *const c_char,
-            func: *const c_char,
-            line: c_uint,
-            mname: *const c_char,
-        ) -> *mut c_void {
-            let below = LOCAL_BELOW.$below.get();
-            let Some(real) = below.$entry else {
-                return ptr::null_mut();
-            };
-            if size == 0 || !must_fail(file, func, line) {
-                // SAFETY: the wrapper below with its own arguments.
-                return unsafe { real(block, pointer, size, file, func, line, mname) };
-            }
-            if let (true, false, Some(free)) = ($gives, pointer.is_null(), below.free) {
-                // SAFETY: as above.
-                unsafe { free(block, pointer, file, func, line, mname) };
-            }
-            ptr::null_mut()
-        }
+unsafe extern "C" fn realloc<P: Pool, E: Reallocates>(
+    block: *mut c_void,
+    pointer: *mut c_void,
+    size: usize,
+    file: *const c_char,
+    func: *const c_char,
+    line: c_uint,
+    mname: *const c_char,
+) -> *mut c_void {
+    let below = LOCAL_BELOW.of(P::SITE_POOL);
+    let Some(real) = E::of(below) else {
+        return ptr::null_mut();
     };
+    if size == 0 || !must_fail(file, func, line) {
+        // SAFETY: the wrapper below with its own arguments.
+        return unsafe { real(block, pointer, size, file, func, line, mname) };
+    }
+    // As the managers' own do (internals B.5).
+    let frees = E::ON_FAILURE == OnFailure::Frees && !pointer.is_null();
+    if let (true, Some(free)) = (frees, below.free) {
+        // SAFETY: as above.
+        unsafe { free(block, pointer, file, func, line, mname) };
+    }
+    ptr::null_mut()
 }
-
-faulty_malloc!(pkg_malloc, pkg, malloc);
-faulty_malloc!(pkg_mallocxz, pkg, mallocxz);
-faulty_realloc!(pkg_realloc, pkg, realloc, false);
-faulty_realloc!(pkg_reallocxf, pkg, reallocxf, true);
-faulty_malloc!(shm_malloc, shm, malloc);
-faulty_malloc!(shm_mallocxz, shm, mallocxz);
-faulty_malloc!(shm_malloc_unsafe, shm, malloc_unsafe);
-faulty_realloc!(shm_realloc, shm, realloc, false);
-faulty_realloc!(shm_reallocxf, shm, reallocxf, true);
-faulty_realloc!(shm_resize, shm, resize, true);
 
 /// Puts these above the counting wrappers: `mod_init`, before the first fork, with `faults` 1.
 ///
@@ -173,34 +165,18 @@ pub fn install() -> std::io::Result<()> {
             table(&raw mut sys::_pkg_root),
             table(&raw mut sys::_shm_root),
         );
-        LOCAL_BELOW.pkg.set(Real {
-            malloc: pkg.xmalloc,
-            mallocxz: pkg.xmallocxz,
-            realloc: pkg.xrealloc,
-            reallocxf: pkg.xreallocxf,
-            free: pkg.xfree,
-            ..NOTHING
-        });
-        LOCAL_BELOW.shm.set(Real {
-            malloc: shm.xmalloc,
-            mallocxz: shm.xmallocxz,
-            malloc_unsafe: shm.xmalloc_unsafe,
-            realloc: shm.xrealloc,
-            reallocxf: shm.xreallocxf,
-            resize: shm.xresize,
-            free: shm.xfree,
-            free_unsafe: shm.xfree_unsafe,
-        });
-        pkg.xmalloc = Some(pkg_malloc);
-        pkg.xmallocxz = pkg.xmallocxz.and(Some(pkg_mallocxz));
-        pkg.xrealloc = Some(pkg_realloc);
-        pkg.xreallocxf = pkg.xreallocxf.and(Some(pkg_reallocxf));
-        shm.xmalloc = Some(shm_malloc);
-        shm.xmallocxz = shm.xmallocxz.and(Some(shm_mallocxz));
-        shm.xmalloc_unsafe = shm.xmalloc_unsafe.and(Some(shm_malloc_unsafe));
-        shm.xrealloc = Some(shm_realloc);
-        shm.xreallocxf = shm.xreallocxf.and(Some(shm_reallocxf));
-        shm.xresize = shm.xresize.and(Some(shm_resize));
+        LOCAL_BELOW.pkg.set(Real::from(&*pkg));
+        LOCAL_BELOW.shm.set(Real::from(&*shm));
+        pkg.xmalloc = Some(malloc::<Pkg, Malloc>);
+        pkg.xmallocxz = pkg.xmallocxz.and(Some(malloc::<Pkg, Mallocxz>));
+        pkg.xrealloc = Some(realloc::<Pkg, Realloc>);
+        pkg.xreallocxf = pkg.xreallocxf.and(Some(realloc::<Pkg, Reallocxf>));
+        shm.xmalloc = Some(malloc::<Shm, Malloc>);
+        shm.xmallocxz = shm.xmallocxz.and(Some(malloc::<Shm, Mallocxz>));
+        shm.xmalloc_unsafe = shm.xmalloc_unsafe.and(Some(malloc::<Shm, MallocUnsafe>));
+        shm.xrealloc = Some(realloc::<Shm, Realloc>);
+        shm.xreallocxf = shm.xreallocxf.and(Some(realloc::<Shm, Reallocxf>));
+        shm.xresize = shm.xresize.and(Some(realloc::<Shm, Resize>));
     }
     Ok(())
 }

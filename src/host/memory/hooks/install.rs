@@ -11,6 +11,7 @@ use crate::host::kamailio::state;
 use crate::host::kamailio::sys;
 use crate::host::memory::hooks::{
     counting::republish,
+    entries::*,
     manager::*,
     owners::{self, Caller},
     view::*,
@@ -123,14 +124,7 @@ pub fn install_pkg(
         if LOCAL.pkg_real.get().malloc.is_some() {
             return Ok(());
         }
-        let real = Real {
-            malloc: api.xmalloc,
-            mallocxz: api.xmallocxz,
-            realloc: api.xrealloc,
-            reallocxf: api.xreallocxf,
-            free: api.xfree,
-            ..NOTHING
-        };
+        let real = Real::from(&*api);
         let manager = Which::named(manager_name(api.mname)).ok_or(Refused::UnknownManager)?;
         let pool = view(
             manager,
@@ -184,16 +178,7 @@ pub fn install_shm(rows: &'static [CachePadded<Row>]) -> Result<(), Refused> {
         if api.mem_block.is_null() || api.xmalloc.is_none() {
             return Err(Refused::NotReady);
         }
-        let real = Real {
-            malloc: api.xmalloc,
-            mallocxz: api.xmallocxz,
-            malloc_unsafe: api.xmalloc_unsafe,
-            realloc: api.xrealloc,
-            reallocxf: api.xreallocxf,
-            resize: api.xresize,
-            free: api.xfree,
-            free_unsafe: api.xfree_unsafe,
-        };
+        let real = Real::from(&*api);
         let manager = Which::named(manager_name(api.mname)).ok_or(Refused::UnknownManager)?;
         let pool = view(
             manager,
@@ -234,22 +219,22 @@ pub fn install_shm(rows: &'static [CachePadded<Row>]) -> Result<(), Refused> {
 }
 
 fn wrap_pkg<M: Manager>(api: &mut sys::sr_pkg_api_t, real: &Real) {
-    api.xmalloc = Some(pkg_malloc::<M>);
-    api.xmallocxz = real.mallocxz.and(Some(pkg_mallocxz::<M>));
-    api.xrealloc = Some(pkg_realloc);
-    api.xreallocxf = real.reallocxf.and(Some(pkg_reallocxf));
-    api.xfree = Some(pkg_free::<M>);
+    api.xmalloc = Some(malloc::<Pkg, Malloc, M>);
+    api.xmallocxz = real.mallocxz.and(Some(malloc::<Pkg, Mallocxz, M>));
+    api.xrealloc = Some(realloc::<Pkg, Realloc>);
+    api.xreallocxf = real.reallocxf.and(Some(realloc::<Pkg, Reallocxf>));
+    api.xfree = Some(free::<Pkg, Free, M>);
 }
 
 fn wrap_shm<M: Manager>(api: &mut sys::sr_shm_api_t, real: &Real) {
-    api.xmalloc = Some(shm_malloc::<M>);
-    api.xmallocxz = real.mallocxz.and(Some(shm_mallocxz::<M>));
-    api.xmalloc_unsafe = real.malloc_unsafe.and(Some(shm_malloc_unsafe::<M>));
-    api.xrealloc = Some(shm_realloc);
-    api.xreallocxf = real.reallocxf.and(Some(shm_reallocxf));
+    api.xmalloc = Some(malloc::<Shm, Malloc, M>);
+    api.xmallocxz = real.mallocxz.and(Some(malloc::<Shm, Mallocxz, M>));
+    api.xmalloc_unsafe = real.malloc_unsafe.and(Some(malloc::<Shm, MallocUnsafe, M>));
+    api.xrealloc = Some(realloc::<Shm, Realloc>);
+    api.xreallocxf = real.reallocxf.and(Some(realloc::<Shm, Reallocxf>));
     api.xresize = real.resize.and(Some(shm_resize));
-    api.xfree = Some(shm_free::<M>);
-    api.xfree_unsafe = real.free_unsafe.and(Some(shm_free_unsafe::<M>));
+    api.xfree = Some(free::<Shm, Free, M>);
+    api.xfree_unsafe = real.free_unsafe.and(Some(free::<Shm, FreeUnsafe, M>));
 }
 
 /// Puts the managers' own functions back; called in `mod_destroy`, by the main process only. The core goes on freeing
@@ -273,7 +258,7 @@ pub fn restore() {
             shm.xmalloc_unsafe = shm_real.malloc_unsafe;
             shm.xrealloc = shm_real.realloc;
             shm.xreallocxf = shm_real.reallocxf;
-            shm.xresize = LOCAL.shm_real.get().resize;
+            shm.xresize = shm_real.resize;
             shm.xfree = shm_real.free;
             shm.xfree_unsafe = shm_real.free_unsafe;
         }

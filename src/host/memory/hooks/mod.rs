@@ -18,6 +18,7 @@ use std::ffi::{c_char, c_uint, c_void};
 use std::ptr;
 
 mod counting;
+mod entries;
 pub mod faults;
 mod figures;
 mod install;
@@ -32,6 +33,7 @@ use crate::host::kamailio::{state, sys};
 pub use crate::host::memory::hooks::figures::*;
 pub use crate::host::memory::hooks::install::*;
 use crate::host::memory::hooks::{
+    entries::{NOTHING, Real},
     manager::{Any, Manager},
     owners::{Caller, Spot},
     view::*,
@@ -86,6 +88,26 @@ static LOCAL: Local = Local {
     },
     shm_untold: Cell::new(0),
 };
+
+impl Local {
+    /// The manager's own functions of a pool.
+    #[inline(always)]
+    fn real(&self, pool: SitePool) -> Real {
+        match pool {
+            SitePool::Pkg => self.pkg_real.get(),
+            SitePool::Shm => self.shm_real.get(),
+        }
+    }
+
+    /// How the blocks of a pool are read.
+    #[inline(always)]
+    fn view(&self, pool: SitePool) -> PoolView {
+        match pool {
+            SitePool::Pkg => self.pkg_pool.get(),
+            SitePool::Shm => self.shm_pool.get(),
+        }
+    }
+}
 
 /// Adds to a private total and returns the new value.
 #[inline(always)]

@@ -23,10 +23,7 @@ use crate::guard::foresee::sampling::{self, Countdown};
 use crate::guard::terms::warnings::Warning;
 use crate::host::kamailio::{follow, state, sys};
 use crate::host::memory::{
-    hooks::{
-        LOCAL, is_main_thread, owners,
-        view::{Block, PoolView},
-    },
+    hooks::{LOCAL, is_main_thread, owners, view::Block},
     stack,
 };
 use crate::shared::counters::{
@@ -158,14 +155,6 @@ pub(super) fn is_carried(block: &Block) -> bool {
         < Contexts::RANGE
 }
 
-#[inline(always)]
-fn view(pool: SitePool) -> PoolView {
-    match pool {
-        SitePool::Pkg => LOCAL.pkg_pool.get(),
-        SitePool::Shm => LOCAL.shm_pool.get(),
-    }
-}
-
 /// This process's number.
 fn process() -> i32 {
     // SAFETY: a plain int of the server, set right after each fork (core/pt.c).
@@ -276,7 +265,7 @@ fn carry(
     if is_pkg && (process == 0 || !is_main_thread() || owners::is_unnumbered()) {
         return;
     }
-    let view = view(pool);
+    let view = LOCAL.view(pool);
     let caller = view.caller(block);
     let key = Key {
         pool,

@@ -3,38 +3,8 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use crate::host::kamailio::sys::{self, layout};
-use crate::host::memory::hooks::{manager::*, owners::Caller};
-
-pub(super) type Malloc = sys::sr_malloc_f;
-
-pub(super) type Realloc = sys::sr_realloc_f;
-
-pub(super) type Free = sys::sr_free_f;
-
-/// The manager's own functions of one pool, as they were before the wrappers.
-#[derive(Clone, Copy)]
-pub(super) struct Real {
-    pub(super) malloc: Malloc,
-    pub(super) mallocxz: Malloc,
-    pub(super) malloc_unsafe: Malloc,
-    pub(super) realloc: Realloc,
-    pub(super) reallocxf: Realloc,
-    pub(super) resize: sys::sr_resize_f,
-    pub(super) free: Free,
-    pub(super) free_unsafe: Free,
-}
-
-pub(super) const NOTHING: Real = Real {
-    malloc: None,
-    mallocxz: None,
-    malloc_unsafe: None,
-    realloc: None,
-    reallocxf: None,
-    resize: None,
-    free: None,
-    free_unsafe: None,
-};
+use crate::host::kamailio::sys::layout;
+use crate::host::memory::hooks::{entries::Real, manager::*, owners::Caller};
 
 /// What a wrapper needs to know of its pool; written once before the first fork, read-only afterwards.
 #[derive(Clone, Copy)]
