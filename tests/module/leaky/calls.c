@@ -1,12 +1,14 @@
-/* LD_PRELOAD: counts by process what memguard.so asks of libc: heap, and system calls. Told by the return address, so
- * that what Kamailio and its other modules call does not count. The counts stand in the file MEMGUARD_CALLS.
+/* LD_PRELOAD: counts by process what memguard.so asks for: heap and system calls of libc, usrloc's lock. Told by the return
+ * address, so that what Kamailio and its other modules call does not count; heap is counted a second time whoever calls,
+ * as libc may ask itself for what it was asked. The counts stand in the file MEMGUARD_CALLS.
  * Forbidden here: allocating, changing what the calls do, headers that declare them. */
 #define _GNU_SOURCE
 #include <link.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
-enum { HEAP, SYSTEM, KINDS };
+enum { HEAP, SYSTEM, LOCK, ANY_HEAP, KINDS };
 
 struct counts {
 	_Atomic uint64_t kinds[KINDS];
@@ -16,7 +18,9 @@ struct counts {
 
 static struct counts *all;
 static uintptr_t begin, end;
-static int own;
+static int own, is_looked;
+static const char *usrloc;
+static void (*lock_of_usrloc)(void *, void *);
 
 static long kernel(long n, long a, long b, long c, long d, long e, long f)
 {
@@ -27,9 +31,8 @@ static long kernel(long n, long a, long b, long c, long d, long e, long f)
 	return got;
 }
 
-static int is_memguard(const char *name)
+static int has(const char *name, const char *word)
 {
-	const char word[] = "memguard.so";
 	for(; name && *name; name++) {
 		size_t i = 0;
 		while(word[i] && name[i] == word[i])
@@ -43,7 +46,9 @@ static int is_memguard(const char *name)
 static int find(struct dl_phdr_info *info, size_t size, void *unused)
 {
 	(void)size, (void)unused;
-	if(!is_memguard(info->dlpi_name))
+	if(has(info->dlpi_name, "/usrloc.so"))
+		usrloc = info->dlpi_name;
+	if(!has(info->dlpi_name, "memguard.so"))
 		return 0;
 	uintptr_t low = UINTPTR_MAX, high = 0;
 	for(int i = 0; i < info->dlpi_phnum; i++) {
@@ -56,14 +61,26 @@ static int find(struct dl_phdr_info *info, size_t size, void *unused)
 	}
 	begin = low;
 	end = high;
-	return 1;
+	return 0;
 }
 
-/* Before every fork: by then memguard.so is loaded. */
+/* usrloc hands its functions out by address, and the linker finds ours before its own. */
+static void look(void)
+{
+	dl_iterate_phdr(find, NULL);
+	void *module = usrloc ? dlopen(usrloc, RTLD_LAZY | RTLD_NOLOAD) : NULL;
+	if(!module)
+		return;
+	lock_of_usrloc = (void (*)(void *, void *))dlsym(module, "lock_udomain");
+	dlclose(module);
+}
+
+/* Before every fork: by then memguard.so and usrloc.so are loaded. */
 static void before_fork(void)
 {
-	if(all && !end)
-		dl_iterate_phdr(find, NULL);
+	if(all && !is_looked)
+		look();
+	is_looked = 1;
 }
 
 static void in_child(void)
@@ -87,14 +104,20 @@ static __attribute__((constructor)) void start(void)
 	pthread_atfork(before_fork, NULL, in_child);
 }
 
-static void count(void *from, int kind)
+static void add(int kind)
 {
-	uintptr_t at = (uintptr_t)from;
-	if(at < begin || at >= end)
-		return;
 	if(!own)
 		own = (int)kernel(39 /* getpid */, 0, 0, 0, 0, 0, 0);
 	all[own % PROCESSES].kinds[kind]++;
+}
+
+static void count(void *from, int kind)
+{
+	uintptr_t at = (uintptr_t)from;
+	if(all && kind == HEAP)
+		add(ANY_HEAP);
+	if(at >= begin && at < end)
+		add(kind);
 }
 
 #define CALLER __builtin_return_address(0)
@@ -132,23 +155,58 @@ int posix_memalign(void **to, size_t align, size_t size)
 	return *to ? 0 : 12;
 }
 
+/* What usrloc's interface hands out. */
+void lock_udomain(void *domain, void *aor)
+{
+	count(CALLER, LOCK);
+	if(!lock_of_usrloc)
+		look();
+	lock_of_usrloc(domain, aor);
+}
+
+int dladdr(const void *address, Dl_info *info)
+{
+	static int (*real)(const void *, Dl_info *);
+	if(!real)
+		real = (int (*)(const void *, Dl_info *))dlsym(RTLD_NEXT, "dladdr");
+	count(CALLER, SYSTEM);
+	return real(address, info);
+}
+int dl_iterate_phdr(int (*each)(struct dl_phdr_info *, size_t, void *), void *closure)
+{
+	static int (*real)(int (*)(struct dl_phdr_info *, size_t, void *), void *);
+	if(!real)
+		real = (int (*)(int (*)(struct dl_phdr_info *, size_t, void *), void *))dlsym(RTLD_NEXT, "dl_iterate_phdr");
+	count(CALLER, SYSTEM);
+	return real(each, closure);
+}
+extern int vfprintf(void *, const char *, va_list);
+int fprintf(void *to, const char *format, ...)
+{
+	va_list list;
+	count(CALLER, SYSTEM);
+	va_start(list, format);
+	int got = vfprintf(to, format, list);
+	va_end(list);
+	return got;
+}
+
 /* Six registers in, one out: right for every call whose arguments are numbers and pointers. */
 #define PASS(name)                                                           \
 	long name(long a, long b, long c, long d, long e, long f)                \
 	{                                                                        \
 		static long (*real)(long, long, long, long, long, long);             \
 		if(!real)                                                            \
-			real = (long (*)(long, long, long, long, long, long))dlsym(NEXT, #name); \
+			real = (long (*)(long, long, long, long, long, long))dlsym(RTLD_NEXT, #name); \
 		count(CALLER, SYSTEM);                                               \
 		return real(a, b, c, d, e, f);                                       \
 	}
-#define NEXT ((void *)-1l)
 /* More than six: futex(2) of Rust's locks comes this way. */
 long syscall(long n, long a, long b, long c, long d, long e, long f)
 {
 	static long (*real)(long, long, long, long, long, long, long);
 	if(!real)
-		real = (long (*)(long, long, long, long, long, long, long))dlsym(NEXT, "syscall");
+		real = (long (*)(long, long, long, long, long, long, long))dlsym(RTLD_NEXT, "syscall");
 	count(CALLER, SYSTEM);
 	return real(n, a, b, c, d, e, f);
 }
@@ -189,3 +247,42 @@ PASS(pthread_mutex_trylock)
 PASS(pthread_rwlock_rdlock)
 PASS(pthread_rwlock_wrlock)
 PASS(sem_wait)
+PASS(accept4)
+PASS(bind)
+PASS(listen)
+PASS(getsockname)
+PASS(setsockopt)
+PASS(shutdown)
+PASS(recvfrom)
+PASS(openat64)
+PASS(fdopendir)
+PASS(readdir64)
+PASS(closedir)
+PASS(dirfd)
+PASS(fchmod)
+PASS(fchown)
+PASS(lstat64)
+PASS(ftruncate64)
+PASS(posix_fallocate)
+PASS(mkdir)
+PASS(rename)
+PASS(unlink)
+PASS(unlinkat)
+PASS(readlink)
+PASS(realpath)
+PASS(getcwd)
+PASS(getrlimit)
+PASS(prctl)
+PASS(fork)
+PASS(waitpid)
+PASS(nanosleep)
+PASS(sigaction)
+PASS(sigtimedwait)
+PASS(signal)
+PASS(pthread_sigmask)
+PASS(pthread_key_create)
+PASS(pthread_key_delete)
+PASS(pthread_setspecific)
+PASS(__cxa_thread_atexit_impl)
+PASS(__register_atfork)
+PASS(mallinfo2)
