@@ -14,18 +14,20 @@ const ENTRY: u64 = libc::PTRACE_SYSCALL_INFO_ENTRY as u64;
 /// meanwhile, until it waits for its next message again.
 #[track_caller]
 pub fn while_running(pid: i32, work: impl FnOnce() + Send) -> Counts {
-    let is_over = AtomicBool::new(false);
+    let (is_traced, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         // All of ptrace is the business of one thread, and `work` the other one's.
-        let tracer = scope.spawn(|| trace(pid, &is_over));
+        let tracer = scope.spawn(|| trace(pid, &is_traced, &is_over));
         let over = Over(pid, &is_over);
-        while !is_over.load(Ordering::Acquire) && !is_traced(pid) {
-            std::thread::yield_now();
-        }
+        let settle = |is_settled: &dyn Fn() -> bool| {
+            // ORDERING: Acquire, with the tracer's Release.
+            while !is_over.load(Ordering::Acquire) && !is_settled() {
+                std::thread::yield_now();
+            }
+        };
+        settle(&|| is_traced.load(Ordering::Acquire) && is_asleep(pid));
         work();
-        while !is_asleep(pid) && !is_over.load(Ordering::Acquire) {
-            std::thread::yield_now();
-        }
+        settle(&|| is_asleep(pid));
         drop(over);
         tracer.join().expect("the process can be traced")
     })
@@ -43,14 +45,6 @@ impl Drop for Over<'_> {
     }
 }
 
-fn is_traced(pid: i32) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"));
-    line.is_some_and(|line| line.trim() != "0")
-}
-
 /// In a system call, not at its begin or end, where the tracer has it.
 fn is_asleep(pid: i32) -> bool {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -58,7 +52,7 @@ fn is_asleep(pid: i32) -> bool {
     state.is_some_and(|state| state.starts_with('S'))
 }
 
-fn trace(pid: i32, is_over: &AtomicBool) -> Counts {
+fn trace(pid: i32, is_traced: &AtomicBool, is_over: &AtomicBool) -> Counts {
     let mut counts = Counts::new();
     if let Err(e) = ptrace(
         libc::PTRACE_SEIZE,
@@ -95,6 +89,7 @@ fn trace(pid: i32, is_over: &AtomicBool) -> Counts {
             other => signal = other as usize,
         }
         ptrace(libc::PTRACE_SYSCALL, pid, 0, signal).expect("it is stopped");
+        is_traced.store(true, Ordering::Release);
     }
 }
 

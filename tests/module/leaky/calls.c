@@ -1,6 +1,6 @@
-/* LD_PRELOAD: counts by process what memguard.so asks for: heap and system calls of libc, usrloc's lock. Told by the return
- * address, so that what Kamailio and its other modules call does not count; heap is counted a second time whoever calls,
- * as libc may ask itself for what it was asked. The counts stand in the file MEMGUARD_CALLS.
+/* LD_PRELOAD: counts by process what memguard.so asks of libc: heap, and system calls. Told by the return address, so
+ * that what Kamailio and its other modules call does not count; heap is counted a second time whoever calls, as libc may
+ * ask itself for what it was asked. The counts stand in the file MEMGUARD_CALLS.
  * Forbidden here: allocating, changing what the calls do, headers that declare them. */
 #define _GNU_SOURCE
 #include <link.h>
@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { HEAP, SYSTEM, LOCK, ANY_HEAP, KINDS };
+enum { HEAP, SYSTEM, ANY_HEAP, KINDS };
 
 struct counts {
 	_Atomic uint64_t kinds[KINDS];
@@ -18,9 +18,7 @@ struct counts {
 
 static struct counts *all;
 static uintptr_t begin, end;
-static int own, is_looked;
-static const char *usrloc;
-static void (*lock_of_usrloc)(void *, void *);
+static int own;
 
 static long kernel(long n, long a, long b, long c, long d, long e, long f)
 {
@@ -31,8 +29,9 @@ static long kernel(long n, long a, long b, long c, long d, long e, long f)
 	return got;
 }
 
-static int has(const char *name, const char *word)
+static int is_memguard(const char *name)
 {
+	const char word[] = "memguard.so";
 	for(; name && *name; name++) {
 		size_t i = 0;
 		while(word[i] && name[i] == word[i])
@@ -46,9 +45,7 @@ static int has(const char *name, const char *word)
 static int find(struct dl_phdr_info *info, size_t size, void *unused)
 {
 	(void)size, (void)unused;
-	if(has(info->dlpi_name, "/usrloc.so"))
-		usrloc = info->dlpi_name;
-	if(!has(info->dlpi_name, "memguard.so"))
+	if(!is_memguard(info->dlpi_name))
 		return 0;
 	uintptr_t low = UINTPTR_MAX, high = 0;
 	for(int i = 0; i < info->dlpi_phnum; i++) {
@@ -61,26 +58,14 @@ static int find(struct dl_phdr_info *info, size_t size, void *unused)
 	}
 	begin = low;
 	end = high;
-	return 0;
+	return 1;
 }
 
-/* usrloc hands its functions out by address, and the linker finds ours before its own. */
-static void look(void)
-{
-	dl_iterate_phdr(find, NULL);
-	void *module = usrloc ? dlopen(usrloc, RTLD_LAZY | RTLD_NOLOAD) : NULL;
-	if(!module)
-		return;
-	lock_of_usrloc = (void (*)(void *, void *))dlsym(module, "lock_udomain");
-	dlclose(module);
-}
-
-/* Before every fork: by then memguard.so and usrloc.so are loaded. */
+/* Before every fork: by then memguard.so is loaded. */
 static void before_fork(void)
 {
-	if(all && !is_looked)
-		look();
-	is_looked = 1;
+	if(all && !end)
+		dl_iterate_phdr(find, NULL);
 }
 
 static void in_child(void)
@@ -153,15 +138,6 @@ int posix_memalign(void **to, size_t align, size_t size)
 	count(CALLER, HEAP);
 	*to = __libc_memalign(align, size);
 	return *to ? 0 : 12;
-}
-
-/* What usrloc's interface hands out. */
-void lock_udomain(void *domain, void *aor)
-{
-	count(CALLER, LOCK);
-	if(!lock_of_usrloc)
-		look();
-	lock_of_usrloc(domain, aor);
 }
 
 int dladdr(const void *address, Dl_info *info)
@@ -285,4 +261,3 @@ PASS(pthread_key_delete)
 PASS(pthread_setspecific)
 PASS(__cxa_thread_atexit_impl)
 PASS(__register_atfork)
-PASS(mallinfo2)
