@@ -19,6 +19,23 @@ const LAYERS: [&str; 3] = ["guard", "shared", "host"];
 const UNSAFE: [&str; 2] = ["src/host/", "src/shared/"];
 /// The only file that names std's atomics.
 const ATOMICS: &str = "src/shared/parts/sync.rs";
+/// Where every allocation and every message comes by: no lock of ours.
+const UNLOCKED: [&str; 4] = [
+    "src/guard/",
+    "src/shared/",
+    "src/host/memory/",
+    "src/host/sip/",
+];
+/// What std and its crates call what waits for others; `once_cell::unsync` does not.
+const LOCKS: [&str; 10] = [
+    "Mutex", "RwLock", "Condvar", "Barrier", "Once", "OnceLock", "LazyLock", "mpsc", "RefCell",
+    "park",
+];
+/// Kamailio's lock functions in the shim, each with the only function that may take it.
+const SHIM_LOCKS: [(&str, &str); 2] = [
+    ("usrloc.lock_udomain(", "int mg_usrloc_contacts("), // the gate, about a binding that the table does not know
+    ("rec_lock_get(", "int mg_usrloc_slot("),            // once, the secondary timer
+];
 /// A circle of imports may not be larger than this.
 const LARGEST_CIRCLE: usize = 2;
 
@@ -395,6 +412,38 @@ fn unsafe_and_atomics_stand_where_they_may() {
         }
     }
     fail_with("unsafe, atomics and globs:", &broken);
+}
+
+#[test]
+fn no_lock_stands_on_the_way_of_an_allocation_or_a_message() {
+    let mut broken = Vec::new();
+    for source in sources() {
+        let path = source.path.to_string_lossy().into_owned();
+        if !UNLOCKED.iter().any(|front| path.starts_with(front)) {
+            continue;
+        }
+        for (number, line) in source.text.lines().enumerate() {
+            let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+            if let Some(word) = words.find(|word| LOCKS.contains(word)) {
+                broken.push(format!("{path}:{}: {word}: others would wait", number + 1));
+            }
+        }
+    }
+    let shim = fs::read_to_string(root().join("c_shim/shim.c")).expect("it is there");
+    let mut function = "";
+    for (number, line) in shim.lines().enumerate() {
+        if line.starts_with(|c: char| c.is_alphabetic()) {
+            function = line;
+        }
+        let takes =
+            line.contains("lock_get(") || line.contains("lock_udomain(") || line.contains("lock(&");
+        let is_known = |(lock, by): &(&str, &str)| line.contains(lock) && function.starts_with(by);
+        let gives_back = line.contains("unlock");
+        if takes && !gives_back && !SHIM_LOCKS.iter().any(is_known) {
+            broken.push(format!("c_shim/shim.c:{}: {}", number + 1, line.trim()));
+        }
+    }
+    fail_with("locks:", &broken);
 }
 
 #[test]

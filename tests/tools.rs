@@ -35,3 +35,33 @@ fn two_test_runs_in_one_checkout_tell_their_own_verdict() {
     }
     std::fs::remove_dir_all(folder).expect("it is ours");
 }
+
+#[test]
+fn a_part_of_the_benchmarks_that_there_is_none_of_is_told_with_those_that_there_are() {
+    let table = include_str!("../benches/table/main.rs");
+    let modules = table
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("(\""));
+    let parts: Vec<&str> = modules.filter_map(|rest| rest.split('"').next()).collect();
+    assert!(parts.contains(&"calls"), "{parts:?}");
+    let bench = |words: &[&str], variable: &str| {
+        let output = Command::new("./dev")
+            .arg("bench")
+            .args(words)
+            .env("MEMGUARD_BENCH", variable)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("dev runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    for (words, variable) in [(&["callz"][..], ""), (&[], "callz"), (&["callz"], "calls")] {
+        let (status, text) = bench(words, variable);
+        assert_eq!((status, text.lines().count()), (Some(2), 1), "{text}");
+        let said = text
+            .split_once("the parts are ")
+            .map(|(_, list)| list.trim());
+        let expected = format!("{} forecast", parts.join(" "));
+        assert_eq!(said, Some(&*expected), "{text}");
+    }
+}

@@ -2,7 +2,6 @@
 //! Kamailio's own means cost. Forbidden here: wall clock; other tenants of the machine would decide it.
 
 use std::cell::RefCell;
-use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -15,6 +14,7 @@ use memguard::guard::sip::{
 };
 use serde_json::json;
 
+use crate::beside::cpu_ns;
 use crate::harness::{Pair, Server, for_each_pair};
 use crate::register::register;
 use crate::report::{Table, progress};
@@ -320,10 +320,3 @@ const OPTIONS: &[u8] = b"OPTIONS sip:registrar.example.org SIP/2.0\r\n\
     Via: SIP/2.0/UDP 192.0.2.17:5060;branch=z9hG4bK-ping;rport\r\nMax-Forwards: 70\r\n\
     From: <sip:ping@registrar.example.org>;tag=p\r\nTo: <sip:registrar.example.org>\r\n\
     Call-ID: ping@192.0.2.17\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n";
-
-/// CPU time of a process so far: the first number of /proc/PID/schedstat (kernel: sched-stats), nanoseconds.
-fn cpu_ns(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("the worker lives");
-    let first = text.split(' ').next().and_then(|n| n.parse().ok());
-    first.expect("a number comes first")
-}

@@ -2,19 +2,16 @@
 //! 128 children, on every manager; and the same module against itself, which is the noise of the figures.
 //! Forbidden here: wall clock; other tenants of the machine would decide it.
 
-use std::cell::RefCell;
-use std::fs;
 use std::net::UdpSocket;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::builder::Builder;
-use crate::harness::{Pair, Server, for_each_pair};
-use crate::report::{Table, progress};
+use crate::beside::{self, Line, Processes, Spent};
+use crate::harness::Server;
+use crate::report::Table;
 
-/// Server trios that are started one after the other: where the allocator's blocks lie differs from start to start.
+/// Server trios that are started one after the other.
 const STARTS: usize = 3;
 /// Batches per server of each start, in turn.
 const ROUNDS: usize = 60;
@@ -26,89 +23,34 @@ const KNOWN: usize = 4000;
 /// REGISTERs on their way at once: the receive queue is never empty, and never full.
 const WINDOW: usize = 64;
 const BOUND: f64 = 1.10;
-/// Another memguard.so, to be measured beside this one: what a change is worth.
-const OTHER: &str = "MEMGUARD_BENCH_OTHER";
 /// UDP children.
 const CHILDREN: [u32; 2] = [2, 128];
 
 pub fn measure(table: &mut Table) {
-    let table = RefCell::new(table);
-    let wanted = std::env::var("MEMGUARD_BENCH_PAIR").unwrap_or_default();
-    for_each_pair(|pair| {
-        for children in CHILDREN {
-            let name = format!("{}, {children} children", pair.manager);
-            if name.contains(&wanted) {
-                on(pair, children, &name, &mut table.borrow_mut());
-            }
-        }
+    beside::for_each(&CHILDREN, |pair, children, name| {
+        let builder = Server::registrar(pair)
+            .workers(children)
+            .shm_mb(256)
+            .pkg_mb(4)
+            .config(|c| {
+                c.global("tcp_children=1");
+            });
+        let spent = beside::trios(STARTS, &format!("register: {name}"), &builder, run);
+        let line = Line {
+            what: "accepted REGISTER",
+            name,
+            bound: (pair.manager == "fm").then_some(BOUND),
+            count: STARTS * ROUNDS * (REFRESHES + NEW),
+        };
+        line.into_table(spent, table);
     });
 }
 
-fn on(pair: &Pair, children: u32, name: &str, table: &mut Table) {
-    let mut spent = [0.0; 3];
-    let mut again = pair.clone();
-    again.kamailio.memguard = other().or(again.kamailio.memguard);
-    for start in 0..STARTS {
-        progress(&format!(
-            "register: {name}: start {} of {STARTS}",
-            start + 1
-        ));
-        run([pair, &again], children, &mut spent);
-    }
-    let requests = (STARTS * ROUNDS * (REFRESHES + NEW)) as f64;
-    let [without, with, again] = spent.map(|ns| ns / 1000.0 / requests);
-    table.note(
-        format!("accepted REGISTER without memguard ({name})"),
-        without,
-        "us",
-    );
-    if other().is_some() {
-        let what = format!("{OTHER}: accepted REGISTER, it over this module ({name})");
-        table.note(what, again / with, "x");
-        return;
-    }
-    table.note(
-        format!("memguard over itself, the noise ({name})"),
-        again / with,
-        "x",
-    );
-    let with = (with + again) / 2.0;
-    let what = format!("accepted REGISTER: with memguard over without ({name})");
-    match pair.manager.as_str() {
-        "fm" => table.add(what, with / without, "x", BOUND),
-        _ => table.note(what, with / without, "x"),
-    }
-}
-
-fn builder(pair: &Pair, children: u32) -> Builder {
-    Server::registrar(pair)
-        .workers(children)
-        .shm_mb(256)
-        .pkg_mb(4)
-        .config(|c| {
-            c.global("tcp_children=1");
-        })
-}
-
-fn other() -> Option<PathBuf> {
-    std::env::var_os(OTHER).map(PathBuf::from)
-}
-
 /// One start of the three servers, in turn under load; adds what each spent.
-fn run([pair, again]: [&Pair; 2], children: u32, spent: &mut [f64; 3]) {
-    let servers = [
-        builder(pair, children).without_memguard().start(),
-        builder(pair, children).start(),
-        builder(again, children).start(),
-    ];
+fn run(servers: &[Server; 3], spent: &mut Spent) {
     let mut loads = servers.each_ref().map(Load::on);
     loads.iter_mut().for_each(Load::fill);
-    for round in 0..ROUNDS {
-        for turn in 0..spent.len() {
-            let which = (round + turn) % spent.len();
-            spent[which] += loads[which].batch();
-        }
-    }
+    beside::in_turn(ROUNDS, |which| spent[which] += loads[which].batch());
     servers[1..].iter().for_each(assert_counted);
 }
 
@@ -123,7 +65,7 @@ fn assert_counted(server: &Server) {
 
 /// One server under load, and its UDP workers.
 pub struct Load {
-    workers: Vec<i32>,
+    workers: Processes,
     socket: UdpSocket,
     /// Highest CSeq of each user.
     cseq: Vec<u32>,
@@ -132,17 +74,13 @@ pub struct Load {
 
 impl Load {
     pub fn on(server: &Server) -> Load {
-        let processes = server.processes().into_iter();
-        let workers = processes.filter(|(_, _, what)| what.starts_with("udp receiver"));
-        let workers: Vec<i32> = workers.map(|(_, pid, _)| pid).collect();
-        assert!(!workers.is_empty(), "UDP workers");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
         socket.connect(server.sip()).expect("the server listens");
         socket
             .set_read_timeout(Some(Duration::from_secs(5)))
             .expect("a limit above zero");
         Load {
-            workers,
+            workers: Processes::workers(server),
             socket,
             cseq: Vec::new(),
             next: 0,
@@ -166,9 +104,9 @@ impl Load {
                 self.refresh()
             });
         }
-        let before = self.cpu_ns();
+        let before = self.workers.cpu_ns();
         self.exchange(&messages);
-        (self.cpu_ns() - before) as f64
+        (self.workers.cpu_ns() - before) as f64
     }
 
     fn newcomer(&mut self) -> Vec<u8> {
@@ -207,17 +145,6 @@ impl Load {
             );
             rest.next().into_iter().for_each(send);
         }
-    }
-
-    /// CPU time of the workers so far: the first number of /proc/PID/schedstat (kernel: sched-stats), nanoseconds.
-    fn cpu_ns(&self) -> u64 {
-        let of = |pid: &i32| {
-            let text =
-                fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("a worker lives");
-            let first = text.split(' ').next().and_then(|n| n.parse::<u64>().ok());
-            first.expect("a number comes first")
-        };
-        self.workers.iter().map(of).sum()
     }
 }
 

@@ -1,11 +1,11 @@
 //! CPU time of whole RPC answers on a server with 64 SIP workers and 3,000 places that allocate in each of them.
 //! Forbidden here: wall clock; other tenants of the machine would decide it.
 
-use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::beside::cpu_ns;
 use crate::harness::{Server, for_each_pair};
 use crate::report::{Table, progress, undisturbed};
 
@@ -107,13 +107,6 @@ fn milliseconds(server: &Server, pid: i32, command: &str, words: &Value) -> f64 
         (cpu_ns(pid) - before) as f64 / CALLS as f64 / 1e6
     };
     undisturbed((0..ROUNDS).map(|_| round()).collect())
-}
-
-/// First number of /proc/PID/schedstat (kernel: sched-stats).
-fn cpu_ns(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("the process lives");
-    let first = text.split(' ').next().and_then(|n| n.parse().ok());
-    first.expect("a number comes first")
 }
 
 /// The server is as large as the lines say.

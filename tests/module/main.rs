@@ -4,6 +4,7 @@
 mod accounting;
 mod addresses;
 mod agreement;
+mod asks;
 mod avalanche;
 mod bindings_file;
 mod blackbox;

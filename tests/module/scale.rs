@@ -1,17 +1,15 @@
 //! Servers of 275 and of 520 processes: every command, the page and the metrics answer; whoever is beyond the last row
-//! refuses like the others; nothing on a SIP path grows with the number of processes.
+//! refuses like the others; what is counted of them costs no page that is not used.
 //! Forbidden here: absolute times (benches/table holds those).
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::guard::{Guarded, SOON, number, rows};
-use super::harness::builder::{Builder, Folder, free_port};
+use super::harness::builder::{Builder, free_port};
 use super::harness::http;
 use super::harness::sip::Request;
 use super::harness::{Pair, Server, for_each_pair, until};
@@ -177,113 +175,6 @@ fn scale_who_is_beyond_the_last_row_refuses_and_is_counted_in_a_common_row() {
             number(&pool, "drift") - number(&pool, "unbooked")
         };
         until(SOON, "the books are right", || drift() == 0);
-    });
-}
-
-/// A library that counts what memguard.so asks of libc (leaky/calls.c), and where it counts.
-struct Calls {
-    folder: Folder,
-}
-
-impl Calls {
-    /// Processes that the library has places for, and kinds of calls.
-    const PROCESSES: usize = 32768;
-    const KINDS: usize = 2;
-
-    fn of(pair: &Pair) -> Calls {
-        let folder = Folder::of(pair, "calls");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/module/leaky/calls.c");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-fno-builtin", "-w", "-o"])
-            .arg(folder.file("calls.so"))
-            .arg(source)
-            .arg("-ldl")
-            .status();
-        assert!(
-            built.is_ok_and(|status| status.success()),
-            "cc builds calls.so"
-        );
-        let bytes = vec![0; Calls::PROCESSES * Calls::KINDS * 8];
-        fs::write(folder.file("counts"), bytes).expect("the folder is writable");
-        Calls { folder }
-    }
-
-    fn with(&self, builder: Builder) -> Builder {
-        let path = |name: &str| self.folder.file(name).display().to_string();
-        builder
-            .environment("LD_PRELOAD", &path("calls.so"))
-            .environment("MEMGUARD_CALLS", &path("counts"))
-    }
-
-    /// Heap and system calls of a process so far.
-    fn of_process(&self, pid: i32) -> [u64; Calls::KINDS] {
-        let bytes = fs::read(self.folder.file("counts")).expect("the file is there");
-        let first = pid as usize % Calls::PROCESSES * Calls::KINDS * 8;
-        std::array::from_fn(|kind| {
-            let at = first + kind * 8;
-            u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-        })
-    }
-}
-
-#[test]
-fn scale_nothing_on_a_sip_path_asks_libc_for_memory_or_the_kernel_for_anything() {
-    const PHONES: usize = 1500;
-    for_each_pair(|pair| {
-        let calls = Calls::of(pair);
-        let server = Server::registrar(pair)
-            .workers(24)
-            .shm_mb(64)
-            .config(|c| {
-                let read = "$var(l) = $memguard(level); $var(h) = $memguard(headroom); $var(s) = $stat(memguard:level);";
-                c.before = format!("if (is_method(\"OPTIONS\")) {{ {read} }}");
-            });
-        let server = calls.with(server).start();
-        let workers: Vec<i32> = server
-            .processes()
-            .into_iter()
-            .filter(|(_, _, what)| what.contains("receiver"))
-            .map(|(_, pid, _)| pid)
-            .collect();
-        assert_eq!(workers.len(), 48, "UDP and TCP");
-        let sampler = server.processes().into_iter();
-        let sampler = sampler.filter(|(_, _, what)| what.contains("memguard"));
-        let sampler: Vec<i32> = sampler.map(|(_, pid, _)| pid).collect();
-        until(SOON, "the sampling process counts", || {
-            sampler.iter().any(|pid| calls.of_process(*pid)[1] > 0)
-        });
-        let before: Vec<_> = workers.iter().map(|pid| calls.of_process(*pid)).collect();
-
-        // Each worker sees shm rise by more than it did itself.
-        let client = server.udp();
-        let phones = || (0..PHONES).map(|i| Request::register(&format!("q{i}")));
-        let all = |what: &str, requests: Vec<Request>| {
-            let count = requests.len();
-            let got = client.flood(requests.into_iter(), 32, |_, _, _| ());
-            assert_eq!(got.of(200), count, "{what}: {got:?}");
-        };
-        all("new", phones().collect());
-        all("refreshes", phones().map(|phone| phone.next()).collect());
-        all("OPTIONS", (0..200).map(|_| Request::options()).collect());
-        let mut tcp: Vec<_> = (0..24).map(|_| server.tcp()).collect();
-        for (i, connection) in tcp.iter_mut().enumerate() {
-            for n in 0..20 {
-                let reply = connection.request(&Request::register(&format!("t{i}-{n}")));
-                assert_eq!(reply.code, 200);
-            }
-        }
-        let gone = phones().map(|phone| phone.next().next().expires(0));
-        all("unregistering", gone.collect());
-
-        let status = server.status();
-        assert_eq!(status["level"], "normal", "{status}");
-        for (pid, before) in workers.iter().zip(before) {
-            assert_eq!(
-                calls.of_process(*pid),
-                before,
-                "heap and system calls of {pid}"
-            );
-        }
     });
 }
 

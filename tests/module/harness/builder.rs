@@ -89,6 +89,13 @@ impl Builder {
         self
     }
 
+    /// Loads this memguard.so in the place of the version's own.
+    #[allow(dead_code)] // benchmarks do
+    pub fn memguard(mut self, module: PathBuf) -> Builder {
+        self.pair.kamailio.memguard = Some(module);
+        self
+    }
+
     /// Loads the test module of tests/module/leaky too.
     pub fn with_mgtest(mut self) -> Builder {
         self.with_mgtest = true;

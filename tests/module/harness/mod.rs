@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports)] // a toolbox: not every test target of every commit uses every tool
 
 pub mod builder;
+pub mod calls;
 pub mod config;
 pub mod http;
 pub mod net;
@@ -16,6 +17,7 @@ pub mod sip;
 pub mod sipp;
 pub mod standin;
 pub mod tls;
+pub mod traced;
 pub mod upstream;
 pub mod wait;
 

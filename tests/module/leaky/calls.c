@@ -1,12 +1,14 @@
 /* LD_PRELOAD: counts by process what memguard.so asks of libc: heap, and system calls. Told by the return address, so
- * that what Kamailio and its other modules call does not count. The counts stand in the file MEMGUARD_CALLS.
+ * that what Kamailio and its other modules call does not count; heap is counted a second time whoever calls, as libc may
+ * ask itself for what it was asked. The counts stand in the file MEMGUARD_CALLS.
  * Forbidden here: allocating, changing what the calls do, headers that declare them. */
 #define _GNU_SOURCE
 #include <link.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
-enum { HEAP, SYSTEM, KINDS };
+enum { HEAP, SYSTEM, ANY_HEAP, KINDS };
 
 struct counts {
 	_Atomic uint64_t kinds[KINDS];
@@ -87,14 +89,20 @@ static __attribute__((constructor)) void start(void)
 	pthread_atfork(before_fork, NULL, in_child);
 }
 
-static void count(void *from, int kind)
+static void add(int kind)
 {
-	uintptr_t at = (uintptr_t)from;
-	if(at < begin || at >= end)
-		return;
 	if(!own)
 		own = (int)kernel(39 /* getpid */, 0, 0, 0, 0, 0, 0);
 	all[own % PROCESSES].kinds[kind]++;
+}
+
+static void count(void *from, int kind)
+{
+	uintptr_t at = (uintptr_t)from;
+	if(all && kind == HEAP)
+		add(ANY_HEAP);
+	if(at >= begin && at < end)
+		add(kind);
 }
 
 #define CALLER __builtin_return_address(0)
@@ -132,23 +140,49 @@ int posix_memalign(void **to, size_t align, size_t size)
 	return *to ? 0 : 12;
 }
 
+int dladdr(const void *address, Dl_info *info)
+{
+	static int (*real)(const void *, Dl_info *);
+	if(!real)
+		real = (int (*)(const void *, Dl_info *))dlsym(RTLD_NEXT, "dladdr");
+	count(CALLER, SYSTEM);
+	return real(address, info);
+}
+int dl_iterate_phdr(int (*each)(struct dl_phdr_info *, size_t, void *), void *closure)
+{
+	static int (*real)(int (*)(struct dl_phdr_info *, size_t, void *), void *);
+	if(!real)
+		real = (int (*)(int (*)(struct dl_phdr_info *, size_t, void *), void *))dlsym(RTLD_NEXT, "dl_iterate_phdr");
+	count(CALLER, SYSTEM);
+	return real(each, closure);
+}
+extern int vfprintf(void *, const char *, va_list);
+int fprintf(void *to, const char *format, ...)
+{
+	va_list list;
+	count(CALLER, SYSTEM);
+	va_start(list, format);
+	int got = vfprintf(to, format, list);
+	va_end(list);
+	return got;
+}
+
 /* Six registers in, one out: right for every call whose arguments are numbers and pointers. */
 #define PASS(name)                                                           \
 	long name(long a, long b, long c, long d, long e, long f)                \
 	{                                                                        \
 		static long (*real)(long, long, long, long, long, long);             \
 		if(!real)                                                            \
-			real = (long (*)(long, long, long, long, long, long))dlsym(NEXT, #name); \
+			real = (long (*)(long, long, long, long, long, long))dlsym(RTLD_NEXT, #name); \
 		count(CALLER, SYSTEM);                                               \
 		return real(a, b, c, d, e, f);                                       \
 	}
-#define NEXT ((void *)-1l)
 /* More than six: futex(2) of Rust's locks comes this way. */
 long syscall(long n, long a, long b, long c, long d, long e, long f)
 {
 	static long (*real)(long, long, long, long, long, long, long);
 	if(!real)
-		real = (long (*)(long, long, long, long, long, long, long))dlsym(NEXT, "syscall");
+		real = (long (*)(long, long, long, long, long, long, long))dlsym(RTLD_NEXT, "syscall");
 	count(CALLER, SYSTEM);
 	return real(n, a, b, c, d, e, f);
 }
@@ -189,3 +223,41 @@ PASS(pthread_mutex_trylock)
 PASS(pthread_rwlock_rdlock)
 PASS(pthread_rwlock_wrlock)
 PASS(sem_wait)
+PASS(accept4)
+PASS(bind)
+PASS(listen)
+PASS(getsockname)
+PASS(setsockopt)
+PASS(shutdown)
+PASS(recvfrom)
+PASS(openat64)
+PASS(fdopendir)
+PASS(readdir64)
+PASS(closedir)
+PASS(dirfd)
+PASS(fchmod)
+PASS(fchown)
+PASS(lstat64)
+PASS(ftruncate64)
+PASS(posix_fallocate)
+PASS(mkdir)
+PASS(rename)
+PASS(unlink)
+PASS(unlinkat)
+PASS(readlink)
+PASS(realpath)
+PASS(getcwd)
+PASS(getrlimit)
+PASS(prctl)
+PASS(fork)
+PASS(waitpid)
+PASS(nanosleep)
+PASS(sigaction)
+PASS(sigtimedwait)
+PASS(signal)
+PASS(pthread_sigmask)
+PASS(pthread_key_create)
+PASS(pthread_key_delete)
+PASS(pthread_setspecific)
+PASS(__cxa_thread_atexit_impl)
+PASS(__register_atfork)
