@@ -20,7 +20,7 @@ build_module() {
     mkdir -p "$BUILD/$name"
     made=$BUILD/$name/memguard.so.new
     (host_env "$src" "$modules" && quietly "memguard.so" "$BUILD/log/memguard-$name.log" \
-        cargo build --release --lib --no-default-features --features host --target-dir "$target") || return 1
+        cargo rustc --release --lib --crate-type cdylib --no-default-features --features host --target-dir "$target") || return 1
     cp "$target/release/libmemguard.so" "$made"
     fits "$made" "$modules/pv.so" ||
         { rm -f "$made"; echo "dev: the module that was built does not fit $modules; it was thrown away" >&2; return 1; }
