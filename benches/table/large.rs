@@ -6,7 +6,7 @@ use std::fs;
 
 use crate::harness::{Server, for_each_pair};
 use crate::report::{Table, progress};
-use crate::reports::{SCRAPE, sampling, scrape};
+use crate::reports::{SCRAPE, sampling, sampling_pid, scrape};
 
 /// UDP workers, and as many for TCP; with the others 275 processes.
 const WORKERS: u32 = 131;
@@ -35,10 +35,7 @@ pub fn measure(table: &mut Table) {
         std::thread::sleep(std::time::Duration::from_secs(4)); // growth is followed from then on
         let what = "sampling process, CPU per second, 275 processes";
         table.add(what, sampling(&server), "ms", SAMPLING);
-        let sampler = processes
-            .iter()
-            .find(|(_, _, what)| what == "memguard sampler");
-        let own = own_bytes(sampler.expect("the sampling process").1);
+        let own = own_bytes(sampling_pid(&server));
         let what = "sampling process, resident of its own, 275 processes";
         table.add(what, own as f64 / 1e6, "MB", RESIDENT);
     });

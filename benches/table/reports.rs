@@ -87,14 +87,19 @@ pub fn scrape(server: &Server) -> f64 {
 /// Milliseconds of CPU that the sampling process uses in a second, at its usual interval.
 pub fn sampling(server: &Server) -> f64 {
     const SECONDS: u64 = 10;
-    let processes = server.processes();
-    let sampler = processes
-        .iter()
-        .find(|(_, _, what)| what == "memguard sampler");
-    let pid = sampler.expect("the sampling process").1;
+    let pid = sampling_pid(server);
     let before = cpu_ns(pid);
     std::thread::sleep(Duration::from_secs(SECONDS)); // what a second costs is the question
     (cpu_ns(pid) - before) as f64 / SECONDS as f64 / 1e6
+}
+
+/// The process that samples: a child of the one that core.psx calls "memguard sampler", which only watches it.
+pub fn sampling_pid(server: &Server) -> i32 {
+    let workers = server.rpc("memguard.workers", json!([]));
+    let mut rows = workers.as_array().into_iter().flatten();
+    let pid = rows.find_map(|row| row["sampling_pid"].as_i64());
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok());
+    pid.expect("the sampling process")
 }
 
 /// CPU milliseconds of the answering process per call.
