@@ -167,6 +167,17 @@ fn contact_uris_are_compared_as_the_rfc_says() {
 }
 
 #[test]
+fn a_call_id_is_told_from_others_byte_by_byte() {
+    let of = |text: &str| call_id_fingerprint(&KEY, text.as_bytes());
+    let ids = ["a@h", "A@h", "a@H", "b@h", "a@h ", ""];
+    let numbers: std::collections::BTreeSet<u64> = ids.map(of).into();
+    assert_eq!(numbers.len(), ids.len());
+    assert_eq!(of("a@h"), of("a@h"));
+    let other = call_id_fingerprint(&Key::new(7, 12), b"a@h");
+    assert_ne!(of("a@h"), other, "another key");
+}
+
+#[test]
 fn points_are_uniform_and_move_with_the_salt() {
     let mut tenths = [0u32; 10];
     for aor in 0..10_000 {

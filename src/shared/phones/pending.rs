@@ -404,6 +404,28 @@ mod tests {
     }
 
     #[test]
+    fn what_tm_keeps_is_marked_once_it_was_admitted_and_stays_what_it_was() {
+        let flight = InFlight::map(64).unwrap();
+        flight.note(&pending(5, 100));
+        assert!(!flight.mark_by_tm(5, 12), "another transaction");
+        assert!(flight.mark_by_tm(5, 11));
+        let kept = Pending {
+            is_by_tm: true,
+            ..pending(5, 100)
+        };
+        assert_eq!(flight.find(5, 100, 32), Some(kept));
+    }
+
+    #[test]
+    fn a_table_of_more_slots_than_keys_can_tell_apart_is_refused() {
+        let error = InFlight::map((1 << 31) + 1).err().map(|error| error.kind());
+        assert_eq!(error, Some(io::ErrorKind::InvalidInput));
+        let least = InFlight::map(0).unwrap();
+        least.note(&pending(5, 100));
+        assert_eq!(least.find(5, 100, 32), Some(pending(5, 100)));
+    }
+
+    #[test]
     fn a_second_leg_asks_for_what_the_first_one_asked_or_for_less() {
         let of = |fp| Binding {
             fp,

@@ -244,8 +244,8 @@ pub fn aor_point(key: &Key, salt: u64, aor: u64) -> u32 {
     let mut hashed = key.hash(Kind::Point);
     hashed.put(salt);
     hashed.put(aor);
-    let scaled = (u128::from(hashed.finish()) * u128::from(POINTS)) >> 64;
-    u32::try_from(scaled).unwrap_or(POINTS - 1)
+    // Below POINTS: what is shifted out is all of the number.
+    ((u128::from(hashed.finish()) * u128::from(POINTS)) >> 64) as u32
 }
 
 /// Texts and numbers on their way into the hash, a word of eight bytes at a time.

@@ -25,6 +25,13 @@ fn an_entry_is_known_until_its_end_and_its_grace() {
 }
 
 #[test]
+fn a_table_of_more_entries_than_fingerprints_can_tell_apart_is_refused() {
+    let error = Fingerprints::map((1 << 31) + 1, BASE).err();
+    let kind = error.map(|error| error.kind());
+    assert_eq!(kind, Some(std::io::ErrorKind::InvalidInput));
+}
+
+#[test]
 fn put_sets_and_raise_only_lengthens() {
     let known = table(4);
     known.put(5, BASE + 100, BASE, 0);
