@@ -131,6 +131,8 @@ fn contact_uris_are_compared_as_the_rfc_says() {
         "sip:a@h:5060;transport=tcp",
         "sip:a@h:5060;user=phone",
         "sip:a@h:5060;maddr=1.2.3.4",
+        "sip:a@h:5060;ttl=1",
+        "sip:a@h:5060;method=REGISTER",
         "sip:a@h:5060?subject=x",
     ] {
         let numbers = uri_fingerprints(&KEY, 1, other.as_bytes());

@@ -383,6 +383,24 @@ mod tests {
     }
 
     #[test]
+    fn a_registration_replaces_its_own_note_and_not_an_older_one_of_a_stranger() {
+        let flight = InFlight::map(2).unwrap();
+        for (key, time_s) in [(1, 100), (2, 90), (1, 101)] {
+            flight.note(&pending(key, time_s));
+        }
+        assert_eq!(flight.find(1, 101, 32), Some(pending(1, 101)));
+        assert_eq!(flight.find(2, 101, 32), Some(pending(2, 90)));
+    }
+
+    #[test]
+    fn keys_that_are_spread_evenly_fill_the_table_to_its_last_place() {
+        let flight = InFlight::map(64).unwrap();
+        let keys = || (0..64u64).map(|n| n << 58);
+        keys().for_each(|key| flight.note(&pending(key, 100)));
+        assert!(keys().all(|key| flight.find(key, 100, 32) == Some(pending(key, 100))));
+    }
+
+    #[test]
     fn only_the_admitted_request_that_was_answered_is_challenged() {
         let flight = InFlight::map(64).unwrap();
         assert!(!flight.mark_challenged(5, 11));

@@ -324,6 +324,7 @@ mod tests {
 
     #[test]
     fn the_probe_is_the_same_for_a_key_and_differs_between_keys() {
+        assert_eq!(Key::new(3, 4).words(), [3, 4]);
         assert_eq!(Key::new(3, 4).probe(), Key::new(3, 4).probe());
         assert_ne!(Key::new(3, 4).probe(), Key::new(4, 3).probe());
         // A change of this number says that fingerprints are made differently: files of known bindings get lost.
