@@ -180,6 +180,15 @@ fn a_call_id_is_told_from_others_byte_by_byte() {
 }
 
 #[test]
+fn usrlocs_matching_modes_are_known_by_their_numbers() {
+    use local::Matching::{self, *};
+    let known = [-1, 0, 1, 2, 3, 4].map(Matching::from_number);
+    let modes = [Contact, ContactAndCallId, ContactAndPath, CallId].map(Some);
+    assert_eq!(known[1..5], modes);
+    assert_eq!((known[0], known[5]), (None, None));
+}
+
+#[test]
 fn points_are_uniform_and_move_with_the_salt() {
     let mut tenths = [0u32; 10];
     for aor in 0..10_000 {
