@@ -169,6 +169,8 @@ fn entries_are_counted_as_they_come_and_go_and_the_ended_are_reaped() {
     assert!((1..=100).all(|n| known.remove(fp(n))));
     assert_eq!(known.entries(), 400);
     assert_eq!(known.reap(BASE, 0, 0, 64), 64, "a part and no more");
+    let last = known.buckets() - 192;
+    assert_eq!(known.reap(BASE, 0, 192, last), 0, "the end of the table");
     let mut next = known.reap(BASE + 200, 0, 0, 7);
     while next != 0 {
         next = known.reap(BASE + 200, 0, next, 7);
