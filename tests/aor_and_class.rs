@@ -34,6 +34,13 @@ fn aors_differ_by_scheme_user_case_and_host_only() {
 }
 
 #[test]
+fn an_aor_that_another_parser_cut_is_the_same_one() {
+    let cut = Aor::of_parts(b"alice", b"example.com");
+    let whole = aor("sip:alice@example.com");
+    assert_eq!(Some(cut.fingerprint(&KEY)), whole);
+}
+
+#[test]
 fn what_is_no_aor_has_no_fingerprint() {
     for uri in [
         "",
