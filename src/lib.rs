@@ -8,12 +8,14 @@
 #[cfg(feature = "surface")]
 pub mod fit;
 #[cfg(not(feature = "surface"))]
+#[cfg_attr(mutants, mutants::skip)] // the same files as below: once is enough for ./dev mutants
 mod guard;
 #[cfg(feature = "surface")]
 pub mod guard;
 #[cfg(feature = "host")]
 mod host;
 #[cfg(not(feature = "surface"))]
+#[cfg_attr(mutants, mutants::skip)]
 mod shared;
 #[cfg(feature = "surface")]
 pub mod shared;

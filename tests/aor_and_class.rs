@@ -34,6 +34,13 @@ fn aors_differ_by_scheme_user_case_and_host_only() {
 }
 
 #[test]
+fn an_aor_that_another_parser_cut_is_the_same_one() {
+    let cut = Aor::of_parts(b"alice", b"example.com");
+    let whole = aor("sip:alice@example.com");
+    assert_eq!(Some(cut.fingerprint(&KEY)), whole);
+}
+
+#[test]
 fn what_is_no_aor_has_no_fingerprint() {
     for uri in [
         "",
@@ -131,6 +138,8 @@ fn contact_uris_are_compared_as_the_rfc_says() {
         "sip:a@h:5060;transport=tcp",
         "sip:a@h:5060;user=phone",
         "sip:a@h:5060;maddr=1.2.3.4",
+        "sip:a@h:5060;ttl=1",
+        "sip:a@h:5060;method=REGISTER",
         "sip:a@h:5060?subject=x",
     ] {
         let numbers = uri_fingerprints(&KEY, 1, other.as_bytes());
@@ -164,6 +173,26 @@ fn contact_uris_are_compared_as_the_rfc_says() {
     assert_eq!(here.primary, there.primary);
     assert_ne!(here.by_uri, there.by_uri);
     assert_ne!(here.primary, print(&moved("sip:a@h", Some(2))).primary);
+}
+
+#[test]
+fn a_call_id_is_told_from_others_byte_by_byte() {
+    let of = |text: &str| call_id_fingerprint(&KEY, text.as_bytes());
+    let ids = ["a@h", "A@h", "a@H", "b@h", "a@h ", ""];
+    let numbers: std::collections::BTreeSet<u64> = ids.map(of).into();
+    assert_eq!(numbers.len(), ids.len());
+    assert_eq!(of("a@h"), of("a@h"));
+    let other = call_id_fingerprint(&Key::new(7, 12), b"a@h");
+    assert_ne!(of("a@h"), other, "another key");
+}
+
+#[test]
+fn usrlocs_matching_modes_are_known_by_their_numbers() {
+    use local::Matching::{self, *};
+    let known = [-1, 0, 1, 2, 3, 4].map(Matching::from_number);
+    let modes = [Contact, ContactAndCallId, ContactAndPath, CallId].map(Some);
+    assert_eq!(known[1..5], modes);
+    assert_eq!((known[0], known[5]), (None, None));
 }
 
 #[test]

@@ -181,8 +181,8 @@ fn a_point_beyond_the_last_is_refused_by_a_complete_share() {
 #[test]
 fn reports_round_neither_to_nothing_nor_to_everything() {
     assert_eq!(
-        [0, 1, 99, 150, 9_999, 10_000].map(shed_pct),
-        [0, 1, 1, 1, 99, 100]
+        [0, 1, 99, 199, 200, 9_999, 10_000, u32::MAX].map(shed_pct),
+        [0, 1, 1, 1, 2, 99, 100, 100]
     );
 }
 

@@ -173,6 +173,17 @@ fn the_tightest_is_nearest_to_its_own_shed_threshold() {
 }
 
 #[test]
+fn a_tracker_that_goes_on_from_another_counts_its_dwell_anew() {
+    let mut tracker = LevelTracker::at(Level::Shedding);
+    assert_eq!(tracker.level(), Level::Shedding);
+    let after = [5_000, 14_999, 15_000].map(|now_ms| {
+        tracker.sample(1_000, &SHM, 5, 10, now_ms);
+        tracker.level()
+    });
+    assert_eq!(after, [Level::Shedding, Level::Shedding, Level::Normal]);
+}
+
+#[test]
 fn the_worst_of_no_level_is_normal() {
     assert_eq!(worst([]), Level::Normal);
     assert_eq!(
@@ -194,6 +205,10 @@ fn use_and_headroom_saturate() {
     assert_eq!(permyriad(u64::MAX, u64::MAX), 10_000);
     assert_eq!(permyriad(7, 5), 10_000);
     assert_eq!(permyriad(9_999, 100_000), 999, "rounded down");
+    for shift in [45, 49, 50, 51, 61] {
+        // 17/64 + a byte, on both sides of where the product outgrows 64 bits
+        assert_eq!(permyriad((1u64 << shift) / 64 * 17 + 1, 1 << shift), 2_656);
+    }
     assert_eq!(headroom_bytes(5, 7), 0);
 }
 

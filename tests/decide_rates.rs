@@ -157,6 +157,14 @@ fn sizes_are_written_in_the_unit_that_fits() {
 }
 
 #[test]
+fn a_size_is_never_written_with_four_digits_before_the_point() {
+    // The first that would be "1024.0 PiB", to the byte; and one step of the double below it.
+    let first = (1023.95 * (1u64 << 50) as f64) as u64;
+    let said = [first, first - 128].map(|bytes| Bytes(bytes).to_string());
+    assert_eq!(said, ["1.0 EiB", "1023.9 PiB"]);
+}
+
+#[test]
 fn numbers_for_reports_are_bounded() {
     assert_eq!(finite(f64::NAN), 0.0);
     assert_eq!(finite(f64::NEG_INFINITY), -LARGEST);

@@ -2,7 +2,8 @@
 //! Properties: Retry-After never leaves the bounds; coming early moves nothing; the tail never moves back.
 
 use memguard::guard::decide::queue::{
-    Rules, SOURCE_BOUND_S, charge, drained_in, early, is_crowd, length, own_rules, take,
+    Rules, SOURCE_BOUND_S, charge, drained_in, early, held_since_ms, is_crowd, length, own_rules,
+    take,
 };
 use proptest::prelude::*;
 
@@ -27,6 +28,48 @@ fn slots_follow_each_other_at_the_rate() {
 }
 
 #[test]
+fn a_source_holds_its_bound_and_not_one_slot_more() {
+    let rates = [1u64, 3, 50, 250];
+    let taken = rates.map(|rate| {
+        let rules = Rules { rate, ..RULES };
+        let (mut held, mut tail, mut slots) = (0, 0, 0);
+        while let (after, true) = charge(held, tail, 1_000_000, &rules) {
+            (held, slots) = (after, slots + 1);
+            tail = take(tail, 1_000_000, &rules, 7).0;
+            assert_eq!(held_since_ms(held), 1_030_000, "since the first of them");
+        }
+        assert_eq!(charge(held, tail, 1_000_000, &rules), (held, false));
+        assert!(is_crowd(held, tail, 1_000_000, &rules));
+        slots
+    });
+    assert_eq!(taken, rates.map(|rate| rate * SOURCE_BOUND_S));
+}
+
+#[test]
+fn a_source_begins_anew_when_its_last_slot_has_passed_but_not_in_its_first_moment() {
+    let (mut held, _) = charge(0, 0, 1_000_000, &RULES);
+    while let (after, true) = charge(held, u64::MAX, 1_000_000, &RULES) {
+        held = after;
+    }
+    let at = |tail_us, now_ms| charge(held, tail_us, now_ms, &RULES);
+    assert_eq!(at(1_030_200_001, 1_000_200), (held, false), "a slot left");
+    let (anew, may) = at(1_030_200_000, 1_000_200);
+    assert!(may);
+    assert_eq!(held_since_ms(anew), 1_030_192, "in units of 16 ms");
+    assert!(!at(0, 1_000_199).1, "others write its slot down just now");
+}
+
+#[test]
+fn a_ticket_says_how_many_are_before_it() {
+    let ahead_of = |tail_us| take(tail_us, 1_000_000, &RULES, 7).1.position;
+    let first_us = 1_030_000_000;
+    assert_eq!(ahead_of(first_us + 2_000_000), 100);
+    assert_eq!(ahead_of(first_us + 2_019_999), 100, "and a part of one");
+    assert_eq!(ahead_of(first_us - 5_000_000), 0);
+    assert_eq!(ahead_of(u64::MAX), u32::MAX);
+}
+
+#[test]
 fn a_phone_that_comes_early_is_told_what_is_left() {
     assert_eq!(early(1_100_000, 1_000_000, &RULES), 100);
     assert_eq!(
@@ -43,8 +86,13 @@ fn beyond_the_longest_wait_the_tail_stays_and_answers_spread() {
         .map(|random| take(far, 1_000_000, &RULES, random).1.retry_after)
         .collect();
     assert!(answers.iter().all(|s| (915..=1800).contains(s)));
-    assert!(answers.iter().max() > answers.iter().min());
-    assert_eq!(take(far, 1_000_000, &RULES, 1).0, far);
+    // 915 to 1800, each second as often as the others.
+    assert_eq!((answers[0], answers[885], answers[886]), (1800, 915, 1800));
+    let (tail, ticket) = take(far, 1_000_000, &RULES, 1);
+    assert_eq!((tail, ticket.slot_ms), (far, 1_000_000 + 1_799_000));
+    let last = (1_000_000 + 1_800_000) * 1000;
+    let (tail, ticket) = take(last, 1_000_000, &RULES, 1);
+    assert_eq!((tail, ticket.retry_after), (last + 20_000, 1800));
 }
 
 /// Phones that do what Retry-After says; the pool has room again at `room_ms`, and a slot then lets its phone in.

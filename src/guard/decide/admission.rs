@@ -38,10 +38,10 @@ pub struct Curve {
 
 impl Curve {
     /// The curve of a pool's thresholds; thresholds out of order are raised to the one before.
-    pub const fn of(thresholds: &Thresholds) -> Curve {
+    pub fn of(thresholds: &Thresholds) -> Curve {
         let shed = thresholds.shed.saturating_mul(100);
-        let full = at_least(thresholds.full.saturating_mul(100), shed);
-        let emergency = at_least(thresholds.emergency.saturating_mul(100), full);
+        let full = thresholds.full.saturating_mul(100).max(shed);
+        let emergency = thresholds.emergency.saturating_mul(100).max(full);
         Curve {
             shed,
             full,
@@ -58,10 +58,6 @@ impl Curve {
     pub const fn share_returning(&self, used_permyriad: u32) -> u32 {
         share(used_permyriad, self.full, self.emergency)
     }
-}
-
-const fn at_least(value: u32, floor: u32) -> u32 {
-    if value < floor { floor } else { value }
 }
 
 /// The curves of all three pools, made once when a parameter changes.
@@ -187,12 +183,11 @@ pub fn decide(
 
 /// A share in whole percent for reports: 0 only when nothing and 100 only when everything is refused.
 pub const fn shed_pct(share: u32) -> u32 {
-    if share == 0 || share >= POINTS {
-        return if share == 0 { 0 } else { 100 };
-    }
-    match share / 100 {
-        0 => 1,
-        percent => percent,
+    match share {
+        0 => 0,
+        1..100 => 1,
+        100..POINTS => share / 100,
+        _ => 100,
     }
 }
 

@@ -49,8 +49,11 @@ struct Holding {
     us: u64,
 }
 
-/// Bits of a word for the microseconds: more than [`SOURCE_BOUND_S`], or one slot at the lowest rate.
+/// Bits of a word for the microseconds.
 const US_BITS: u32 = 24;
+/// What a source may hold, microseconds: one slot at the lowest rate at least, and it has room in its word.
+const BOUND_US: u64 = SOURCE_BOUND_S * 1_000_000;
+const _: () = assert!(1_000_000 <= BOUND_US && BOUND_US < 1 << US_BITS);
 /// The time in the other bits is in units of 2 to the power of this, milliseconds.
 const SINCE_BITS: u32 = 4;
 /// Who has just begun is not done yet, whatever its last slot says: other processes write that down a moment later.
@@ -65,7 +68,7 @@ impl Holding {
     }
 
     fn word(self) -> u64 {
-        (self.since_ms >> SINCE_BITS) << US_BITS | self.us.min((1 << US_BITS) - 1)
+        (self.since_ms >> SINCE_BITS) << US_BITS | self.us
     }
 }
 
@@ -92,8 +95,7 @@ pub fn charge(held: u64, tail_us: u64, now_ms: u64, rules: &Rules) -> (u64, bool
         us: holding.us + slot_us,
         ..holding
     };
-    // A rate below one per bound still lets one in at a time.
-    match after.us <= (SOURCE_BOUND_S * 1_000_000).max(slot_us) {
+    match after.us <= BOUND_US {
         true => (after.word(), true),
         false => (held, false),
     }

@@ -68,3 +68,30 @@ impl Event {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_change_survives_its_two_words(
+            time_ms: u64, from in 0..Level::COUNT, to in 0..Level::COUNT, pool in 0..Pool::COUNT, worker: Option<u16>,
+            percent: u8, reason in 0..Reason::COUNT,
+        ) {
+            let event = Event {
+                time_ms, from: Level::ALL[from], to: Level::ALL[to], pool: Pool::ALL[pool], worker, percent,
+                reason: Reason::ALL[reason],
+            };
+            prop_assert_eq!(Event::unpack(event.pack()), Some(event));
+        }
+    }
+
+    #[test]
+    fn words_that_name_no_level_pool_or_reason_are_no_change() {
+        for shift in [0, 8, 16, 24] {
+            assert_eq!(Event::unpack([1, 0xff << shift]), None, "{shift}");
+        }
+    }
+}

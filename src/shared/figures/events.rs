@@ -57,10 +57,4 @@ mod tests {
             prop_assert_eq!(events.last(9).collect::<Vec<_>>(), [(0, event)]);
         }
     }
-
-    #[test]
-    fn words_outside_the_vocabulary_are_no_event() {
-        assert_eq!(Event::unpack([1, 0xff]), None);
-        assert_eq!(Event::unpack([1, 0xff << 24]), None);
-    }
 }

@@ -383,6 +383,24 @@ mod tests {
     }
 
     #[test]
+    fn a_registration_replaces_its_own_note_and_not_an_older_one_of_a_stranger() {
+        let flight = InFlight::map(2).unwrap();
+        for (key, time_s) in [(1, 100), (2, 90), (1, 101)] {
+            flight.note(&pending(key, time_s));
+        }
+        assert_eq!(flight.find(1, 101, 32), Some(pending(1, 101)));
+        assert_eq!(flight.find(2, 101, 32), Some(pending(2, 90)));
+    }
+
+    #[test]
+    fn keys_that_are_spread_evenly_fill_the_table_to_its_last_place() {
+        let flight = InFlight::map(64).unwrap();
+        let keys = || (0..64u64).map(|n| n << 58);
+        keys().for_each(|key| flight.note(&pending(key, 100)));
+        assert!(keys().all(|key| flight.find(key, 100, 32) == Some(pending(key, 100))));
+    }
+
+    #[test]
     fn only_the_admitted_request_that_was_answered_is_challenged() {
         let flight = InFlight::map(64).unwrap();
         assert!(!flight.mark_challenged(5, 11));
@@ -401,6 +419,28 @@ mod tests {
             flight.find(5, 100, 32).map(|found| found.state),
             Some(State::Challenged)
         );
+    }
+
+    #[test]
+    fn what_tm_keeps_is_marked_once_it_was_admitted_and_stays_what_it_was() {
+        let flight = InFlight::map(64).unwrap();
+        flight.note(&pending(5, 100));
+        assert!(!flight.mark_by_tm(5, 12), "another transaction");
+        assert!(flight.mark_by_tm(5, 11));
+        let kept = Pending {
+            is_by_tm: true,
+            ..pending(5, 100)
+        };
+        assert_eq!(flight.find(5, 100, 32), Some(kept));
+    }
+
+    #[test]
+    fn a_table_of_more_slots_than_keys_can_tell_apart_is_refused() {
+        let error = InFlight::map((1 << 31) + 1).err().map(|error| error.kind());
+        assert_eq!(error, Some(io::ErrorKind::InvalidInput));
+        let least = InFlight::map(0).unwrap();
+        least.note(&pending(5, 100));
+        assert_eq!(least.find(5, 100, 32), Some(pending(5, 100)));
     }
 
     #[test]

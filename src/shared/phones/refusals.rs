@@ -22,7 +22,7 @@ words! {
 pub const AOR_BYTES: usize = 64;
 
 /// The beginning of an AoR, as it came (any bytes).
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AorText {
     len: u8,
     bytes: [u8; AOR_BYTES],
@@ -47,12 +47,6 @@ impl AorText {
         self.bytes
             .get(..usize::from(self.len))
             .unwrap_or(&self.bytes)
-    }
-}
-
-impl std::fmt::Debug for AorText {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "\"{}\"", self.as_bytes().escape_ascii())
     }
 }
 

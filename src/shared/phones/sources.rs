@@ -146,7 +146,11 @@ impl Sources {
                 account
                     .key
                     .compare_exchange(old, key, Ordering::Relaxed, Ordering::Relaxed);
-            if taken.is_ok() || taken == Err(key) {
+            let holder = match taken {
+                Ok(_) => key,
+                Err(other) => other,
+            };
+            if holder == key {
                 return Some(account);
             }
         }
@@ -193,9 +197,14 @@ mod tests {
         for n in 0..WAYS as u64 {
             assert_eq!(end(n, 100), 200 + n);
         }
-        // No place is free: it shares one, and its own number does not stand there.
-        assert!((200..208).contains(&end(99, 150)));
+        // No place is free: whoever comes shares one by the upper half of its number, which does not stand there.
+        for way in 0..WAYS as u64 {
+            let shared = sources.account(5 + ((99 * WAYS as u64 + way) << 32), 150);
+            assert_eq!(shared.expect("a place").tail_us(), 200 + way);
+        }
         assert_eq!(end(0, 150), 200);
+        let crowds = sources.crowds(|held, tail| held == 0 && tail > 204);
+        assert_eq!(crowds.collect::<Vec<_>>(), [205, 206, 207]);
         // The first one's slots have passed.
         assert_eq!(end(99, 200), 200);
         sources.account(key(99), 200).expect("its own").got(999);

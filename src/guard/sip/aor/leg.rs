@@ -81,6 +81,11 @@ mod tests {
             number(1, b"SIP/2.0/UDP 10.0.0.1;x"),
             number(1, b"SIP/2.0/UDP 10.0.0.1 ;received=192.0.2.1")
         );
+        assert_ne!(
+            number(1, b"SIP/2.0/UDP 10.0.0.1;x"),
+            number(1, b"SIP/2.0/UDP 10.0.0.2;x")
+        );
+        assert!((0..64).all(|cseq| number(cseq, replied) < 1 << 24));
     }
 
     #[test]
@@ -96,11 +101,22 @@ mod tests {
         let numbers = all.map(|contacts| contents_fingerprint(contacts.iter().copied()));
         let different: std::collections::BTreeSet<u32> = numbers.into_iter().collect();
         assert_eq!(different.len(), all.len());
+        let second = (0..64).map(|bit| [(5, false), (1 << bit, false)]);
+        let numbers = second.map(|contacts| contents_fingerprint(contacts.into_iter()));
+        let different: std::collections::BTreeSet<u32> = numbers.collect();
+        assert_eq!(
+            different.len(),
+            64,
+            "every bit of a contact's number counts"
+        );
     }
 
     #[test]
     fn one_call_id_is_another_leg_for_every_aor() {
         assert_ne!(leg_key(&KEY, b"c", 1), leg_key(&KEY, b"c", 2));
         assert_ne!(leg_key(&KEY, b"c", 1), leg_key(&KEY, b"d", 1));
+        let aors = (0..64).map(|bit| leg_key(&KEY, b"c", 1 << bit));
+        let keys: std::collections::BTreeSet<u64> = aors.collect();
+        assert_eq!(keys.len(), 64, "every bit of the AoR's number counts");
     }
 }

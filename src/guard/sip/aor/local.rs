@@ -137,7 +137,6 @@ fn inner(instance: &[u8]) -> &[u8] {
 pub(super) fn probe(key: &Key) -> u64 {
     let plain = Stored {
         uri: b"sip:alice@192.0.2.1:5062;line=1",
-        call_id: b"call-id-1",
         ..Stored::default()
     };
     let flow = Stored {

@@ -178,6 +178,10 @@ mod tests {
         };
         assert_eq!(noted, all);
         assert_eq!(look(&expected, &table, NOW + 1), Seen::default());
+        let last = table.buckets() - 448;
+        let went_on_at = |(from, count)| expected.look(&table, NOW + 1, from, count).1;
+        let parts = [(0, 64), (64, 64), (448, 64), (448, last)];
+        assert_eq!(parts.map(went_on_at), [64, 128, 0, 0], "a part a time");
         for (i, fp) in numbers().enumerate() {
             match i {
                 0..400 => _ = table.put(fp, NOW + 605, NOW + 5, 0),

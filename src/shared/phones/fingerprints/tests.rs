@@ -25,6 +25,13 @@ fn an_entry_is_known_until_its_end_and_its_grace() {
 }
 
 #[test]
+fn a_table_of_more_entries_than_fingerprints_can_tell_apart_is_refused() {
+    let error = Fingerprints::map((1 << 31) + 1, BASE).err();
+    let kind = error.map(|error| error.kind());
+    assert_eq!(kind, Some(std::io::ErrorKind::InvalidInput));
+}
+
+#[test]
 fn put_sets_and_raise_only_lengthens() {
     let known = table(4);
     known.put(5, BASE + 100, BASE, 0);
@@ -208,6 +215,9 @@ fn entries_are_counted_as_they_come_and_go_and_the_ended_are_reaped() {
     assert_eq!(known.entries(), 500, "a refresh changes nothing");
     assert!((1..=100).all(|n| known.remove(fp(n))));
     assert_eq!(known.entries(), 400);
+    assert_eq!(known.reap(BASE, 0, 0, 64), 64, "a part and no more");
+    let last = known.buckets() - 192;
+    assert_eq!(known.reap(BASE, 0, 192, last), 0, "the end of the table");
     let mut next = known.reap(BASE + 200, 0, 0, 7);
     while next != 0 {
         next = known.reap(BASE + 200, 0, next, 7);
