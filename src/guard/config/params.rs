@@ -131,7 +131,7 @@ ints! {
     Bindings "bindings" 262144 [1024 ..= 16777216] "bindings" start "bindings that the table of known bindings is sized for";
     Ballast "ballast" 65536 [0 ..= 16777216] "bytes" start "pkg memory each SIP worker keeps to release when it cannot hold one more message; 0: none";
     Attribution "attribution" 1 [0 ..= 1] "" start "1: count memory by the place that allocated it; 0: totals only";
-    SampleBytes "sample_bytes" 524288 [0 ..= 1073741824] "bytes" run "one allocation in about this many bytes carries its context; 1: every one; 0: none";
+    SampleBytes "sample_bytes" 524288 [0 ..= 1073741824] "bytes" run "one allocation in about this many bytes carries its context (from the default on, a busy process takes 64 a second); 1: every one; 0: none";
     StormFactor "storm_factor" 5 [2 ..= 1000] "" run "new registrations above this many times their usual rate are called a storm";
     StormMinRate "storm_min_rate" 20 [1 ..= 1000000] "per second" run "no storm is called below this rate of new registrations";
     OsLimit "os_limit" 0 [0 ..= 1073741824] "MiB" start "memory limit to hold against instead of the detected one; 0: detect";

@@ -82,6 +82,65 @@ impl Countdown {
     }
 }
 
+/// How thinly one process samples: a busy one more thinly than asked for, as a context costs some 5 µs and says no more
+/// in the thousandth block than in the hundredth. Who asks for more than usual gets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// The rate in force is the one asked for times 2 to this.
+    thinned: u8,
+    /// Samples of this window.
+    hits: u32,
+    /// When the window began, milliseconds of server time.
+    since_ms: u64,
+}
+
+impl Pace {
+    /// The usual rate (`sample_bytes`); a smaller one is never thinned.
+    pub const USUAL: u64 = 524_288;
+    /// Length of a window in milliseconds, and the samples that it may have: 64 contexts a second.
+    const WINDOW_MS: u64 = 500;
+    const MOST: u32 = 32;
+    /// 2^8 times more thinly at most: one block in 128 MiB.
+    const THINNEST: u8 = 8;
+
+    /// Nothing sampled yet.
+    pub const fn new() -> Pace {
+        Pace {
+            thinned: 0,
+            hits: 0,
+            since_ms: 0,
+        }
+    }
+
+    /// The rate in force; what is sampled under it stands for as much more.
+    pub fn rate(&self, asked: u64) -> u64 {
+        let thinned = asked.saturating_mul(1 << self.thinned.min(Self::THINNEST));
+        match asked {
+            ..Self::USUAL => asked,
+            _ => thinned.min(u64::from(u32::MAX)),
+        }
+    }
+
+    /// After each look at the countdown: whether it was a hit decides the rate of what comes, never of what was.
+    pub fn look(&mut self, is_hit: bool, now_ms: u64) {
+        self.hits = self.hits.saturating_add(u32::from(is_hit));
+        let took = now_ms.checked_sub(self.since_ms);
+        let windows = took.map_or(1, |took| took / Self::WINDOW_MS);
+        if self.hits < Self::MOST && windows == 0 {
+            return;
+        }
+        if self.hits >= Self::MOST && windows == 0 {
+            self.thinned = self.thinned.saturating_add(1).min(Self::THINNEST);
+        } else if u64::from(self.hits) < windows.saturating_mul(u64::from(Self::MOST) / 4) {
+            // Each quiet window halves the rate.
+            let quiet = u8::try_from(windows).unwrap_or(u8::MAX);
+            self.thinned = self.thinned.saturating_sub(quiet);
+        }
+        self.hits = 0;
+        self.since_ms = now_ms;
+    }
+}
+
 /// The SIP method of a message from its first word, zeros behind it: the request's, `reply`, or nothing.
 pub fn method(first: &[u8]) -> &str {
     let word = first.split(|b| *b == 0).next().unwrap_or_default();
@@ -125,6 +184,71 @@ mod tests {
             (53.0 * 2f64.ln() * (1u64 << 30) as f64).trunc()
         );
         assert_eq!((gap(0, 7), gap(1, 7)), (0, 0));
+    }
+
+    /// Seconds of a process that allocates so many bytes a second at the usual rate; answers its samples of the last one.
+    fn last_second(pace: &mut Pace, now_ms: &mut u64, seconds: u64, bytes: u64) -> f64 {
+        let mut owed = 0.0;
+        let mut hits = 0.0;
+        for ms in 0..seconds * 1000 {
+            *now_ms += 1;
+            owed += bytes as f64 / 1000.0 / pace.rate(Pace::USUAL) as f64;
+            let count = owed as u64;
+            owed -= count as f64;
+            (0..count).for_each(|_| pace.look(true, *now_ms));
+            pace.look(false, *now_ms);
+            if ms >= (seconds - 1) * 1000 {
+                hits += count as f64;
+            }
+        }
+        hits
+    }
+
+    #[test]
+    fn a_busy_process_is_thinned_out_and_a_calm_one_samples_as_it_was_asked() {
+        let (mut pace, mut now) = (Pace::new(), 5_000);
+        let mut second = |bytes| last_second(&mut pace, &mut now, 10, bytes);
+        // 10 MB a second: 19 samples, as asked for
+        assert!((18.0..21.0).contains(&second(10_000_000)));
+        // 500 MB a second would be 954
+        let busy = second(500_000_000);
+        assert!((16.0..=64.0).contains(&busy), "{busy}");
+        // calm again
+        assert!((18.0..21.0).contains(&second(10_000_000)));
+        assert_eq!(pace.rate(Pace::USUAL), Pace::USUAL);
+    }
+
+    #[test]
+    fn the_rate_does_not_swing_under_a_steady_load() {
+        for megabytes in [20, 50, 100, 300, 1000, 5000] {
+            let (mut pace, mut now) = (Pace::new(), 0);
+            last_second(&mut pace, &mut now, 20, megabytes * 1_000_000);
+            let settled = pace.rate(Pace::USUAL);
+            for _ in 0..20 {
+                last_second(&mut pace, &mut now, 1, megabytes * 1_000_000);
+                assert_eq!(pace.rate(Pace::USUAL), settled, "{megabytes} MB/s");
+            }
+        }
+    }
+
+    #[test]
+    fn who_asks_for_more_than_usual_gets_it_and_no_rate_outgrows_its_place() {
+        let mut pace = Pace::new();
+        (0..10_000).for_each(|_| pace.look(true, 7));
+        assert_eq!(pace.rate(Pace::USUAL), Pace::USUAL << 8);
+        assert_eq!(pace.rate(1 << 30), u64::from(u32::MAX));
+        for asked in [0, 1, 2, 16_384, Pace::USUAL - 1] {
+            assert_eq!(pace.rate(asked), asked);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_thins_nothing_out_for_long() {
+        let (mut pace, mut now) = (Pace::new(), 1_000_000);
+        last_second(&mut pace, &mut now, 10, 10_000_000);
+        now = 10;
+        last_second(&mut pace, &mut now, 10, 10_000_000);
+        assert_eq!(pace.rate(Pace::USUAL), Pace::USUAL);
     }
 
     #[test]

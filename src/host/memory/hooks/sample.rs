@@ -19,7 +19,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use crate::guard::config::params::Int;
-use crate::guard::foresee::sampling::{self, Countdown};
+use crate::guard::foresee::sampling::{self, Countdown, Pace};
 use crate::guard::terms::warnings::Warning;
 use crate::host::kamailio::{follow, state, sys};
 use crate::host::memory::{
@@ -48,6 +48,7 @@ struct Drawn {
     /// A thread is in here; others do without.
     is_taken: AtomicBool,
     countdown: Cell<Countdown>,
+    pace: Cell<Pace>,
     /// Counts the random numbers of this process.
     random: Cell<u64>,
     /// The process that they were drawn for.
@@ -63,6 +64,7 @@ unsafe impl Sync for Drawn {}
 static LOCAL_DRAWN: Drawn = Drawn {
     is_taken: AtomicBool::new(false),
     countdown: Cell::new(Countdown::new()),
+    pace: Cell::new(Pace::new()),
     random: Cell::new(0),
     process: Cell::new(-1),
     action_file: Cell::new(0),
@@ -207,11 +209,14 @@ fn noticed(pool: SitePool, block: *mut c_void, focus: i64) -> *mut c_void {
         follow::look(region); // a process may handle neither messages nor commands of memguard
     }
     let rate = region.settings.get_u64(Int::SampleBytes);
-    // ORDERING: Acquire; pairs with the Release in is_drawn.
-    let is_drawn = is_over && !LOCAL_DRAWN.is_taken.swap(true, Ordering::Acquire) && is_drawn(rate);
-    match Entry::thinned(focus).filter(|_| rate > 1) {
-        Some(thinned) if is_its_turn(thinned) => carry(contexts, (1, thinned), pool, block),
-        None if is_drawn => carry(contexts, (rate, 0), pool, block),
+    // ORDERING: Acquire; pairs with the Release in drawn.
+    let drawn = match is_over && !LOCAL_DRAWN.is_taken.swap(true, Ordering::Acquire) {
+        true => drawn(rate),
+        false => None,
+    };
+    match (Entry::thinned(focus).filter(|_| rate > 1), drawn) {
+        (Some(thinned), _) if is_its_turn(thinned) => carry(contexts, (1, thinned), pool, block),
+        (None, Some(rate)) => carry(contexts, (rate, 0), pool, block),
         _ => (),
     }
     block
@@ -229,8 +234,8 @@ fn is_its_turn(thinned: u8) -> bool {
     }
 }
 
-/// Whether this block is sampled; draws the next point. By the one thread that took `LOCAL_DRAWN`.
-fn is_drawn(rate: u64) -> bool {
+/// The rate at which this block is sampled, if it is; draws the next point. By the one thread that took `LOCAL_DRAWN`.
+fn drawn(asked: u64) -> Option<u64> {
     let drawn = &LOCAL_DRAWN;
     if drawn.process.get() != process() {
         // A new process: other numbers than its parent's and its siblings'.
@@ -238,7 +243,10 @@ fn is_drawn(rate: u64) -> bool {
         let own = sampling::spread(process() as u64);
         drawn.random.set(drawn.random.get() ^ own);
         drawn.countdown.set(Countdown::new());
+        drawn.pace.set(Pace::new());
     }
+    let mut pace = drawn.pace.get();
+    let rate = pace.rate(asked);
     let random = drawn.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
     drawn.random.set(random);
     let mut countdown = drawn.countdown.get();
@@ -247,9 +255,11 @@ fn is_drawn(rate: u64) -> bool {
     let is_hit = countdown.expired(rate, sampling::spread(random));
     LOCAL_LEFT.store(countdown.left, Ordering::Relaxed);
     drawn.countdown.set(countdown);
+    pace.look(is_hit, state::coarse_ms());
+    drawn.pace.set(pace);
     // ORDERING: Release; pairs with the Acquire in noticed.
     drawn.is_taken.store(false, Ordering::Release);
-    is_hit
+    is_hit.then_some(rate)
 }
 
 /// Finds out how the block was reached and has its header carry it. It was sampled at `rate`, and of those one in
