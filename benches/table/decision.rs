@@ -133,13 +133,18 @@ impl Random {
 pub fn measure(table: &mut Table) {
     pieces(table);
     for (known, bound) in [
-        (1, 100.0),
-        (1_000, 100.0),
-        (10_000, 100.0),
+        (1, 200.0),
+        (1_000, 200.0),
+        (10_000, 200.0),
         (1_000_000, 400.0),
     ] {
         progress(&format!("decision: {known} known bindings"));
         let world = World::with(known);
+        table.note(
+            format!("floor: one of {known} cache lines, spread over a table of that size"),
+            one_line(world.bindings.buckets(), known),
+            "ns",
+        );
         for (name, first, class) in [
             ("refresh", 0, Class::Refresh),
             ("new", 2_000_000, Class::New),
@@ -158,6 +163,27 @@ pub fn measure(table: &mut Table) {
             );
         }
     }
+}
+
+/// Nanoseconds until one of `used` cache lines among so many is read: a decision about somebody known reads two, of two
+/// tables, and two of the registrations in flight.
+fn one_line(lines: usize, used: usize) -> f64 {
+    let table: Vec<[u64; 8]> = (0..lines as u64).map(|n| [n | 1; 8]).collect();
+    let mut random = Random(1);
+    let place = |user: usize| Random(user as u64).below(lines);
+    let mut next = 0;
+    let each = (0..BATCHES).map(|_| {
+        let start = Instant::now();
+        for _ in 0..BATCH {
+            // What is read decides, by its lowest bit that is always set, where to go on: no read begins before.
+            let step = random.below(used) | 1;
+            next = next.wrapping_add(step) % used;
+            next = next.wrapping_add((table[place(next)][0] & 1) as usize);
+        }
+        black_box(next);
+        start.elapsed().as_nanos() as f64 / BATCH as f64
+    });
+    undisturbed(each.collect())
 }
 
 /// The pieces that a decision is made of, for whoever wants to make it quicker.
