@@ -171,7 +171,7 @@ fn one_line(lines: usize, used: usize) -> f64 {
     let table: Vec<[u64; 8]> = (0..lines as u64).map(|n| [n | 1; 8]).collect();
     let mut random = Random(1);
     let place = |user: usize| Random(user as u64).below(lines);
-    let mut next = 0;
+    let mut next = 0usize;
     let each = (0..BATCHES).map(|_| {
         let start = Instant::now();
         for _ in 0..BATCH {
