@@ -62,15 +62,8 @@ const LEAP_TRIES: u32 = 32;
 /// (f_malloc.c fm_extract_free), so that a large pool looks full to who reads without its lock. What lies far above
 /// the one number that all processes tell is such a leap; if it stays (the process inside may have been preempted),
 /// that number counts: on fm it has no drift. qm books after the split, and its books drift: it is believed.
-///
-/// The two words are read one after the other: of a leap that ends between them `real_used` alone may have it, so that
-/// nothing seems amiss. The lower one of two readings has it at most when a process was stopped between its two writes.
 fn steady(pool: &PoolView, size: u64) -> PoolNow {
-    let (first, again) = (now(pool, size), now(pool, size));
-    let mut figures = match again.real_used < first.real_used {
-        true => again,
-        false => first,
-    };
+    let mut figures = lower(|| now(pool, size));
     if pool.forgets_shrinks {
         return figures;
     }
@@ -86,7 +79,7 @@ fn steady(pool: &PoolView, size: u64) -> PoolNow {
             return figures;
         }
         std::hint::spin_loop();
-        let again = now(pool, size);
+        let again = lower(|| now(pool, size));
         if again.real_used < figures.real_used {
             figures = again;
         }
@@ -97,6 +90,16 @@ fn steady(pool: &PoolView, size: u64) -> PoolNow {
         figures.real_used = figures.real_used.min(figures.used.saturating_add(overhead));
     }
     figures
+}
+
+/// Of two readings the one that says less. The words are read one after the other: of a leap that ends between them
+/// `real_used` alone may have it, so that nothing seems amiss in one reading.
+fn lower(mut read: impl FnMut() -> PoolNow) -> PoolNow {
+    let (first, again) = (read(), read());
+    match again.real_used < first.real_used {
+        true => again,
+        false => first,
+    }
 }
 
 /// memguard's own count of shm: what all processes allocated and did not free.
