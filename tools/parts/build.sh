@@ -49,13 +49,17 @@ build_in_c() {
 }
 
 # The stand-in for Kamailio (tests/module/standin): a program, with memguard's knowledge of fm's and qm's blocks.
+# The stand-in for Kamailio: a program; and a library with its symbols, for the unit tests of the host layer.
 build_standin() {
-    local folder=$BUILD/$1 options
-    [ -f "$folder/standin" ] && [ -z "$(find tests/module/standin c_shim tools/parts/build.sh -newer "$folder/standin")" ] && return
+    standin_as "$1" standin -rdynamic && standin_as "$1" standin.so -shared -fPIC
+}
+standin_as() {
+    local folder=$BUILD/$1 made=$BUILD/$1/$2 options
+    [ -f "$made" ] && [ -z "$(find tests/module/standin c_shim tools/parts/build.sh -newer "$made")" ] && return
     mapfile -t options < <(defines "$folder/modules")
-    cc -g -O1 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -fno-builtin-malloc -fno-builtin-calloc -rdynamic \
+    cc -g -O1 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -fno-builtin-malloc -fno-builtin-calloc "${@:3}" \
         -isystem "$folder/src" -Ic_shim "${options[@]}" -DMOD_NAME='"standin"' -DMOD_NAMEID=standin \
-        tests/module/standin/{host,layout_fm,layout_qm}.c -o "$folder/standin" -ldl -lpthread
+        tests/module/standin/{host,layout_fm,layout_qm}.c -o "$made" -ldl -lpthread
 }
 
 build_package() { MEMGUARD_ROOT=$ROOT tools/package --kamailio "$1" >/dev/null; }

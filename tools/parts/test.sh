@@ -17,7 +17,7 @@ MATRIX_PAIRS=5.6.3:qm,5.6.3:fm,5.6.3:tlsf,6.0.1:qm,6.0.1:fm,6.0.1:tlsf
 # Servers are started by so many tests at a time: they wait more than they compute, but are held to deadlines.
 MODULE_THREADS=${MEMGUARD_TEST_THREADS:-3}
 
-passed=0 failed=0 skipped=0 linted=no complaints=()
+passed=0 failed=0 skipped=0 linted=no hosted=no complaints=()
 required() { [ "${MEMGUARD_REQUIRE:-}" = 1 ] || [ "${CI:-}" = true ]; }
 
 fail() { failed=$((failed + ${2:-1})); complaints+=("FAILED: $1"); }
@@ -94,6 +94,7 @@ ready_version() {
     if [ $status = 3 ]; then skip "Kamailio $version: see above"; return; elif [ $status != 0 ]; then fail "Kamailio $version could not be prepared"; return; fi
     # One version is enough: the code is the same for all, and each is compiled.
     if [ $linted = no ] && cargo clippy --version >/dev/null 2>&1; then linted=yes && check "clippy with Kamailio $version" host_clippy "$version"; fi
+    if [ $hosted = no ] && build_standin "$version"; then hosted=yes && tests "unit tests of the host layer, Kamailio $version" host_units "$version"; fi
     check "memguard.so fits Kamailio $version" build_any "$version"
     check "mgtest.so fits Kamailio $version" build_mgtest "$version"
     check "stand-in for Kamailio $version" build_standin "$version"
@@ -111,6 +112,14 @@ into_table() {
 
 host_clippy() {
     (host_env "$BUILD/$1/src" "$BUILD/$1/modules" && cargo clippy -q --lib --no-default-features --features host --target-dir "$BUILD/target-$1" -- -D warnings)
+}
+
+# They name Kamailio's symbols, which the stand-in has: it is loaded before them, and none of them calls any.
+host_units() {
+    host_env "$BUILD/$1/src" "$BUILD/$1/modules"
+    RUSTFLAGS+=" -C link-arg=-Wl,--unresolved-symbols=ignore-all"
+    cargo test --lib --features host --target-dir "$BUILD/target-host" \
+        --config "target.'cfg(all())'.runner = ['env', 'LD_PRELOAD=$BUILD/$1/standin.so']" host::
 }
 
 test_module() {

@@ -287,3 +287,23 @@ pub fn shm_sum_of_all(region: &Region) -> ShmSum {
         ..sum
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leap_that_ends_between_two_words_is_not_believed() {
+        let figures = |real_used, used| PoolNow {
+            size: 1000,
+            real_used,
+            used,
+            fragments: 1,
+        };
+        let (torn, calm) = (figures(1000, 10), figures(20, 10));
+        for order in [[torn, calm], [calm, torn], [calm, calm]] {
+            let mut readings = order.into_iter();
+            assert_eq!(lower(|| readings.next().unwrap_or(torn)), calm);
+        }
+    }
+}
