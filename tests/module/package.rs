@@ -409,6 +409,10 @@ fn package_is_the_same_bytes_when_it_is_built_again() {
         let again = fs::read(folder.join(deb.file_name().expect("a name"))).ok();
         let _ = fs::remove_dir_all(&folder);
         assert!(good, "{said}");
-        assert!(again == fs::read(&deb).ok(), "the bytes differ");
+        assert!(
+            again == fs::read(&deb).ok(),
+            "the bytes differ from those of {}: if that was built at another commit, run ./dev package",
+            deb.display()
+        );
     });
 }

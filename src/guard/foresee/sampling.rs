@@ -6,6 +6,8 @@
 //! came before it, and it stands for `size ÷ probability` bytes: the sum over the sampled blocks that live is an
 //! unbiased estimate of the bytes that live (tcmalloc and jemalloc do the same).
 
+use crate::guard::config::params::Int;
+
 /// No gap is longer: what is more than this never comes in a process's life.
 const LONGEST: f64 = (1u64 << 62) as f64;
 
@@ -95,8 +97,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// The usual rate (`sample_bytes`); a smaller one is never thinned.
-    pub const USUAL: u64 = 524_288;
+    /// The usual rate (the default of `sample_bytes`); a smaller one is never thinned.
+    pub const USUAL: u64 = Int::SampleBytes.default_value() as u64;
     /// Length of a window in milliseconds, and the samples that it may have: 64 contexts a second.
     const WINDOW_MS: u64 = 500;
     const MOST: u32 = 32;
