@@ -4,4 +4,5 @@
 pub mod hooks;
 pub mod outside;
 pub mod python;
+pub mod recent_paths;
 pub mod stack;
