@@ -76,9 +76,10 @@ fn worker_row(region: &Region, index: usize, process: &processes::Process, row: 
         ("pkg_peak", bytes(row.pkg.peak.get())),
         (
             "pkg_drift",
-            Node::Signed(match index {
-                COMMON_ROW => 0, // of several managers there is no figure to hold it against
-                _ => row.pkg.used.get().wrapping_sub(pkg.live()) as i64,
+            Node::Signed(match (index, row.pkg.used.get()) {
+                (COMMON_ROW, _) => 0, // of several managers there is no figure to hold it against
+                (_, 0) => 0,          // nor is there of one that was killed before it told any
+                (_, used) => used.wrapping_sub(pkg.live()) as i64,
             }),
         ),
         ("pkg_unbooked", bytes(row.pkg.unbooked.get())),

@@ -186,6 +186,8 @@ fn adopt() -> &'static Table {
         LOCAL.is_common.set(true);
         return table;
     }
+    // Whoever is killed before it has published its own pool's figures has none, instead of an earlier process's.
+    row.pkg.used.set(0);
     for (index, (shared, inherited)) in table.iter().zip(&AT_FORK).take(count).enumerate() {
         // An earlier process of this number may have left its private pool's counts; shm's are history, and stay.
         let is_pkg = || sites().is_some_and(|sites| sites.pool(index) == Some(SitePool::Pkg));
