@@ -430,6 +430,25 @@ fn forecast_registrations_are_named_and_what_one_costs_is_learned() {
 }
 
 #[test]
+fn forecast_of_more_phones_than_the_table_has_room_for_accuses_nobody_and_says_what_helps() {
+    for_each_pair_at_once(|pair| {
+        let server = Server::registrar(pair)
+            .param("bindings", 1024)
+            .param("mode", "observe")
+            .start();
+        let phone = |n: u64| Request::register(&format!("phone{n}"));
+        let mut told = 0;
+        traffic(&server, 200, phone, || {
+            let status = status(&server);
+            assert_ne!(word(&status, "cause"), "leak", "{status}");
+            told += usize::from(word(&status, "explanation").contains("raise modparam bindings"));
+            (number(&status, "exhaustion_seconds") < 25).then_some(())
+        });
+        assert!(told > 15, "{told} looks said so");
+    });
+}
+
+#[test]
 fn forecast_the_managers_books_are_not_called_a_leak() {
     for_each_pair(|pair| {
         if pair.manager != "qm" {

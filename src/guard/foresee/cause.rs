@@ -58,6 +58,8 @@ pub struct Evidence {
     pub registrations: f64,
     /// That cost is known.
     pub cost_known: bool,
+    /// The table of bindings pushes out live ones, so how many there are is not known ([`PushedOut`]).
+    pub is_table_full: bool,
     /// Growth of what the manager's books hold and memguard's own count does not.
     pub drift: f64,
     /// Growth of what one place in the code holds, where that is counted.
@@ -95,6 +97,7 @@ impl Default for Evidence {
             step: 0,
             registrations: 0.0,
             cost_known: false,
+            is_table_full: false,
             drift: 0.0,
             site: None,
             size: 0,
@@ -108,6 +111,27 @@ impl Default for Evidence {
             python: false,
             is_os: false,
         }
+    }
+}
+
+/// How long after a live binding was pushed out of the table their number counts as unknown.
+const UNKNOWN_FOR_MS: u64 = 15 * 60 * 1000;
+
+/// Whether the table of bindings pushed out live ones lately: then its number of entries stays where it is, however many
+/// phones come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PushedOut {
+    count: u64,
+    last_ms: u64,
+}
+
+impl PushedOut {
+    /// Takes how many were pushed out since the start.
+    pub fn look(&mut self, now_ms: u64, count: u64) -> bool {
+        if count != self.count {
+            (self.count, self.last_ms) = (count, now_ms);
+        }
+        count > 0 && now_ms.saturating_sub(self.last_ms) < UNKNOWN_FOR_MS
     }
 }
 
@@ -189,6 +213,9 @@ fn by_parts(e: &Evidence) -> Judgement {
         let sure = (0.8..1.25).contains(&part(e.registrations));
         return say(Cause::Registrations, if sure { High } else { Medium });
     }
+    if e.is_table_full {
+        return say(Cause::Unknown, Low); // new bindings may be all of it
+    }
     if e.is_brief {
         return say(Cause::Unknown, Low); // a burst of calls looks like a leak for a minute
     }
@@ -231,6 +258,10 @@ pub fn sentence(judgement: &Judgement, e: &Evidence) -> String {
             Bytes(e.largest_free.unwrap_or(0))
         ),
         Cause::Outside => outside(e, &rate),
+        Cause::Unknown if e.is_table_full => format!(
+            "memory grows by {rate}; whether new bindings explain it cannot be told, as there are more than memguard's table of \
+             bindings has room for: raise modparam bindings"
+        ),
         Cause::Unknown => {
             format!("memory grows by {rate}; whether that lasts, and why, is not known yet")
         }
@@ -272,6 +303,42 @@ mod tests {
             free: SIZE / 2,
             ..Evidence::default()
         }
+    }
+
+    #[test]
+    fn a_full_table_of_bindings_calls_nothing_a_leak_and_says_what_helps() {
+        let leaks = Evidence {
+            site: Some(9_000.0),
+            cost_known: true,
+            ..growing()
+        };
+        assert_eq!(judge(&leaks).cause, Cause::Leak);
+        let full = Evidence {
+            is_table_full: true,
+            ..leaks
+        };
+        let said = judge(&full);
+        assert_eq!(
+            (said.cause, said.confidence),
+            (Cause::Unknown, Confidence::Low)
+        );
+        assert!(sentence(&said, &full).contains("raise modparam bindings"));
+        // What is measured is said all the same.
+        let booked = Evidence {
+            drift: 9_000.0,
+            ..full
+        };
+        assert_eq!(judge(&booked).cause, Cause::Bookkeeping);
+    }
+
+    #[test]
+    fn a_table_counts_as_full_for_a_quarter_of_an_hour_after_it_pushed_one_out() {
+        let mut pushed = PushedOut::default();
+        assert!(!pushed.look(1_000, 0));
+        assert!(pushed.look(2_000, 3));
+        assert!(pushed.look(2_000 + UNKNOWN_FOR_MS - 1, 3));
+        assert!(!pushed.look(2_000 + UNKNOWN_FOR_MS, 3));
+        assert!(pushed.look(3_000 + UNKNOWN_FOR_MS, 4));
     }
 
     #[test]

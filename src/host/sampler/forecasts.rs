@@ -2,7 +2,7 @@
 //! Forbidden here: Kamailio's allocators and locks; deciding (that is `guard::forecast`, `cause` and `cost`).
 
 use crate::guard::foresee::{
-    cause::{self, Cause, Confidence, Evidence},
+    cause::{self, Cause, Confidence, Evidence, PushedOut},
     cost::CostLearner,
     forecast::{Forecaster, Method, Outlook, place::Place},
     growth::{Leak, Trail},
@@ -15,7 +15,7 @@ use crate::guard::machine::{
 use crate::guard::terms::{text::NONE_FORESEEN_S, words::Pool};
 use crate::host::kamailio::{
     log::{Severity, log},
-    sys,
+    state, sys,
 };
 use crate::host::memory::hooks::{self, owners};
 use crate::shared::counters::{
@@ -45,6 +45,7 @@ pub struct Shm {
     parts: Parts,
     bindings: Trail,
     cost: CostLearner,
+    pushed_out: PushedOut,
     fragments: Fragments,
     messages: u64,
     rate: f64,
@@ -130,10 +131,15 @@ impl Forecasts {
         };
         let unbooked = region.sum(hooks::processes(), |row| row.shm_sum().unbooked);
         let bindings = figures.known_bindings;
+        let pushed_out = state::tables().map_or(0, |tables| tables.bindings.evictions());
         let seen = self.0.shm.work(0, Shm::default, |shm| {
             shm.bindings.feed(now_ms, bindings as i64);
             let booked = pool.real_used.saturating_sub(unbooked);
-            let cost = shm.cost.push(now_ms, bindings, connections(), booked);
+            let is_table_full = shm.pushed_out.look(now_ms, pushed_out);
+            let cost = match is_table_full {
+                true => shm.cost.cost(), // nothing to be learned from
+                false => shm.cost.push(now_ms, bindings, connections(), booked),
+            };
             shm.forecaster.push(now_ms, pool.real_used, size, load);
             shm.parts.used.feed(now_ms, pool.real_used as i64);
             shm.parts.drift.feed(now_ms, unbooked as i64);
@@ -148,6 +154,7 @@ impl Forecasts {
             let evidence = Evidence {
                 registrations: shm.bindings.growth().now * cost as f64,
                 cost_known: cost > 0,
+                is_table_full,
                 site: largest_site(),
                 largest_free,
                 pieces: shm.fragments.feed(size, free, largest_free),

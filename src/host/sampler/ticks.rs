@@ -263,7 +263,9 @@ impl Sampler {
         let interval = self.region.settings.get_u64(Int::SampleInterval);
         self.questions
             .ask(self.region, hooks::processes(), now, interval);
-        let bindings = self.figures.known_bindings;
+        // With those that were pushed out: a full table accuses nobody while phones come.
+        let pushed_out = state::tables().map_or(0, |tables| tables.bindings.evictions());
+        let bindings = self.figures.known_bindings.saturating_add(pushed_out);
         let grown = own_memory::scope(|| {
             self.growths
                 .tick(self.region, hooks::processes(), bindings, now);

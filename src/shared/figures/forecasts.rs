@@ -38,6 +38,7 @@ impl Forecast {
             e.largest_free.is_some(),
             e.is_brief,
             e.is_rising,
+            e.is_table_full,
         ];
         let flags = flags
             .iter()
@@ -99,6 +100,7 @@ impl Forecast {
                 step: w[23],
                 registrations: real(12),
                 cost_known: flag(4),
+                is_table_full: flag(11),
                 drift: real(13),
                 site: flag(7).then(|| real(14)),
                 size: w[15],

@@ -433,7 +433,6 @@ impl Fingerprints {
     }
 
     /// Live entries pushed out since the start ([`Doubt::evictions`]).
-    #[cfg(feature = "surface")]
     pub fn evictions(&self) -> u64 {
         self.doubt.evictions()
     }

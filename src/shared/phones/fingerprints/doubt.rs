@@ -53,7 +53,6 @@ impl Doubt {
     }
 
     /// How many live entries were pushed out (or not taken in, [`Put::Dropped`](crate::shared::phones::fingerprints::Put::Dropped)) since the start.
-    #[cfg(feature = "surface")]
     pub fn evictions(&self) -> u64 {
         // ORDERING: Relaxed; a counter, no data depends on it.
         self.evictions.load(Ordering::Relaxed)
