@@ -84,7 +84,7 @@ impl Countdown {
     }
 }
 
-/// How thinly one process samples: a busy one more thinly than asked for, as a context costs some 5 µs and says no more
+/// How thinly one process samples: a busy one more thinly than asked for, as a context costs 1 to 20 µs and says no more
 /// in the thousandth block than in the hundredth. Who asks for more than usual gets it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pace {
