@@ -67,7 +67,9 @@ impl Path {
         let stands = end.wrapping_sub(WORD);
         let distance = stands.wrapping_sub(self.at);
         if stands < self.at {
-            return; // a call that the asking frame itself makes to have the path unwound
+            // At first it is a call that the asking frame itself makes, to have the path unwound; later another stack.
+            self.is_odd |= self.count > 0;
+            return;
         }
         // SAFETY: the caller's promise: a word of this thread's stack, above the asking frame.
         let is_there = stands % WORD == 0 && unsafe { read(stands) } == address;
