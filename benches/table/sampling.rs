@@ -33,11 +33,14 @@ pub fn measure(table: &mut Table) {
     let table = std::cell::RefCell::new(table);
     for_each_pair(|pair| {
         let builder = Server::registrar(pair).workers(1).shm_mb(3072).pkg_mb(8);
-        let builder = builder.config(|c| {
-            c.global(&format!("loadmodule \"{mgbench}\""))
-                .module("cfg_rpc");
-        });
-        let server = builder.start();
+        let server = builder
+            .config(|c| {
+                c.global(&format!("loadmodule \"{mgbench}\""))
+                    .module("cfg_rpc")
+                    // usrloc's lists stay short, however many phones there are in the end: they would dilute the ratios.
+                    .param("usrloc", "hash_size", 16);
+            })
+            .start();
         one_allocation(&server, &mut table.borrow_mut());
         if pair.manager == "fm" {
             let mut load = Load::on(&server);

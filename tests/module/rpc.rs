@@ -334,6 +334,11 @@ fn rpc_the_json_document_holds_every_answer_and_they_agree() {
         let workers = server.rpc("memguard.workers", json!([]));
         let of_workers =
             |field: &str| -> i64 { rows(&workers).iter().map(|w| number(w, field)).sum() };
+        for (in_document, alone) in rows(&all["workers"]).iter().zip(rows(&workers)) {
+            for field in ["index", "pid", "registers"] {
+                assert_eq!(in_document[field], alone[field], "{field}");
+            }
+        }
         assert_eq!(of_workers("registers"), number(registrations, "received"));
         let shm = rows(&all["pools"])
             .iter()

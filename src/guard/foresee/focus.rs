@@ -9,9 +9,9 @@
 
 /// Places in focus at a time.
 pub const MOST: usize = 8;
-/// About so many contexts per second at most are noted for one place, by all processes together: 1 µs each where the path
-/// is a known one, 5 to 20 µs where it is not, so that those of eight places take less than a hundredth of one core,
-/// however busy the server is (docs/cost.md). Of a leak in each of a hundred messages a second every one is noted.
+/// About so many contexts per second at most are noted for one place, by all processes together. Where a path is a known
+/// one a context takes less than 1 µs (`./dev bench sampling`), so that those of eight places take less than a hundredth of
+/// one core, however busy the server is. Of a leak in each of a hundred messages a second every one is noted.
 pub const CONTEXTS_PER_SECOND: f64 = 150.0;
 /// Thinner than one in 2^10 is nothing is won over the usual sampling.
 const THINNEST: u8 = 10;
