@@ -1,5 +1,5 @@
 //! What sampling costs: one allocation with its context, and a registrar at the default rate over the same without.
-//! Forbidden here: two servers; the rate is changed while one runs, so that its blocks lie where they lie.
+//! Forbidden here: comparing two servers as such; the rate is changed while they run, so that blocks lie where they lie.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,10 @@ const BATCHES: usize = 400;
 const DEFAULT: i64 = 524_288;
 const REGISTER: f64 = 1.01;
 
-/// Turns with the places of the REGISTER's own path in focus and without, and the batches of each.
-const TURNS: usize = 20;
-const BATCHES_OF_A_TURN: usize = 20;
+/// Turns, each with the places of the REGISTER's own path in focus on the one server or on the other, and the batches on
+/// each server of a turn.
+const TURNS: usize = 16;
+const BATCHES_OF_A_TURN: usize = 60;
 /// Places of a registration that rise while phones come in masses: four on 6.0.1, at least.
 const FOCUSED: usize = 4;
 
@@ -32,21 +33,28 @@ pub fn measure(table: &mut Table) {
     };
     let table = std::cell::RefCell::new(table);
     for_each_pair(|pair| {
-        let builder = Server::registrar(pair).workers(1).shm_mb(3072).pkg_mb(8);
-        let server = builder
-            .config(|c| {
-                c.global(&format!("loadmodule \"{mgbench}\""))
-                    .module("cfg_rpc")
-                    // usrloc's lists stay short, however many phones there are in the end: they would dilute the ratios.
-                    .param("usrloc", "hash_size", 16);
-            })
-            .start();
+        let start = || {
+            let builder = Server::registrar(pair).workers(1).shm_mb(1536).pkg_mb(8);
+            builder
+                .config(|c| {
+                    c.global(&format!("loadmodule \"{mgbench}\""))
+                        .module("cfg_rpc")
+                        // usrloc's lists stay short, however many phones there are in the end: they would dilute the ratios.
+                        .param("usrloc", "hash_size", 16);
+                })
+                .start()
+        };
+        let server = start();
         one_allocation(&server, &mut table.borrow_mut());
         if pair.manager == "fm" {
             let mut load = Load::on(&server);
             load.fill();
             registrations(&server, &mut load, &mut table.borrow_mut());
-            focused(&server, &mut load, &mut table.borrow_mut());
+            let other = start();
+            let mut other_load = Load::on(&other);
+            other_load.fill();
+            let loads = [load, other_load];
+            focused(&[server, other], loads, &mut table.borrow_mut());
         }
     });
 }
@@ -104,41 +112,41 @@ fn registrations(server: &Server, load: &mut Load, table: &mut Table) {
 }
 
 /// Registrations that go on and on: their places rise and come into focus, and all lie on the way of a REGISTER.
-fn focused(server: &Server, load: &mut Load, table: &mut Table) {
+///
+/// A place takes seconds to come into focus, and in seconds the machine becomes faster or slower by tens of percents. So
+/// there are two servers, batch against batch, of which each has focus in every other turn: what is theirs cancels out.
+fn focused(servers: &[Server; 2], mut loads: [Load; 2], table: &mut Table) {
     progress(
-        "sampling: accepted REGISTERs, with the places that rise in focus and without, in turn",
+        "sampling: accepted REGISTERs on two servers, with the places that rise in focus and without, in turn",
     );
-    // Phones are more and more: a turn in focus lies between two without.
-    let mut before = turn(server, load, 0, 0);
-    let mut ratios = Vec::new();
-    for _ in 0..TURNS {
-        let on = turn(server, load, DEFAULT, FOCUSED);
-        let after = turn(server, load, 0, 0);
-        ratios.push(2.0 * on / (before + after));
-        before = after;
-    }
-    sample(server, DEFAULT);
+    let ratios = (0..TURNS).map(|turn| {
+        let (with, without) = (turn % 2, 1 - turn % 2);
+        sample(&servers[with], DEFAULT);
+        sample(&servers[without], 0);
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while in_focus(&servers[with]) < FOCUSED || in_focus(&servers[without]) > 0 {
+            assert!(Instant::now() < deadline, "no {FOCUSED} places in focus");
+            for load in &mut loads {
+                load.batch();
+            }
+        }
+        let rounds = (0..BATCHES_OF_A_TURN).map(|round| {
+            let mut spent = [0.0; 2];
+            for which in [round % 2, 1 - round % 2] {
+                spent[which] = loads[which].batch();
+            }
+            spent[with] / spent[without]
+        });
+        median(rounds.collect())
+    });
+    // Of a ratio and its inverse the middle is the geometric one.
+    let logarithms: f64 = ratios.map(f64::ln).sum();
     table.add(
         "accepted REGISTER: its four rising places in focus over sampling off (fm)",
-        median(ratios),
+        (logarithms / TURNS as f64).exp(),
         "x",
         REGISTER,
     );
-}
-
-/// One turn at a rate, with so many places in focus (0: none); nanoseconds of an undisturbed batch.
-fn turn(server: &Server, load: &mut Load, bytes: i64, wanted: usize) -> f64 {
-    sample(server, bytes);
-    let deadline = Instant::now() + Duration::from_secs(120);
-    let is_there = |count: usize| match wanted {
-        0 => count == 0,
-        least => count >= least,
-    };
-    while !is_there(in_focus(server)) {
-        assert!(Instant::now() < deadline, "{} in focus", in_focus(server));
-        load.batch();
-    }
-    undisturbed((0..BATCHES_OF_A_TURN).map(|_| load.batch()).collect())
 }
 
 fn in_focus(server: &Server) -> usize {

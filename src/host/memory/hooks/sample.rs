@@ -198,25 +198,31 @@ fn changed(module: usize, before: u64, after: u64) {
 #[cold]
 #[inline(never)]
 fn noticed(pool: SitePool, block: *mut c_void, focus: i64) -> *mut c_void {
+    // Most of a busy place in focus ends here: neither its turn, nor time to look.
+    let thinned = Entry::thinned(focus).filter(|thinned| is_its_turn(*thinned));
+    // ORDERING: Relaxed; see LOCAL_LEFT.
+    let is_over = LOCAL_LEFT.load(Ordering::Relaxed) < 0;
+    if thinned.is_none() && !is_over {
+        return block;
+    }
     let (Some(contexts), Some(region)) = (contexts(), state::region()) else {
         // ORDERING: Relaxed; see LOCAL_LEFT.
         LOCAL_LEFT.store(i64::MAX, Ordering::Relaxed);
         return block;
     };
-    // ORDERING: Relaxed; see LOCAL_LEFT.
-    let is_over = LOCAL_LEFT.load(Ordering::Relaxed) < 0;
     if is_over {
         follow::look(region); // a process may handle neither messages nor commands of memguard
     }
     let rate = region.settings.get_u64(Int::SampleBytes);
+    let is_in_focus = focus < 0 && rate > 1;
     // ORDERING: Acquire; pairs with the Release in drawn.
     let drawn = match is_over && !LOCAL_DRAWN.is_taken.swap(true, Ordering::Acquire) {
         true => drawn(rate),
         false => None,
     };
-    match (Entry::thinned(focus).filter(|_| rate > 1), drawn) {
-        (Some(thinned), _) if is_its_turn(thinned) => carry(contexts, (1, thinned), pool, block),
-        (None, Some(rate)) => carry(contexts, (rate, 0), pool, block),
+    match (thinned, drawn) {
+        (Some(thinned), _) if is_in_focus => carry(contexts, (1, thinned), pool, block),
+        (_, Some(rate)) if !is_in_focus => carry(contexts, (rate, 0), pool, block),
         _ => (),
     }
     block
