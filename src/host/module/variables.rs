@@ -46,13 +46,13 @@ macro_rules! keys {
 keys! {
     "level" "normal, warning, shedding or emergency" |r| Value::Word(Now::of(r).level().word());
     "mode" "enforce, observe or off" |r| Value::Word(r.settings.mode().word());
-    "draining" "seconds that memguard.drain goes on for; 0 while it does not" |r| Value::Number(r.drains_for(state::now_ms()).div_ceil(1000));
+    "draining" "seconds until memguard.drain ends; 0 while nothing is drained" |r| Value::Number(r.drains_for(state::now_ms()).div_ceil(1000));
     "tightest" "shm, pkg or os" |r| Value::Word(Now::of(r).tightest().map_or(Pool::Shm, |t| t.pool).word());
     "headroom" "bytes left before the tightest is full" |r| Value::Number(Now::of(r).headroom());
     "headroom_pct" "the same in whole percent" |r| Value::Number(u64::from(Now::of(r).tightest().map_or(0, |t| t.headroom_permyriad()) / 100));
-    "shed_pct" "share of class new that is refused now, in percent" |r| Value::Number(Now::of(r).shed_pct());
-    "class" "class of the REGISTER in hand; empty for anything else" |_| hand::class_in_hand().map_or(Value::Nothing, |c| Value::Word(c.word()));
-    "retry_after" "Retry-After that memguard_reject() will tell or has told; empty before memguard_admit() refused" |_| {
+    "shed_pct" "share of class new that is being refused, in percent" |r| Value::Number(Now::of(r).shed_pct());
+    "class" "class of the REGISTER being handled; empty for anything else" |_| hand::class_in_hand().map_or(Value::Nothing, |c| Value::Word(c.word()));
+    "retry_after" "Retry-After that memguard_reject() will send or has sent; empty until memguard_admit() has refused" |_| {
         functions::told().map_or(Value::Nothing, |told| Value::Number(u64::from(told.retry_after)))
     };
     "retry_after_min" "smallest Retry-After of a refusal, seconds" |r| Value::Number(r.settings.get_u64(Int::RetryAfterMin));
@@ -63,11 +63,11 @@ keys! {
         event_routes::running().and_then(|e| e.worker).map_or(Value::Nothing, |w| Value::Number(u64::from(w)))
     };
     "percent" "in the event route: use in percent" |_| event_routes::running().map_or(Value::Nothing, |e| Value::Number(u64::from(e.percent)));
-    "reason" "in the event route: memory, operator or ended; of an address gone, claimed, here and the like" |_| change(|e| e.reason.word(), |c| c.word());
+    "reason" "in the event route: memory, operator or ended; for an address: gone, claimed, here and so on" |_| change(|e| e.reason.word(), |c| c.word());
     "addresses" "the worst of the watched addresses: ok, warning, critical, or off" |r| Value::Word(reports::addresses::in_a_word(r));
     "address" "in event_route[memguard:address-changed]: the address" |_| text(Of::Address);
     "interface" "in that route: its interface" |_| text(Of::Interface);
-    "card" "in that route: the card (MAC) of the other machine; empty where none is meant" |_| text(Of::Card);
+    "card" "in that route: the card (MAC) of the other machine; empty where there is none" |_| text(Of::Card);
 }
 
 /// A word of the change that a route is running for: of a level, or of an address.
