@@ -78,6 +78,9 @@ fn two_samples_at_one_instant_are_no_division_by_zero() {
     assert_eq!(per_second(7, 0), 0.0);
     let mut window = Window::new(1_000, 0, 0);
     assert_eq!(window.sample(0, 100), 0.0);
+    // A second look at one instant sees the same past: not the first look, and no clock that was set back.
+    assert_eq!(window.sample(4_000, 100), 25.0);
+    assert_eq!(window.sample(4_000, 200), 50.0);
 }
 
 #[test]
@@ -107,7 +110,10 @@ fn the_usual_rate_is_learned_and_a_storm_leaves_it_alone() {
     assert!(near(baseline.rate(), 10.0));
     assert!(run(&mut baseline, 400.0, 600));
     assert!(near(baseline.rate(), 10.0), "{}", baseline.rate());
+    assert!(run(&mut baseline, 26.0, 1), "one that is on goes on");
+    assert!(baseline.is_storm());
     assert!(!run(&mut baseline, 12.0, 1));
+    assert!(!run(&mut baseline, 26.0, 1), "and none begins there");
 }
 
 #[test]
