@@ -187,6 +187,21 @@ fn a_call_id_is_told_from_others_byte_by_byte() {
 }
 
 #[test]
+fn only_a_path_in_mode_2_is_beyond_the_number_and_an_instance_tells_without_it() {
+    use local::{Matching::*, Stored};
+    let plain = Stored::default();
+    let flow = Stored {
+        instance: b"<urn:uuid:1>",
+        ..plain
+    };
+    for matching in [Contact, ContactAndCallId, ContactAndPath, CallId] {
+        let told = [(plain, false), (plain, true), (flow, false), (flow, true)]
+            .map(|(contact, has_path)| matching.is_told_by_number(&contact, has_path));
+        assert_eq!(told, [true, matching != ContactAndPath, true, true]);
+    }
+}
+
+#[test]
 fn usrlocs_matching_modes_are_known_by_their_numbers() {
     use local::Matching::{self, *};
     let known = [-1, 0, 1, 2, 3, 4].map(Matching::from_number);

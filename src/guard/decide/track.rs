@@ -47,10 +47,7 @@ enum Fold {
 impl Track {
     /// Whether it is a rate, in thousandths per second.
     pub const fn is_rate(self) -> bool {
-        matches!(
-            self,
-            Track::NewRate | Track::RefreshRate | Track::RejectedRate
-        )
+        matches!(self.fold(), Fold::Mean)
     }
 
     const fn fold(self) -> Fold {
@@ -93,11 +90,11 @@ impl Minute {
             mut values,
         } = std::mem::take(self);
         for (track, value) in Track::ALL.iter().zip(&mut values) {
-            if matches!(track.fold(), Fold::Mean) {
+            if track.is_rate() {
                 *value = value.checked_div(seconds)?;
             }
         }
-        (seconds > 0).then_some(values)
+        Some(values)
     }
 }
 
