@@ -211,6 +211,31 @@ fn usrlocs_matching_modes_are_known_by_their_numbers() {
 }
 
 #[test]
+fn the_numbers_of_a_contact_move_with_all_that_is_in_them() {
+    use local::{dialog_number, rewriting_number, uri_number};
+    let (uri, other) = (b"sip:a@192.0.2.1", b"sip:a@192.0.2.2");
+    let numbers = [
+        dialog_number(&KEY, uri, b"1@h"),
+        dialog_number(&KEY, uri, b"2@h"),
+        dialog_number(&KEY, other, b"1@h"),
+        uri_number(&KEY, uri),
+        uri_number(&KEY, other),
+        rewriting_number(&KEY, 1, 2, uri),
+        rewriting_number(&KEY, 2, 2, uri),
+        rewriting_number(&KEY, 1, 1, uri),
+        rewriting_number(&KEY, 1, 2, other),
+        dialog_number(&Key::new(7, 12), uri, b"1@h"),
+    ];
+    let different = std::collections::BTreeSet::from(numbers);
+    assert_eq!(different.len(), numbers.len(), "{numbers:?}");
+    assert!(
+        numbers.iter().all(|n| *n > 1),
+        "no number of nothing: {numbers:?}"
+    );
+    assert_eq!(numbers[0], dialog_number(&KEY, uri, b"1@h"));
+}
+
+#[test]
 fn points_are_uniform_and_move_with_the_salt() {
     let mut tenths = [0u32; 10];
     for aor in 0..10_000 {
