@@ -136,7 +136,9 @@ fn single_words_and_numbers_are_held_to_their_sets() {
     for bad in [&[][..], &["0"], &["86401"], &["-1"], &["60", "s"]] {
         assert!(shed(bad).unwrap_err().contains("1 to 86400"), "{bad:?}");
     }
-    assert_eq!(reset(&["baseline"]), Ok(Reset::Baseline));
+    let resets = ["peaks", "baseline", "failures", "queue"].map(|word| reset(&[word]));
+    let all = [Reset::Peaks, Reset::Baseline, Reset::Failures, Reset::Queue];
+    assert_eq!(resets, all.map(Ok));
     assert!(
         reset(&[])
             .unwrap_err()
@@ -144,6 +146,34 @@ fn single_words_and_numbers_are_held_to_their_sets() {
     );
     assert_eq!(forecast(&["os"]), Ok(Some(Pool::Os)));
     assert!(forecast(&["all"]).unwrap_err().contains("shm, pkg or os"));
+}
+
+#[test]
+fn drain_asks_begins_or_ends_and_is_held_to_a_day() {
+    assert_eq!(drain(&[]), Ok(None));
+    assert_eq!(drain(&["0"]), Ok(Some(0)));
+    assert_eq!(drain(&["600"]), Ok(Some(600)));
+    assert_eq!(drain(&["86400"]), Ok(Some(86_400)));
+    for bad in [&["86401"][..], &["-1"], &["x"], &["60", "s"]] {
+        assert!(drain(bad).unwrap_err().contains("0 (end it) to 86400"));
+    }
+}
+
+#[test]
+fn learn_takes_one_whole_path() {
+    assert_eq!(learn(&["/var/b"]), Ok("/var/b"));
+    for bad in [&[][..], &["b"], &["./b"], &[""], &["/a", "/b"]] {
+        assert!(learn(bad).unwrap_err().contains("whole path"), "{bad:?}");
+    }
+}
+
+#[test]
+fn fault_takes_a_worker_and_a_number_or_only_asks() {
+    assert_eq!(fault(&[]), Ok(None));
+    assert_eq!(fault(&["3", "0"]), Ok(Some((3, 0))));
+    for bad in [&["3"][..], &["3", "x"], &["x", "3"], &["1", "2", "3"]] {
+        assert!(fault(bad).unwrap_err().contains("0 for none"), "{bad:?}");
+    }
 }
 
 #[test]
@@ -158,10 +188,15 @@ fn history_takes_points_and_step_by_place_or_by_name() {
     assert_eq!(history(&["shm"]), expected(None, None));
     assert_eq!(history(&["shm", "60"]), expected(Some(60), None));
     assert_eq!(history(&["shm", "60", "10"]), expected(Some(60), Some(10)));
-    assert_eq!(
-        history(&["shm", "step", "10", "points", "60"]),
-        expected(Some(60), Some(10))
-    );
+    assert_eq!(history(&["shm", "points", "60"]), expected(Some(60), None));
+    assert_eq!(history(&["shm", "step", "10"]), expected(None, Some(10)));
+    for both in [
+        ["step", "10", "points", "60"],
+        ["points", "60", "step", "10"],
+    ] {
+        let [a, b, c, d] = both;
+        assert_eq!(history(&["shm", a, b, c, d]), expected(Some(60), Some(10)));
+    }
     for bad in [
         &[][..],
         &["shm", "0"],
@@ -190,7 +225,17 @@ fn marks_have_plain_names_and_diff_tells_a_name_from_a_filter() {
     assert_eq!(diff(&["top", "5"]), top(None, Some(5)));
     assert_eq!(diff(&["base", "top", "5"]), top(Some("base"), Some(5)));
     assert_eq!(diff(&["base"]), top(Some("base"), None));
-    assert!(diff(&["base", "5"]).is_err());
+    assert_eq!(diff(&[]), Ok(Diff::default()));
+    for bad in [
+        &["base", "5"][..],
+        &["a b"],
+        &["top"],
+        &["a b", "top", "5"],
+        &["base", "top", "0"],
+        &["top", "x"],
+    ] {
+        assert!(diff(bad).is_err(), "{bad:?}");
+    }
 }
 
 #[test]
@@ -201,6 +246,12 @@ fn check_takes_ascending_percents_and_descending_seconds() {
         (Some((80, 90)), Some((86_400, 3_600)))
     );
     assert_eq!(check(&[]), Ok(Check::default()));
+    // Both alike, and the outermost of what is accepted.
+    assert_eq!(check(&["1", "1"]).unwrap().pct, Some((1, 1)));
+    assert_eq!(
+        check(&["100", "100", "9", "9"]).unwrap().seconds,
+        Some((9, 9))
+    );
     for bad in [
         &["80"][..],
         &["90", "80"],

@@ -1,7 +1,7 @@
 //! Facts about the SIP scanner, message by message; RFC 4475's cases that begin like a REGISTER are among them.
 //! Forbidden here: sockets, Kamailio.
 
-use memguard::guard::sip::{Expires, Register, Reply, Scanned, Why, scan};
+use memguard::guard::sip::{Expires, Found, Register, Reply, Scanned, Why, scan};
 
 const PHONE: &str = "REGISTER sip:example.com SIP/2.0\r\n\
     Via: SIP/2.0/UDP 192.0.2.7:5060;branch=z9hG4bK776asdhds;rport\r\n\
@@ -391,5 +391,40 @@ fn only_the_first_edge_says_ob() {
     ] {
         let message = PHONE.replace("Expires:", &format!("{path}Expires:"));
         assert_eq!(register(&message).edge_says_ob(), says, "{path}");
+    }
+}
+
+#[test]
+fn the_values_of_all_paths_are_joined_as_the_registrar_stores_them() {
+    for (path, joined) in [
+        ("", ""),
+        ("Path: <sip:e.test;lr>\r\n", "<sip:e.test;lr>"),
+        (
+            "Path: <sip:f.test;lr>\r\nSupported: path\r\npath:  <sip:e.test;lr> , <sip:g.test>\r\n",
+            "<sip:f.test;lr>,<sip:e.test;lr> , <sip:g.test>",
+        ),
+    ] {
+        let message = PHONE.replace("Expires:", &format!("{path}Expires:"));
+        let register = register(&message);
+        assert_eq!(register.has_path(), !path.is_empty());
+        // What Kamailio has parsed is read in another way.
+        let parsed = Register::found(&Found {
+            ruri: register.ruri,
+            from_first_via: &message.as_bytes()[message.find("Via:").expect("a Via")..],
+            from: register.from,
+            to: register.to,
+            to_uri: register.to_uri,
+            to_has_tag: register.to_has_tag,
+            call_id: register.call_id,
+            cseq: register.cseq,
+            expires: None,
+            has_credentials: false,
+        })
+        .expect("it has a Via");
+        assert_eq!(parsed.has_path(), !path.is_empty());
+        for register in [register, parsed] {
+            let bytes: Vec<u8> = register.path_bytes().collect();
+            assert_eq!(String::from_utf8(bytes).as_deref(), Ok(joined));
+        }
     }
 }

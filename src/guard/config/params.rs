@@ -381,6 +381,7 @@ mod tests {
             (Int::ShmShed, 70),
             (Int::PkgFull, 100),
             (Int::OsWarning, 99),
+            (Int::RetryAfterMin, 1800),
             (Int::RetryAfterMin, 2000),
             (Int::RetryAfterMax, 1),
             (Int::SampleBytes, 1),
