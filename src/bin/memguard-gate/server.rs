@@ -2,6 +2,7 @@
 //! Forbidden here: writing to the user's configuration; leaving a process behind.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
@@ -561,18 +562,17 @@ fn absolute(path: &Path) -> PathBuf {
     }
 }
 
-/// A loopback port that is free for UDP and TCP now.
+/// A loopback port that is free for UDP and TCP now. It lies below the ports that systems give to sockets which ask for none
+/// (net.ipv4.ip_local_port_range): nobody is given it before the server has bound it.
 ///
 /// # Errors
 /// There is none.
 pub fn free_port() -> Result<u16, Failure> {
     for _ in 0..100 {
-        let address = UdpSocket::bind("127.0.0.1:0").and_then(|socket| {
-            let address = socket.local_addr()?;
-            TcpListener::bind(address).map(|_| address)
-        });
-        if let Ok(address) = address {
-            return Ok(address.port());
+        let port = 10_000 + (RandomState::new().build_hasher().finish() % 22_000) as u16;
+        let udp = UdpSocket::bind(("127.0.0.1", port));
+        if udp.is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
         }
     }
     Err(not_run("no port of 127.0.0.1 is free"))

@@ -2,6 +2,7 @@
 //! Forbidden here: talking to the server, but for the first answer.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -468,12 +469,14 @@ fn remove_folders_of_killed_runs() {
     }
 }
 
-/// A loopback port that is free for UDP and TCP now.
+/// A loopback port that is free for UDP and TCP now. It lies below the ports that systems give to sockets which ask for none
+/// (net.ipv4.ip_local_port_range): nobody is given it before the server has bound it.
 pub fn free_port() -> SocketAddr {
     for _ in 0..100 {
-        let udp = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
-        let address = udp.local_addr().expect("a bound socket has an address");
-        if TcpListener::bind(address).is_ok() {
+        let port = 10_000 + (RandomState::new().build_hasher().finish() % 22_000) as u16;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let udp = UdpSocket::bind(address);
+        if udp.is_ok() && TcpListener::bind(address).is_ok() {
             return address;
         }
     }
