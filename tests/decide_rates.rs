@@ -78,7 +78,7 @@ fn two_samples_at_one_instant_are_no_division_by_zero() {
     assert_eq!(per_second(7, 0), 0.0);
     let mut window = Window::new(1_000, 0, 0);
     assert_eq!(window.sample(0, 100), 0.0);
-    // A second look at one instant sees the same past: not the first look, and no clock that was set back.
+    // Two looks at one instant see the same past: the clock was not set back, and the first look is not a past.
     assert_eq!(window.sample(4_000, 100), 25.0);
     assert_eq!(window.sample(4_000, 200), 50.0);
 }

@@ -407,7 +407,7 @@ fn the_values_of_all_paths_are_joined_as_the_registrar_stores_them() {
         let message = PHONE.replace("Expires:", &format!("{path}Expires:"));
         let register = register(&message);
         assert_eq!(register.has_path(), !path.is_empty());
-        // What Kamailio has parsed is read in another way.
+        // A form that the scanner leaves to Kamailio's parser is read in another way.
         let parsed = Register::found(&Found {
             ruri: register.ruri,
             from_first_via: &message.as_bytes()[message.find("Via:").expect("a Via")..],

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -562,25 +563,42 @@ fn absolute(path: &Path) -> PathBuf {
     }
 }
 
-/// A loopback port that is free for UDP and TCP now. It lies below the ports that systems give to sockets which ask for none
-/// (net.ipv4.ip_local_port_range): nobody is given it before the server has bound it.
+/// Below the ports that Linux gives to sockets which ask for none (net.ipv4.ip_local_port_range, from 32768 on unless it was
+/// changed): no other program is given one of these before the server has bound it.
+const PORTS: Range<u16> = 10_000..32_000;
+
+/// A loopback port that is free for UDP and TCP now, one of [`PORTS`] by chance.
 ///
 /// # Errors
 /// There is none.
 pub fn free_port() -> Result<u16, Failure> {
     for _ in 0..100 {
-        let port = 10_000 + (RandomState::new().build_hasher().finish() % 22_000) as u16;
+        let chance = RandomState::new().build_hasher().finish();
+        let port = PORTS.start + (chance % PORTS.len() as u64) as u16;
         let udp = UdpSocket::bind(("127.0.0.1", port));
         if udp.is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
         }
     }
-    Err(not_run("no port of 127.0.0.1 is free"))
+    Err(not_run(format!(
+        "no port of 127.0.0.1 from {} to {} was free in a hundred tries (ss -lntu shows what holds them): choose one with \
+         --listen udp:127.0.0.1:PORT",
+        PORTS.start, PORTS.end
+    )))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_for_the_server_is_one_that_no_other_socket_is_given_by_chance() {
+        let ports: Vec<u16> = (0..50).filter_map(|_| free_port().ok()).collect();
+        assert_eq!(ports.len(), 50);
+        assert!(ports.iter().all(|port| PORTS.contains(port)), "{ports:?}");
+        let different = std::collections::BTreeSet::from_iter(&ports);
+        assert!(different.len() > 25, "two gates at once: {ports:?}");
+    }
 
     #[test]
     fn listen_lines_are_known_and_nothing_else() {

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{TcpListener, UdpSocket};
+use std::ops::Range;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -216,18 +217,22 @@ pub fn end(child: &mut Child, signal: libc::c_int, limit: Duration) {
     }
 }
 
-/// A loopback port that is free for UDP and TCP now. It lies below the ports that systems give to sockets which ask for none
-/// (net.ipv4.ip_local_port_range): nobody is given it before the server has bound it.
+/// Below the ports that Linux gives to sockets which ask for none (net.ipv4.ip_local_port_range, from 32768 on unless it was
+/// changed): no other program is given one of these before the server has bound it.
+const PORTS: Range<u16> = 10_000..32_000;
+
+/// A loopback port that is free for UDP and TCP now, one of [`PORTS`] by chance.
 ///
 /// # Errors
 /// There is none.
 pub fn free_port() -> Result<u16, Failure> {
     for _ in 0..100 {
-        let port = 10_000 + (RandomState::new().build_hasher().finish() % 22_000) as u16;
+        let chance = RandomState::new().build_hasher().finish();
+        let port = PORTS.start + (chance % PORTS.len() as u64) as u16;
         let udp = UdpSocket::bind(("127.0.0.1", port));
         if udp.is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
         }
     }
-    Err("no port of loopback is free".into())
+    Err("no port of 127.0.0.1 was free in a hundred tries: ss -lntu shows what holds them".into())
 }

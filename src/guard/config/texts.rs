@@ -30,3 +30,28 @@ impl Texts {
         self.values.get(text as usize).map_or(&[], Vec::as_slice)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_value_counts_then_the_default_and_a_list_has_all() {
+        let mut texts = Texts::default();
+        assert_eq!(texts.get(Text::ReplyReason), "Server Memory Low");
+        assert_eq!(texts.get(Text::PriorityAor), "", "a list has no default");
+        for (text, value) in [
+            (Text::ReplyReason, "Busy"),
+            (Text::ReplyReason, "Later"),
+            (Text::PriorityAor, "a@x.test"),
+            (Text::PriorityAor, "b@x.test"),
+        ] {
+            let given = texts.given(text as usize).expect("it has a number");
+            given.push(value.into());
+        }
+        assert_eq!(texts.get(Text::ReplyReason), "Later");
+        assert_eq!(texts.list(Text::PriorityAor), ["a@x.test", "b@x.test"]);
+        assert_eq!(texts.list(Text::PriorityDomain), [""; 0]);
+        assert_eq!(texts.given(Text::COUNT), None);
+    }
+}

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -469,11 +470,15 @@ fn remove_folders_of_killed_runs() {
     }
 }
 
-/// A loopback port that is free for UDP and TCP now. It lies below the ports that systems give to sockets which ask for none
-/// (net.ipv4.ip_local_port_range): nobody is given it before the server has bound it.
+/// Below the ports that Linux gives to sockets which ask for none (net.ipv4.ip_local_port_range, from 32768 on unless it was
+/// changed): no other program is given one of these before the server has bound it.
+const PORTS: Range<u16> = 10_000..32_000;
+
+/// A loopback port that is free for UDP and TCP now, one of [`PORTS`] by chance.
 pub fn free_port() -> SocketAddr {
     for _ in 0..100 {
-        let port = 10_000 + (RandomState::new().build_hasher().finish() % 22_000) as u16;
+        let chance = RandomState::new().build_hasher().finish();
+        let port = PORTS.start + (chance % PORTS.len() as u64) as u16;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let udp = UdpSocket::bind(address);
         if udp.is_ok() && TcpListener::bind(address).is_ok() {
