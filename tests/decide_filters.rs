@@ -85,6 +85,18 @@ fn a_filter_is_refused_when_it_is_unknown_incomplete_or_given_twice() {
 }
 
 #[test]
+fn places_are_ordered_by_each_of_the_four() {
+    for (word, order) in [
+        ("live", By::Live),
+        ("growth", By::Growth),
+        ("failures", By::Failures),
+        ("drift", By::Drift),
+    ] {
+        assert_eq!(sites(&["by", word]).unwrap().by, Some(order));
+    }
+}
+
+#[test]
 fn each_list_knows_only_its_own_filters() {
     assert!(
         modules(&["module", "tm"])
@@ -100,11 +112,15 @@ fn each_list_knows_only_its_own_filters() {
     assert_eq!(paths(&["module", "tm", "top", "9"]).unwrap().top, Some(9));
     assert_eq!(profile(&["shm"]).unwrap().pool, Some(Pool::Shm));
     assert_eq!(profile(&["worker", "2", "pkg"]).unwrap().worker, Some(2));
-    assert!(
-        profile(&["top", "2"])
-            .unwrap_err()
-            .starts_with("memguard.profile accepts")
-    );
+    for filter in ["top", "from"] {
+        assert!(
+            profile(&[filter, "2"])
+                .unwrap_err()
+                .starts_with("memguard.profile accepts")
+        );
+    }
+    let paged = sites(&["from", "40", "top", "20"]).unwrap();
+    assert_eq!((paged.from, paged.top), (Some(40), Some(20)));
 }
 
 #[test]
@@ -144,6 +160,8 @@ fn single_words_and_numbers_are_held_to_their_sets() {
             .unwrap_err()
             .contains("peaks, baseline, failures or queue")
     );
+    assert_eq!(forecast(&[]), Ok(None));
+    assert_eq!(mark(&[]), Ok(None));
     assert_eq!(forecast(&["os"]), Ok(Some(Pool::Os)));
     assert!(forecast(&["all"]).unwrap_err().contains("shm, pkg or os"));
 }

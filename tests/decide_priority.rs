@@ -294,6 +294,46 @@ fn an_empty_place_matches_nothing_not_even_nothing() {
     ));
 }
 
+#[test]
+fn words_that_no_list_wrote_fit_nothing() {
+    const DOMAIN_OF_146_BYTES: u64 = u64::from_ne_bytes([3, 146, 0, 0, 0, 0, 0, 0]);
+    let mut words = [0u64; 12];
+    for first in [DOMAIN_OF_146_BYTES, 0] {
+        words[0] = first;
+        let source = Some("10.1.2.3".parse().unwrap());
+        assert!(!Entry::from_words(&words).matches(b"", b"", source));
+        assert_eq!(Entry::from_words(&words).list(), None);
+    }
+    assert_eq!(format!("{:?}", Entry::from_words(&words)), "no entry ");
+    assert!(!Entry::may_match(0, b"", b"", Some("::1".parse().unwrap())));
+}
+
+#[test]
+fn an_aor_of_another_length_is_passed_over_by_its_first_word() {
+    let first = parse_aor("alice@example.com").unwrap().to_words()[0];
+    for (user, host, may) in [
+        ("alice", "example.com", true),
+        ("alice", "example.org", true),
+        ("alice", "example.co", false),
+        ("alic", "eexample.com", false),
+        ("bobby", "example.com", false),
+    ] {
+        let found = Entry::may_match(first, user.as_bytes(), host.as_bytes(), None);
+        assert_eq!(found, may, "{user} {host}");
+    }
+}
+
+#[test]
+fn an_entry_shows_its_list_in_front() {
+    for (entry, shown) in [
+        (parse_aor("alice"), "aor alice"),
+        (parse_domain("example.com"), "domain example.com"),
+        (parse_source("192.0.2.0/24"), "source 192.0.2.0/24"),
+    ] {
+        assert_eq!(format!("{:?}", entry.unwrap()), shown);
+    }
+}
+
 proptest! {
     #[test]
     fn packing_into_words_loses_nothing(user in "[a-zA-Z0-9+._-]{1,30}", host in "[a-z0-9-]{1,20}(\\.[a-z]{1,9})?") {

@@ -117,6 +117,41 @@ fn the_usual_rate_is_learned_and_a_storm_leaves_it_alone() {
 }
 
 #[test]
+fn the_usual_rate_is_a_mean_at_first_and_then_remembers_an_hour() {
+    let mut baseline = Baseline::default();
+    let learn = |baseline: &mut Baseline, rate, seconds: u64| {
+        assert!(!baseline.sample(rate, seconds * 1000, 5, 100));
+        baseline.rate()
+    };
+    assert!(near(learn(&mut baseline, 10.0, 100), 10.0));
+    assert!(
+        near(learn(&mut baseline, 20.0, 100), 15.0),
+        "half of it each"
+    );
+    assert!(near(learn(&mut baseline, 30.0, 200), 22.5));
+    assert!(near(learn(&mut baseline, 22.5, 3_200), 22.5), "an hour");
+    assert!(
+        near(learn(&mut baseline, 40.0, 360), 24.25),
+        "a tenth of one"
+    );
+    assert!(near(learn(&mut baseline, 7.0, 7_200), 7.0), "never past it");
+}
+
+#[test]
+fn a_storm_of_an_hour_is_not_learned_and_a_longer_one_is() {
+    let mut baseline = Baseline::default();
+    for minute in 1..=61 {
+        assert!(baseline.sample(1_000.0, 60_000, 5, 20));
+        assert_eq!(baseline.rate() > 0.0, minute > 60, "{minute}");
+    }
+    assert!(
+        baseline.sample(1_000.0, 1_000, 5, 20),
+        "nor is one second enough"
+    );
+    assert!(!run(&mut baseline, 1_000.0, 3_600));
+}
+
+#[test]
 fn a_rate_that_stays_is_usual_in_the_end() {
     let mut baseline = Baseline::default();
     assert!(

@@ -395,6 +395,47 @@ fn only_the_first_edge_says_ob() {
 }
 
 #[test]
+fn what_another_parser_found_is_counted_and_kept() {
+    let headers = "Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1 , SIP/2.0/UDP 192.0.2.2\r\n\
+        To: <sip:a@h>\r\nv: SIP/2.0/TCP 192.0.2.3\r\n\r\n";
+    let found = Found {
+        from_first_via: headers.as_bytes(),
+        cseq: b"4711 REGISTER",
+        ..Found::default()
+    };
+    let mut register = Register::found(&found).expect("it has a Via");
+    assert_eq!((register.via_count, register.cseq_number), (3, 4711));
+    assert_eq!(register.top_via, b"SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1");
+    assert_eq!(register.via_headers().count(), 2);
+    assert!(format!("{register:?}").contains("2 Via headers"));
+    assert_eq!(Reply::found(&found).cseq_number, 4711);
+    for odd in ["", "REGISTER", "4294967296 REGISTER"] {
+        let found = Found {
+            cseq: odd.as_bytes(),
+            ..found
+        };
+        assert_eq!(Reply::found(&found).cseq_number, 0, "{odd}");
+    }
+    let uris: Vec<String> = (0..40).map(|i| format!("sip:a@192.0.2.{i}")).collect();
+    for uri in &uris {
+        register.contacts.add_found(uri.as_bytes(), b"", b"", b"");
+    }
+    let kept = register.contacts.kept().len();
+    assert!(kept < uris.len() && register.contacts.total == 40);
+    assert_eq!(
+        register.every_contact().count(),
+        kept,
+        "the rest stands in no header that memguard reads"
+    );
+}
+
+#[test]
+fn the_first_of_two_expires_headers_counts() {
+    let message = PHONE.replace("Expires: 7200", "Expires: 7200\r\nExpires: 0");
+    assert_eq!(register(&message).expires, Expires::Seconds(7200));
+}
+
+#[test]
 fn the_values_of_all_paths_are_joined_as_the_registrar_stores_them() {
     for (path, joined) in [
         ("", ""),

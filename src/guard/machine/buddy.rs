@@ -137,6 +137,28 @@ mod tests {
     }
 
     #[test]
+    fn a_small_block_leaves_a_large_one_whole() {
+        let mut tree = vec![0; tree_bytes(ORDER)];
+        let mut buddy = Buddy::new(&mut tree, ORDER);
+        assert_eq!(buddy.take(WHOLE / 2), Some(0), "the first of two halves");
+        assert_eq!(buddy.take(LEAF), Some(WHOLE / 2));
+        buddy.give(0, WHOLE / 2);
+        assert_eq!(
+            buddy.take(LEAF),
+            Some(WHOLE / 2 + LEAF),
+            "not from the half"
+        );
+        assert_eq!(buddy.take(WHOLE / 2), Some(0));
+        buddy.give(WHOLE / 2, LEAF);
+        buddy.give(WHOLE / 2 + LEAF, LEAF);
+        assert_eq!(
+            buddy.take(LEAF),
+            Some(WHOLE / 2),
+            "what was given back first"
+        );
+    }
+
+    #[test]
     fn more_than_there_is_cannot_be_had() {
         let mut tree = vec![0; tree_bytes(ORDER)];
         let mut buddy = Buddy::new(&mut tree, ORDER);

@@ -134,11 +134,12 @@ impl Entry {
         entry
     }
 
+    /// `None` also for words that no list wrote: a text longer than an entry has room for.
     fn kind(&self) -> Option<Kind> {
-        let [kind, ..] = self.bytes;
+        let [kind, len, ..] = self.bytes;
         [Kind::User, Kind::Aor, Kind::Domain, Kind::Net]
             .into_iter()
-            .find(|k| *k as u8 == kind)
+            .find(|k| *k as u8 == kind && HEAD + usize::from(len) <= self.bytes.len())
     }
 
     fn text(&self) -> &[u8] {
