@@ -74,6 +74,11 @@ fn display_is_printable_and_says_when_it_was_cut() {
     assert_eq!(show("sip:a%6cice@Example.COM"), "alice@example.c~");
     assert_eq!(show("sip:%00\u{e9}%0a@h"), "????@h");
     assert_eq!(show("sip:H"), "h");
+    assert_eq!(
+        show("sip:abcdefgh@1234567"),
+        "abcdefgh@1234567",
+        "just fits"
+    );
     assert_eq!(show("tel:+1-2"), "+12");
     assert_eq!(Aor::parse(b"sip:a@h").unwrap().display(&mut []), "");
 }
@@ -105,6 +110,15 @@ fn the_registrars_aor_follows_its_parameters() {
         text("sip:+1;ext=2@h;user=phone", plain).as_deref(),
         Some("+1")
     );
+    for no_phone in ["user=dialog", "method=phone"] {
+        let uri = format!("sip:+1;ext=2@h;{no_phone}");
+        assert_eq!(text(&uri, plain).as_deref(), Some("+1;ext=2"));
+    }
+    assert_eq!(text("sip:a@sip.", domain).as_deref(), Some("a@sip."));
+    for (user, host, is_taken) in [(248, 248, true), (249, 9, false), (9, 249, false)] {
+        let uri = format!("sip:{}@{}", "a".repeat(user), "h".repeat(host));
+        assert_eq!(text(&uri, domain).is_some(), is_taken, "{user} {host}");
+    }
     for refused in ["sip:a%@h", "sip:a%zz@h", "sip:a%0a@h"] {
         assert_eq!(text(refused, plain), None, "{refused}");
     }

@@ -280,6 +280,13 @@ fn a_cgroup_outside_of_the_namespace_reads_the_mount_point() {
         .unwrap()
         .unwrap();
     assert_eq!(found.dirs, [PathBuf::from("/sys/fs/cgroup")]);
+    assert_eq!(
+        found.dirs[0].as_os_str(),
+        "/sys/fs/cgroup",
+        "as it is shown"
+    );
+    let numbered = "4::/other.slice\n0::/../../other.slice\n";
+    assert_eq!(find_cgroup(numbered, V2_MOUNTS).unwrap(), Some(found));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Facts about the SIP scanner, message by message; RFC 4475's cases that begin like a REGISTER are among them.
 //! Forbidden here: sockets, Kamailio.
 
-use memguard::guard::sip::{Expires, Found, Register, Reply, Scanned, Why, scan};
+use memguard::guard::sip::aor::local::{Matching, Stored, is_same};
+use memguard::guard::sip::{Contact, Expires, Found, Register, Reply, Scanned, Why, scan};
 
 const PHONE: &str = "REGISTER sip:example.com SIP/2.0\r\n\
     Via: SIP/2.0/UDP 192.0.2.7:5060;branch=z9hG4bK776asdhds;rport\r\n\
@@ -26,6 +27,10 @@ fn reply(message: &str) -> Reply<'_> {
         Scanned::Reply(reply) => reply,
         other => panic!("{other:?}"),
     }
+}
+
+fn has_credentials(message: &str) -> bool {
+    register(message).has_credentials
 }
 
 fn not_understood(message: &str) -> Option<Why> {
@@ -157,6 +162,7 @@ fn expires_values_clamp_and_garbage_is_not_zero() {
         ("3600", Expires::Seconds(3600)),
         ("0", Expires::Seconds(0)),
         ("0 ;x", Expires::Seconds(0)),
+        ("0000000600", Expires::Seconds(600)),
         ("4294967296", Expires::Seconds(u32::MAX)),
         ("100000000000000000000", Expires::Seconds(u32::MAX)),
         ("00000000000", Expires::Seconds(u32::MAX)),
@@ -173,6 +179,8 @@ fn expires_values_clamp_and_garbage_is_not_zero() {
         ("expires=+0", Expires::Seconds(0)),
         ("expires=1;EXPIRES=0", Expires::Seconds(0)),
         ("expires=never", Expires::Garbage),
+        ("expires=60=0", Expires::Garbage),
+        ("methods=0", Expires::Absent),
         ("expires=1000000000000", Expires::Seconds(u32::MAX)),
     ] {
         let message = with_contact(&format!("<sip:a@h>;{param}"));
@@ -247,6 +255,15 @@ fn what_is_broken_is_left_to_kamailio_with_a_reason() {
         ("1826 REGISTER", "1826", Why::CSeq),
         ("Contact: <sip", "Contact: \"<sip", Why::Contact),
         ("reg-id=1", "reg-id=1,\"", Why::Contact),
+        // What stands in the way twice is no less in the way.
+        ("sip:alice@192", "sip:alice  @192", Why::Contact),
+        ("sip:alice@192", "sip:alice\"\"@192", Why::Contact),
+        // An unquoted name with a colon, and marks that Kamailio takes otherwise.
+        ("Contact: <", "Contact: sip:a <", Why::Contact),
+        ("reg-id=1", "x=<y>", Why::Contact),
+        ("reg-id=1", "x='y'", Why::Contact),
+        ("reg-id=1", "x=\"y\\\"z\"", Why::Contact),
+        ("reg-id=1", "x=\"y\"z", Why::Contact),
     ] {
         let message = PHONE.replacen(from, to, 1);
         assert_ne!(message, PHONE, "{from}");
@@ -427,6 +444,58 @@ fn what_another_parser_found_is_counted_and_kept() {
         kept,
         "the rest stands in no header that memguard reads"
     );
+}
+
+#[test]
+fn contacts_that_another_parser_found_read_like_the_scanners() {
+    let mut found = Reply::found(&Found::default()).contacts;
+    found.add_found(b"sip:a@h", b"60", b"<urn:uuid:1>", b"2");
+    found.add_found(b"sip:b@h", b"", b"", b"0");
+    found.add_found(b"*", b"", b"", b"");
+    assert!(found.star);
+    let of = |contact: &Contact<'_>| (contact.expires, contact.instance.is_some(), contact.reg_id);
+    let kept: Vec<_> = found.kept().iter().map(of).collect();
+    assert_eq!(
+        kept,
+        [
+            (Expires::Seconds(60), true, Some(2)),
+            (Expires::Absent, false, None)
+        ]
+    );
+}
+
+#[test]
+fn in_mode_two_contact_and_path_both_have_to_fit() {
+    let of = |uri: &'static str| Stored {
+        uri: uri.as_bytes(),
+        call_id: b"1",
+        instance: b"",
+        reg_id: 0,
+    };
+    let mode = Matching::from_number(2).unwrap();
+    for (uri, has_same_path, found) in [
+        ("sip:a@h", true, true),
+        ("sip:a@h", false, false),
+        ("sip:b@h", true, false),
+    ] {
+        assert_eq!(
+            is_same(mode, &of("sip:a@h"), &of(uri), || has_same_path),
+            found
+        );
+    }
+}
+
+#[test]
+fn parameters_and_headers_of_the_same_length_are_others() {
+    let message = with_contact("<sip:a@h>;string=7;+sip.extender=x;methods=0");
+    let register = register(&message);
+    let contact = register.contacts.kept()[0];
+    assert_eq!((contact.reg_id, contact.instance), (None, None));
+    assert!(!register.has_credentials);
+    for header in ["X-Device-Name", "P-Preferred-Service"] {
+        let message = PHONE.replace("Max-Forwards", header);
+        assert!(!has_credentials(&message), "{header}");
+    }
 }
 
 #[test]

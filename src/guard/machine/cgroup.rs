@@ -135,7 +135,7 @@ pub fn find_cgroup(self_cgroup: &str, mountinfo: &str) -> Result<Option<Cgroup>,
             continue;
         };
         is_in_any = true;
-        let shown = |mount: &&Mount| mount.relative(path).map(|_| mount.root.len() + 1);
+        let shown = |mount: &&Mount| mount.relative(path).map(|_| mount.root.len());
         // of equals the last: it was mounted over the others
         let best = mounts
             .iter()

@@ -68,6 +68,25 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_pool_is_remembered_too() {
+        let mut pool = Fragments::default();
+        assert_eq!(pool.feed(SIZE, SIZE, Some(SIZE)), Pieces::Whole);
+        assert_eq!(pool.feed(SIZE, SIZE, Some(4096)), Pieces::Fallen);
+    }
+
+    #[test]
+    fn memory_is_short_below_a_tenth_and_a_piece_is_small_below_a_twentieth() {
+        for (free, largest, pieces) in [
+            (100, 4, Pieces::Small),
+            (99, 4, Pieces::Whole),
+            (100, 5, Pieces::Whole),
+        ] {
+            let found = Fragments::default().feed(1000, free, Some(largest));
+            assert_eq!(found, pieces, "{free} {largest}");
+        }
+    }
+
+    #[test]
     fn small_pieces_that_were_never_seen_larger_are_only_small() {
         let mut pool = Fragments::default();
         assert_eq!(

@@ -201,6 +201,11 @@ mod tests {
             ..keeps(3_000_000, 0)(second)
         };
         assert_eq!(after(60, false, beside), (Leak::None, Part::Libc));
+        let slower = |second| Look {
+            python_blocks: Some(90_000 + second / 20),
+            ..keeps(300_000, 0)(second)
+        };
+        assert_eq!(after(60, false, slower), (Leak::None, Part::Libc));
     }
 
     #[test]
@@ -211,6 +216,11 @@ mod tests {
             python_blocks: None,
         };
         assert_eq!(after(140, false, mapped), (Leak::Suspected, Part::Other));
+        let half_in_the_heap = |second| Look {
+            heap: Some(8_000_000 + second * 30_000),
+            ..mapped(second)
+        };
+        assert_eq!(after(140, false, half_in_the_heap).1, Part::Other);
     }
 
     #[test]

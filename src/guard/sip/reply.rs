@@ -231,6 +231,26 @@ mod tests {
     }
 
     #[test]
+    fn received_is_added_for_rport_and_where_the_via_names_another_address() {
+        let via = |text: &str| {
+            let request = REQUEST.replace("192.0.2.1:5070;branch=z9hG4bKa;rport", text);
+            let reply = built(&request, MAX_REPLY).unwrap();
+            let (_, top) = reply.split_once("Via: SIP/2.0/UDP ").unwrap();
+            top.split_once(", ").unwrap().0.to_string()
+        };
+        assert_eq!(via("203.0.113.9;branch=z"), "203.0.113.9;branch=z");
+        assert_eq!(
+            via("192.0.2.1;branch=z"),
+            "192.0.2.1;branch=z;received=203.0.113.9"
+        );
+        assert_eq!(
+            via("203.0.113.9;rport;received=10.0.0.1"),
+            "203.0.113.9;rport=40000;received=203.0.113.9",
+            "a client's own received is not believed"
+        );
+    }
+
+    #[test]
     fn a_to_tag_is_copied_not_added() {
         let request = REQUEST.replace(
             "To: Bob <sip:bob@example.org>",
