@@ -343,7 +343,87 @@ mod tests {
         assert_eq!(state(FLAG_UP | FLAG_LOWER_UP, 0, 1), Link::Up); // loopback: unknown
         assert_eq!(state(FLAG_UP, 3, 0), Link::NoCarrier);
         assert_eq!(state(FLAG_UP | FLAG_LOWER_UP, 2, 1), Link::NoCarrier);
+        assert_eq!(state(FLAG_UP | FLAG_LOWER_UP, 6, 0), Link::NoCarrier);
+        assert_eq!(state(FLAG_UP, 6, 1), Link::NoCarrier);
         assert_eq!(state(0, 2, 0), Link::Down);
+    }
+
+    /// An IPv6 address as the kernel sends it: without IFA_LOCAL.
+    fn v6_body(low_flags: u8) -> Vec<u8> {
+        let mut body = vec![AF_INET6 as u8, 64, low_flags, 0];
+        body.extend(7u32.to_ne_bytes());
+        body.extend(attribute(1, &Ipv6Addr::LOCALHOST.octets()));
+        body
+    }
+
+    fn only_address(body: &[u8]) -> Address {
+        match read(&message(NEW_ADDRESS, 0, body))[..] {
+            [Says::Address(address)] => address,
+            _ => panic!("no address"),
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_stands_in_the_attribute_of_the_other_end() {
+        let address = only_address(&v6_body(PERMANENT as u8));
+        assert_eq!(address.address, Ipv6Addr::LOCALHOST);
+        assert_eq!((address.prefix, address.valid_s), (64, None));
+    }
+
+    #[test]
+    fn an_ipv6_address_is_tentative_unless_it_is_used_meanwhile() {
+        let state = |flags: u32| {
+            let address = only_address(&v6_body(flags as u8));
+            (address.is_tentative, address.is_duplicate)
+        };
+        assert_eq!(state(0), (false, false));
+        assert_eq!(state(TENTATIVE), (true, false));
+        assert_eq!(state(TENTATIVE | OPTIMISTIC), (false, false));
+        assert_eq!(state(TENTATIVE | DAD_FAILED), (true, true));
+        assert!(
+            !only_address(&v6_body(SECONDARY as u8)).is_secondary,
+            "a temporary address, in IPv6"
+        );
+    }
+
+    #[test]
+    fn the_attribute_of_flags_counts_more_than_the_byte_in_front() {
+        let mut body = v6_body(PERMANENT as u8);
+        body.extend(attribute(8, &TENTATIVE.to_ne_bytes()));
+        let address = only_address(&body);
+        assert_eq!(
+            (address.is_tentative, address.origin),
+            (true, Origin::Unknown)
+        );
+    }
+
+    #[test]
+    fn an_interface_goes_by_its_number() {
+        let body = [[0; 4], 3u32.to_ne_bytes(), [0; 4], [0; 4]].concat();
+        assert_eq!(
+            read(&message(GONE_LINK, 0, &body)),
+            [Says::InterfaceGone(3)]
+        );
+    }
+
+    #[test]
+    fn an_error_is_a_refusal_and_an_acknowledgement_is_nothing() {
+        let answer = |error: i32| read(&message(ERROR, 1, &error.to_ne_bytes()));
+        assert_eq!(answer(-16), [Says::Refused]); // EBUSY
+        assert!(answer(0).is_empty());
+    }
+
+    #[test]
+    fn a_dump_is_interrupted_where_the_kernel_says_so() {
+        let is_interrupted = |flags: u16| {
+            let mut bytes = message(DONE, 1, &[0; 4]);
+            bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+            messages(&bytes).all(|m| m.is_interrupted)
+        };
+        const PART_OF_MANY: u16 = 2;
+        assert!(!is_interrupted(0) && !is_interrupted(PART_OF_MANY));
+        assert!(is_interrupted(DUMP_INTERRUPTED | PART_OF_MANY));
+        assert!(is_interrupted(DUMP_INTERRUPTED));
     }
 
     #[test]

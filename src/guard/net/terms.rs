@@ -226,6 +226,12 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_without_a_name_is_none() {
+        assert_eq!(Name::new(b"").to_string(), "no interface");
+        assert_eq!(Name::new(b"eth0\0 more").to_string(), "eth0");
+    }
+
+    #[test]
     fn vrrp_is_told_by_its_cards() {
         assert!(Mac([0, 0, 0x5e, 0, 1, 51]).is_vrrp() && Mac([0, 0, 0x5e, 0, 2, 1]).is_vrrp());
         assert!(!Mac([0, 0, 0x5e, 0, 3, 1]).is_vrrp() && !Mac([2, 0, 0x5e, 0, 1, 1]).is_vrrp());

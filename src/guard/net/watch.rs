@@ -55,7 +55,7 @@ impl Here {
         let bits = 32 - u32::from(self.said.prefix.min(32));
         let mask = u32::MAX.checked_shl(bits).unwrap_or(0);
         let is_same_net = (u32::from(own) ^ u32::from(address)) & mask == 0;
-        self.said.index == index && !self.said.is_secondary && is_same_net && own != address
+        self.said.index == index && !self.said.is_secondary && is_same_net
     }
 }
 
@@ -316,9 +316,7 @@ impl Watch {
                     interface: row.interface,
                     card: match reason {
                         Reason::Claimed => row.claimed_by,
-                        Reason::Standby => row.taken_over_by,
-                        reason if reason.is_missing() => row.taken_over_by,
-                        _ => None,
+                        _ => row.taken_over_by, // none while it is here
                     },
                 });
             }
@@ -534,9 +532,11 @@ mod tests {
     use crate::guard::net::said::Said;
     use crate::guard::net::terms::{Alarm, Name};
     use proptest::prelude::*;
+    use std::net::Ipv6Addr;
 
     const OURS: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const THEIRS: Mac = Mac([2, 0, 0, 0, 0, 9]);
+    const ANOTHER: Mac = Mac([2, 0, 0, 0, 0, 7]);
     const ROUTER: Mac = Mac([0, 0, 0x5e, 0, 1, 51]);
     const PRIMARY: [u8; 4] = [10, 77, 0, 10];
     const SERVICE: [u8; 4] = [10, 77, 0, 100];
@@ -557,26 +557,58 @@ mod tests {
         }
     }
 
-    fn eth0(link: Link) -> Says {
+    /// An IPv6 address on eth0.
+    fn ipv6(is_tentative: bool, is_duplicate: bool, valid_s: Option<u32>) -> rtnetlink::Address {
+        rtnetlink::Address {
+            address: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1).into(),
+            is_tentative,
+            is_duplicate,
+            ..on(SERVICE, false, valid_s)
+        }
+    }
+
+    fn interface(index: u32, name: &str, link: Link) -> Says {
         Says::Interface(Interface {
-            index: 2,
-            name: Name::new(b"eth0"),
+            index,
+            name: Name::new(name.as_bytes()),
             link,
             card: Some(OURS),
         })
     }
 
+    fn eth0(link: Link) -> Says {
+        interface(2, "eth0", link)
+    }
+
     /// A machine with eth0 and these addresses, watching `SERVICE` in a role.
     fn machine(roles: u8, addresses: &[rtnetlink::Address]) -> Watch {
-        let mut watch = Watch::new(&[Row::new(SERVICE.into(), roles, 1)], false, false);
-        watch.begin_listing();
-        watch.hear(&eth0(Link::Up), 1000);
-        for said in addresses {
-            watch.hear(&Says::Address(*said), 1000);
-        }
-        watch.end_listing();
+        watching(SERVICE.into(), roles, addresses)
+    }
+
+    /// The same, watching any address.
+    fn watching(address: IpAddr, roles: u8, addresses: &[rtnetlink::Address]) -> Watch {
+        let mut watch = Watch::new(&[Row::new(address, roles, 1)], false, false);
+        list(&mut watch, Link::Up, addresses, 1000);
         watch.settle(1000);
         watch
+    }
+
+    /// A listing of eth0 and these addresses.
+    fn list(watch: &mut Watch, link: Link, addresses: &[rtnetlink::Address], now: u64) {
+        watch.begin_listing();
+        watch.hear(&eth0(link), now);
+        for said in addresses {
+            watch.hear(&Says::Address(*said), now);
+        }
+        watch.end_listing();
+    }
+
+    /// The machine gets more addresses than are remembered.
+    fn crowd(watch: &mut Watch, now: u64) {
+        for n in 0..=MAX_HERE as u16 {
+            let [a, b] = n.to_be_bytes();
+            watch.hear(&Says::Address(on([10, 78, a, b], false, None)), now);
+        }
     }
 
     fn told(watch: &mut Watch) -> Vec<&'static str> {
@@ -586,6 +618,11 @@ mod tests {
     fn after(watch: &mut Watch, now: u64) -> Vec<&'static str> {
         watch.settle(now);
         told(watch)
+    }
+
+    /// What is told, with the other machine's card.
+    fn told_cards(watch: &mut Watch) -> Vec<(&'static str, Option<Mac>)> {
+        watch.take_changes().map(|c| (c.word(), c.card)).collect()
     }
 
     fn speaks(watch: &mut Watch, card: Mac, sender: [u8; 4], target: [u8; 4], now: u64) {
@@ -610,6 +647,18 @@ mod tests {
             (State::Present, Reason::Here, 0)
         );
         assert_eq!(sentence(&watch, 2000), "here on eth0");
+        assert_eq!(watch.sums(), Sums::default());
+    }
+
+    #[test]
+    fn before_the_listing_is_complete_nothing_is_decided() {
+        let mut watch = Watch::new(&[Row::new(SERVICE.into(), LISTENS, 1)], false, false);
+        watch.begin_listing();
+        speaks(&mut watch, THEIRS, SERVICE, SERVICE, 1000);
+        assert!(!watch.is_listed());
+        assert!(after(&mut watch, 1000).is_empty() && after(&mut watch, 9000).is_empty());
+        watch.end_listing();
+        assert!(watch.is_listed());
     }
 
     #[test]
@@ -617,6 +666,7 @@ mod tests {
         let mut watch = machine(LISTENS, &[on(SERVICE, false, None)]);
         watch.hear(&Says::AddressGone(on(SERVICE, false, None)), 5000);
         assert!(after(&mut watch, 5000).is_empty());
+        assert_eq!(sentence(&watch, 5000), "not here for a moment");
         assert!(after(&mut watch, 6999).is_empty());
         assert_eq!(after(&mut watch, 7000), ["gone"]);
         assert_eq!(watch.sums().missing, 1);
@@ -640,6 +690,90 @@ mod tests {
         watch.hear(&Says::Address(on(SERVICE, false, None)), 8001);
         assert!(after(&mut watch, 12_000).is_empty());
         assert_eq!(watch.rows()[0].changes, 4);
+    }
+
+    #[test]
+    fn an_address_that_goes_and_comes_between_two_settlings_has_changed_twice() {
+        let mut watch = machine(LISTENS, &[on(SERVICE, false, None)]);
+        watch.hear(&Says::AddressGone(on(SERVICE, false, None)), 5000);
+        watch.hear(&Says::Address(on(SERVICE, false, None)), 5001);
+        assert!(after(&mut watch, 5001).is_empty());
+        assert_eq!(watch.rows()[0].changes, 2);
+    }
+
+    #[test]
+    fn an_address_that_leaves_takes_no_other_along() {
+        let mut watch = machine(LISTENS, &[on(SERVICE, false, None)]);
+        let elsewhere = rtnetlink::Address {
+            index: 3,
+            ..on(SERVICE, false, None)
+        };
+        for said in [on(PRIMARY, false, None), elsewhere] {
+            watch.hear(&Says::AddressGone(said), 5000);
+        }
+        watch.settle(5000);
+        let row = watch.rows()[0];
+        assert_eq!((row.state, row.changes), (State::Present, 0));
+    }
+
+    #[test]
+    fn an_interface_takes_its_own_addresses_along_and_no_others() {
+        let mut watch = machine(LISTENS, &[on(SERVICE, false, None)]);
+        watch.hear(&interface(3, "eth1", Link::Up), 2000);
+        watch.hear(&Says::InterfaceGone(3), 3000);
+        watch.settle(3000);
+        let row = watch.rows()[0];
+        assert_eq!((row.state, row.link), (State::Present, Link::Up));
+        watch.hear(&Says::InterfaceGone(2), 4000);
+        watch.settle(4000);
+        let row = watch.rows()[0];
+        assert_eq!((row.state, row.link), (State::Absent, Link::Unknown));
+    }
+
+    #[test]
+    fn of_too_many_addresses_the_watched_one_is_known() {
+        let mut watch = machine(LISTENS, &[]);
+        crowd(&mut watch, 2000);
+        watch.hear(&Says::Address(on(SERVICE, false, None)), 2000);
+        watch.settle(2000);
+        assert_eq!(watch.rows()[0].state, State::Present);
+    }
+
+    #[test]
+    fn an_address_too_many_that_is_not_watched_displaces_none() {
+        let mut watch = machine(
+            LISTENS,
+            &[on(PRIMARY, false, None), on(SERVICE, true, None)],
+        );
+        crowd(&mut watch, 2000);
+        watch.settle(2000);
+        assert_eq!(watch.rows()[0].primary, Some(PRIMARY.into()));
+    }
+
+    #[test]
+    fn a_primary_is_of_the_same_network_on_the_same_interface() {
+        let primary_among = |other: rtnetlink::Address, is_secondary| {
+            let watch = machine(LISTENS, &[other, on(SERVICE, is_secondary, None)]);
+            watch.rows()[0].primary
+        };
+        let primary = on(PRIMARY, false, None);
+        assert_eq!(primary_among(primary, true), Some(PRIMARY.into()));
+        assert_eq!(primary_among(primary, false), None);
+        let others = [
+            rtnetlink::Address {
+                index: 3,
+                ..primary
+            },
+            rtnetlink::Address {
+                prefix: 26,
+                ..primary
+            },
+            on([10, 78, 0, 10], false, None),
+            on(PRIMARY, true, None),
+        ];
+        for other in others {
+            assert_eq!(primary_among(other, true), None, "{other:?}");
+        }
     }
 
     #[test]
@@ -682,6 +816,64 @@ mod tests {
     }
 
     #[test]
+    fn only_an_interface_with_a_watched_secondary_address_is_asked_whether_it_promotes() {
+        let asked = |addresses: &[rtnetlink::Address]| {
+            let mut watch = machine(LISTENS, addresses);
+            watch.hear(&interface(3, "eth1", Link::Up), 1000);
+            let mut names = Vec::new();
+            watch.ask_promotion(|name| {
+                names.push(name.to_string());
+                false
+            });
+            names
+        };
+        assert_eq!(asked(&[on(SERVICE, true, None)]), ["eth0"]);
+        assert!(asked(&[on(SERVICE, false, None), on(PRIMARY, true, None)]).is_empty());
+    }
+
+    #[test]
+    fn promotion_that_is_switched_is_seen_at_once() {
+        let addresses = [on(PRIMARY, false, None), on(SERVICE, true, None)];
+        let mut watch = machine(LISTENS, &addresses);
+        assert_eq!(told(&mut watch), ["secondary"]);
+        watch.ask_promotion(|_| true);
+        assert_eq!(after(&mut watch, 2000), ["here"]);
+        watch.ask_promotion(|_| false);
+        assert_eq!(after(&mut watch, 3000), ["secondary"]);
+    }
+
+    #[test]
+    fn a_secondary_whose_primary_stays_is_only_gone() {
+        let addresses = [on(PRIMARY, false, None), on(SERVICE, true, None)];
+        let mut watch = machine(LISTENS, &addresses);
+        assert_eq!(told(&mut watch), ["secondary"]);
+        watch.hear(&Says::AddressGone(addresses[1]), 5000);
+        watch.settle(5000);
+        assert_eq!(after(&mut watch, 7000), ["gone"]);
+    }
+
+    #[test]
+    fn a_leased_address_that_is_taken_away_before_its_end_is_only_gone() {
+        let mut watch = machine(LISTENS, &[on(SERVICE, false, Some(600))]);
+        assert_eq!(told(&mut watch), ["leased"]);
+        watch.hear(&Says::AddressGone(on(SERVICE, false, Some(600))), 5000);
+        watch.settle(5000);
+        assert_eq!(after(&mut watch, 7000), ["gone"]);
+    }
+
+    #[test]
+    fn a_lease_is_a_matter_only_of_an_address_that_is_needed() {
+        let leased = |roles| {
+            let mut watch = machine(roles, &[on(SERVICE, false, Some(600))]);
+            (told(&mut watch), watch.sums().leased)
+        };
+        assert_eq!(leased(FLOATS), (vec![], 0));
+        for roles in [LISTENS, EXPECTED, LISTENS | EXPECTED] {
+            assert_eq!(leased(roles), (vec!["leased"], 1));
+        }
+    }
+
+    #[test]
     fn a_lease_is_a_warning_and_its_end_is_named() {
         let mut watch = machine(LISTENS, &[on(SERVICE, false, Some(30))]);
         assert_eq!(told(&mut watch), ["leased"]);
@@ -707,6 +899,11 @@ mod tests {
                 (row.claimed_by, row.claims, row.claimed_first_ms),
                 (Some(THEIRS), 1, 5000)
             );
+            assert_eq!(
+                sentence(&watch, 5000),
+                "another machine uses it too (its card is 02:00:00:00:00:09), while it is on eth0 here: \
+                 phones reach the one or the other"
+            );
             assert!(after(&mut watch, 5000 + REMEMBERED_MS - 1).is_empty());
             assert_eq!(after(&mut watch, 5000 + REMEMBERED_MS), ["here"]);
         }
@@ -721,6 +918,70 @@ mod tests {
             (watch.rows()[0].probes, watch.rows()[0].reason.alarm()),
             (1, Alarm::Warning)
         );
+        assert!(after(&mut watch, 5000 + REMEMBERED_MS - 1).is_empty());
+        assert_eq!(after(&mut watch, 5000 + REMEMBERED_MS), ["here"]);
+    }
+
+    #[test]
+    fn a_probe_for_an_address_that_is_not_here_takes_nothing_over() {
+        let mut watch = machine(LISTENS | FLOATS, &[]);
+        speaks(&mut watch, THEIRS, [0; 4], SERVICE, 5000);
+        assert!(after(&mut watch, 5000).is_empty());
+        assert_eq!(watch.rows()[0].taken_over_by, None);
+    }
+
+    #[test]
+    fn another_card_that_claims_is_told_after_ten_seconds() {
+        let mut watch = machine(LISTENS, &[on(SERVICE, false, None)]);
+        let mut claims = |card, now| {
+            speaks(&mut watch, card, SERVICE, SERVICE, now);
+            watch.settle(now);
+            told_cards(&mut watch)
+        };
+        assert_eq!(claims(THEIRS, 5000), [("claimed", Some(THEIRS))]);
+        assert!(claims(ANOTHER, 14_999).is_empty());
+        assert_eq!(claims(THEIRS, 15_000), [("claimed", Some(THEIRS))]);
+        assert!(claims(THEIRS, 40_000).is_empty());
+    }
+
+    #[test]
+    fn another_card_that_takes_over_is_told_after_ten_seconds() {
+        let mut watch = machine(LISTENS | FLOATS, &[on(SERVICE, false, None)]);
+        watch.hear(&Says::AddressGone(on(SERVICE, false, None)), 5000);
+        assert_eq!(after(&mut watch, 5000), ["standby"]);
+        let mut takes = |card, now| {
+            speaks(&mut watch, card, SERVICE, SERVICE, now);
+            told_cards(&mut watch)
+        };
+        assert_eq!(takes(THEIRS, 5100), [("taken over", Some(THEIRS))]);
+        assert!(takes(ANOTHER, 15_099).is_empty());
+        assert_eq!(takes(ANOTHER, 15_100), [("taken over", Some(ANOTHER))]);
+        assert!(takes(ANOTHER, 40_000).is_empty());
+    }
+
+    #[test]
+    fn a_card_that_spoke_before_the_address_left_is_told_with_that() {
+        let mut watch = machine(LISTENS | FLOATS, &[on(SERVICE, false, None)]);
+        speaks(&mut watch, THEIRS, SERVICE, SERVICE, 5000);
+        watch.hear(&Says::AddressGone(on(SERVICE, false, None)), 5900);
+        watch.settle(5900);
+        assert_eq!(told_cards(&mut watch), [("standby", Some(THEIRS))]);
+    }
+
+    #[test]
+    fn an_absence_is_told_with_the_card_that_took_over_and_the_return_without() {
+        let mut watch = machine(LISTENS, &[on(SERVICE, false, None)]);
+        watch.hear(&Says::AddressGone(on(SERVICE, false, None)), 5000);
+        watch.settle(5000);
+        speaks(&mut watch, THEIRS, SERVICE, SERVICE, 5500);
+        watch.settle(7000);
+        assert_eq!(
+            told_cards(&mut watch),
+            [("taken over", Some(THEIRS)), ("gone", Some(THEIRS))]
+        );
+        watch.hear(&Says::Address(on(SERVICE, false, None)), 9000);
+        watch.settle(9000);
+        assert_eq!(told_cards(&mut watch), [("here", None)]);
     }
 
     #[test]
@@ -757,6 +1018,34 @@ mod tests {
     }
 
     #[test]
+    fn a_floating_address_that_is_here_from_the_beginning_gets_no_last_words() {
+        let mut watch = machine(LISTENS | FLOATS, &[on(SERVICE, false, None)]);
+        speaks(&mut watch, THEIRS, SERVICE, SERVICE, 1200);
+        assert_eq!(after(&mut watch, 2700), ["claimed"]);
+    }
+
+    #[test]
+    fn last_words_end_three_seconds_after_a_floating_address_came() {
+        let mut watch = machine(LISTENS | FLOATS, &[]);
+        watch.hear(&Says::Address(on(SERVICE, false, None)), 20_000);
+        assert_eq!(after(&mut watch, 20_000), ["here"]);
+        speaks(&mut watch, THEIRS, SERVICE, SERVICE, 22_999);
+        speaks(&mut watch, THEIRS, SERVICE, SERVICE, 23_000);
+        assert!(after(&mut watch, 24_499).is_empty());
+        assert_eq!(after(&mut watch, 24_500), ["claimed"]);
+        assert_eq!(watch.sums().claims, 1);
+    }
+
+    #[test]
+    fn an_address_that_does_not_float_is_claimed_from_the_moment_it_came() {
+        let mut watch = machine(LISTENS, &[]);
+        watch.hear(&Says::Address(on(SERVICE, false, None)), 2000);
+        assert!(after(&mut watch, 2000).is_empty());
+        speaks(&mut watch, THEIRS, SERVICE, SERVICE, 2500);
+        assert_eq!(after(&mut watch, 2500), ["claimed"]);
+    }
+
+    #[test]
     fn no_carrier_and_a_link_that_is_down_are_told_after_two_seconds() {
         let mut watch = machine(LISTENS, &[on(SERVICE, false, None)]);
         watch.hear(&eth0(Link::NoCarrier), 5000);
@@ -773,30 +1062,50 @@ mod tests {
             after(&mut watch, 15_000).is_empty(),
             "a cable that is moved"
         );
+        watch.hear(&eth0(Link::Down), 16_000);
+        assert!(after(&mut watch, 16_000).is_empty());
+        assert_eq!(after(&mut watch, 18_000), ["link down"]);
+    }
+
+    #[test]
+    fn a_return_to_a_link_without_carrier_is_told_before_that() {
+        let mut watch = machine(LISTENS, &[on(SERVICE, false, None)]);
+        watch.hear(&Says::AddressGone(on(SERVICE, false, None)), 5000);
+        watch.settle(5000);
+        assert_eq!(after(&mut watch, 7000), ["gone"]);
+        watch.hear(&eth0(Link::NoCarrier), 9000);
+        watch.hear(&Says::Address(on(SERVICE, false, None)), 9000);
+        assert_eq!(after(&mut watch, 9000), ["here"]);
+        assert_eq!(after(&mut watch, 11_000), ["no carrier"]);
     }
 
     #[test]
     fn an_ipv6_duplicate_is_told_at_once() {
-        let address: IpAddr = "fd00::1".parse().expect("an address");
-        let said = |is_tentative, is_duplicate| {
-            let address = rtnetlink::Address {
-                address,
-                is_tentative,
-                is_duplicate,
-                ..on(SERVICE, false, None)
-            };
-            Says::Address(address)
-        };
-        let mut watch = Watch::new(&[Row::new(address, LISTENS, 1)], false, false);
-        watch.begin_listing();
-        watch.hear(&eth0(Link::Up), 1000);
-        watch.hear(&said(true, false), 1000);
-        watch.end_listing();
-        assert!(after(&mut watch, 1000).is_empty());
+        let tentative = ipv6(true, false, None);
+        let mut watch = watching(tentative.address, LISTENS, &[tentative]);
+        assert!(told(&mut watch).is_empty());
         assert_eq!(watch.rows()[0].state, State::Tentative);
-        watch.hear(&said(true, true), 2000);
+        assert_eq!(sentence(&watch, 1000), "on eth0, not ready yet");
+        watch.hear(&Says::Address(ipv6(true, true, None)), 2000);
         assert_eq!(after(&mut watch, 2000), ["duplicate"]);
         assert_eq!(watch.sums().missing, 1);
+    }
+
+    #[test]
+    fn an_address_that_only_tried_to_return_is_gone_for_the_same_reason() {
+        let leased = ipv6(false, false, Some(30));
+        let mut watch = watching(leased.address, LISTENS, &[leased]);
+        assert_eq!(told(&mut watch), ["leased"]);
+        watch.hear(&Says::AddressGone(leased), 31_000);
+        watch.settle(31_000);
+        assert_eq!(after(&mut watch, 33_000), ["lease ended"]);
+        let tentative = ipv6(true, false, Some(600));
+        watch.hear(&Says::Address(tentative), 40_000);
+        watch.settle(40_000);
+        watch.hear(&Says::AddressGone(tentative), 41_000);
+        watch.settle(41_000);
+        assert!(after(&mut watch, 43_000).is_empty());
+        assert_eq!(watch.rows()[0].reason, Reason::LeaseEnded);
     }
 
     #[test]
@@ -806,10 +1115,15 @@ mod tests {
         watch.end_listing();
         assert!(after(&mut watch, 1000).is_empty());
         assert!(after(&mut watch, 9000).is_empty());
-        assert_eq!(watch.rows()[0].state, State::Standby);
+        let row = watch.rows()[0];
+        assert_eq!((row.state, row.roles), (State::Standby, LISTENS | FLOATS));
         let mut strict = machine(LISTENS, &[]);
         assert!(told(&mut strict).is_empty());
         assert_eq!(after(&mut strict, 3000), ["gone"]);
+        assert_eq!(
+            sentence(&strict, 3000),
+            "not on this machine: no phone reaches it here"
+        );
     }
 
     #[test]
@@ -828,12 +1142,43 @@ mod tests {
         speaks(&mut watch, THEIRS, SERVICE, SERVICE, 5000);
         assert_eq!(after(&mut watch, 5000), ["claimed"]);
         let mut next = Watch::new(watch.rows(), false, true);
-        next.begin_listing();
-        next.hear(&eth0(Link::Up), 9000);
-        next.hear(&Says::Address(on(SERVICE, false, None)), 9000);
-        next.end_listing();
+        list(&mut next, Link::Up, &[on(SERVICE, false, None)], 9000);
         assert!(after(&mut next, 9000).is_empty());
         assert_eq!((next.rows()[0].claims, next.rows()[0].changes), (1, 0));
+    }
+
+    #[test]
+    fn a_new_sampling_process_goes_on_with_a_link_that_has_no_carrier() {
+        let mut watch = machine(LISTENS, &[on(SERVICE, false, None)]);
+        watch.hear(&eth0(Link::NoCarrier), 5000);
+        watch.settle(5000);
+        assert_eq!(after(&mut watch, 7000), ["no carrier"]);
+        let mut next = Watch::new(watch.rows(), false, true);
+        list(
+            &mut next,
+            Link::NoCarrier,
+            &[on(SERVICE, false, None)],
+            9000,
+        );
+        assert!(after(&mut next, 9000).is_empty());
+        assert!(after(&mut next, 11_000).is_empty());
+    }
+
+    #[test]
+    fn changes_that_nobody_takes_end_with_their_room() {
+        let mut watch = machine(LISTENS, &[on(SERVICE, false, None)]);
+        let mut now = 5000;
+        for n in 0..=MAX_CHANGES {
+            now += TOLD_AGAIN_MS;
+            let card = [THEIRS, ANOTHER][n % 2];
+            speaks(&mut watch, card, SERVICE, SERVICE, now);
+            watch.settle(now);
+        }
+        watch.hear(&eth0(Link::Down), now);
+        watch.settle(now);
+        watch.settle(now + PATIENCE_MS);
+        assert_eq!(watch.rows()[0].reason, Reason::LinkDown);
+        assert_eq!(watch.take_changes().count(), MAX_CHANGES);
     }
 
     #[test]
@@ -857,6 +1202,7 @@ mod tests {
                 }),
                 now,
             );
+            watch.hear(&interface(1000 + n, "veth", Link::Up), now);
             if n % 100 == 0 {
                 lines += after(&mut watch, now).len();
             }
@@ -903,6 +1249,7 @@ mod tests {
                     prop_assert!(change.is_takeover || change.to != Reason::Claimed || row.state == State::Present);
                 }
                 prop_assert_eq!(row.state == State::Standby, roles & FLOATS != 0 && row.link == Link::Unknown && !watch.here.iter().any(|h| h.said.address == row.address));
+                prop_assert!(row.state != State::Present || row.taken_over_by.is_none());
                 prop_assert!(row.since_ms <= now && row.claims >= u64::from(row.reason == Reason::Claimed));
                 prop_assert!(!Said(&row, now).to_string().is_empty());
             }
