@@ -567,6 +567,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_suspect_has_not_is_not_said() {
+        let mut rare = suspect();
+        (rare.per_message, rare.per_register) = (Some(0.04), Some(0.0));
+        let Some(path) = rare.path.as_mut() else {
+            unreachable!()
+        };
+        (path.cfg, path.method) = (String::new(), String::new());
+        let text = report(&[rare]).markdown();
+        assert!(text.contains("keeps 9,612 bytes per second"), "{text}");
+        assert!(text.contains("| configuration line | none: no line of the native script"));
+        for row in ["| SIP message in hand |", "| bytes per REGISTER |"] {
+            assert!(!text.contains(row), "{row}");
+            assert!(report(&[suspect()]).markdown().contains(row), "{row}");
+        }
+    }
+
+    #[test]
+    fn a_cell_is_one_line_of_one_column() {
+        assert_eq!(Cell("a|b\nc\td").to_string(), "a\\|b c d");
+    }
+
+    #[test]
     fn without_a_suspect_the_report_says_so() {
         let text = report(&[]).markdown();
         assert!(

@@ -264,6 +264,42 @@ mod tests {
     }
 
     #[test]
+    fn each_limit_is_said_once_it_is_reached_and_not_before() {
+        for (permyriad, left, text) in [
+            (
+                7_000,
+                NONE_FORESEEN_S,
+                "WARNING - shm at 70.0 %; level normal, cause leak",
+            ),
+            (6_999, 86_400, "OK - level normal, 1.0 MiB left"),
+            (
+                6_999,
+                3_600,
+                "WARNING - shm full in 1h 0m; level normal, cause leak",
+            ),
+            (
+                8_057,
+                3_599,
+                "CRITICAL - shm at 80.5 %, shm full in 59m 59s; level normal, cause leak",
+            ),
+        ] {
+            assert_eq!(said(permyriad, left, true, 10_000).text, text);
+        }
+    }
+
+    #[test]
+    fn draining_is_said_while_it_lasts() {
+        let drains = |draining_s| {
+            let mut server = quiet();
+            server.level = Level::Warning;
+            server.upkeep.draining_s = draining_s;
+            check(&server, None, None).text
+        };
+        assert!(drains(40).contains("draining for another 40 s"));
+        assert!(!drains(0).contains("draining"), "{}", drains(0));
+    }
+
+    #[test]
     fn the_level_counts_unless_percents_are_given() {
         let pool = Standing {
             pool: Pool::Shm,

@@ -241,6 +241,38 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_each_kind_is_json() {
+        let row = || vec![("a", int(1))];
+        for (answer, json) in [
+            (Answer::One(row()), r#"{"a":1}"#),
+            (Answer::Many(vec![row(), row()]), r#"[{"a":1},{"a":1}]"#),
+            (Answer::Text("plain".into()), r#""plain""#),
+        ] {
+            assert_eq!(to_json(&answer).to_string(), json);
+        }
+    }
+
+    #[test]
+    fn what_a_row_weighs_is_at_least_its_json_and_not_much_more() {
+        const MANY: u64 = 4_000_000_000_000;
+        let texts = |length: usize| Node::Texts(vec!["x".repeat(length); 50]);
+        for node in [
+            Node::Text("x".repeat(100)),
+            Node::Count(MANY),
+            texts(1),
+            texts(30),
+            Node::Counts(vec![MANY; 50]),
+            Node::Reals(vec![4_000_000_000.5; 50]),
+            Node::List(vec![vec![("name", Node::Count(MANY))]; 50]),
+        ] {
+            let row = vec![("a", node)];
+            let json = fields_to_json(&row).to_string().len();
+            let weighed = weight(&row);
+            assert!((json..2 * json).contains(&weighed), "{weighed} {row:?}");
+        }
+    }
+
+    #[test]
     fn lists_of_a_document_are_cut_to_the_same_length_and_what_is_lost_is_said() {
         let list = |rows: usize| Value::from(vec!["x".repeat(97); rows]); // 100 bytes each in the list
         let mut document = Map::new();

@@ -84,7 +84,7 @@ pub enum Says {
     InterfaceGone(u32),
     /// The dump is complete.
     Done,
-    /// The dump was refused.
+    /// The dump was refused, or failed on its way.
     Refused,
 }
 
@@ -147,6 +147,8 @@ fn next(bytes: &[u8]) -> Option<(Option<Message>, &[u8])> {
     let (kind, flags, dump) = (half(whole, 4)?, half(whole, 6)?, word(whole, 8)?);
     let body = whole.get(HEADER..)?;
     let says = match kind {
+        // The error with which a dump failed half-way stands in its end (net/netlink/af_netlink.c netlink_dump_done).
+        DONE if word(body, 0).is_some_and(|error| (error as i32) < 0) => Some(Says::Refused),
         DONE => Some(Says::Done),
         ERROR => (word(body, 0) != Some(0)).then_some(Says::Refused),
         NEW_ADDRESS => address(body).map(Says::Address),
@@ -411,6 +413,14 @@ mod tests {
         let answer = |error: i32| read(&message(ERROR, 1, &error.to_ne_bytes()));
         assert_eq!(answer(-16), [Says::Refused]); // EBUSY
         assert!(answer(0).is_empty());
+    }
+
+    #[test]
+    fn a_dump_that_failed_half_way_is_not_complete() {
+        let end = |error: i32| read(&message(DONE, 1, &error.to_ne_bytes()));
+        assert_eq!(end(0), [Says::Done]);
+        assert_eq!(end(-105), [Says::Refused]); // ENOBUFS
+        assert_eq!(read(&message(DONE, 1, &[])), [Says::Done]);
     }
 
     #[test]
