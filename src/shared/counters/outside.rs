@@ -166,5 +166,18 @@ mod tests {
         assert_eq!((row.leak_in(), row.exhaustion()), (LeakIn::None, None));
         row.set_exhaustion(Some((Pool::Os, 0)));
         assert_eq!(row.exhaustion(), Some((Pool::Os, 0)));
+        row.set_exhaustion(Some((Pool::Pkg, NONE_FORESEEN_S - 1)));
+        assert_eq!(row.exhaustion(), Some((Pool::Pkg, NONE_FORESEEN_S - 1)));
+        row.set_exhaustion(Some((Pool::Pkg, NONE_FORESEEN_S)));
+        assert_eq!(row.exhaustion(), None);
+    }
+
+    #[test]
+    fn where_it_grows_and_leaks_comes_back() {
+        let row = Outside::default();
+        row.set_growth(12.5, Part::Python);
+        row.set_leak_in(LeakIn::Python);
+        assert_eq!(row.growth(), (12.5, Part::Python));
+        assert_eq!(row.leak_in(), LeakIn::Python);
     }
 }

@@ -347,3 +347,97 @@ impl Row {
         Level::from_index(u64::from(self.level.load(Ordering::Relaxed))).unwrap_or(Level::Normal)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_keeps_what_was_added_set_and_raised() {
+        let own = Own::default();
+        own.add(5);
+        own.add(2);
+        assert_eq!(own.get(), 7);
+        own.raise(6);
+        assert_eq!(own.get(), 7, "the larger value stays");
+        own.raise(9);
+        assert_eq!(own.get(), 9);
+        own.set(3);
+        assert_eq!(own.get(), 3);
+        let shared = Shared::default();
+        shared.add(4);
+        shared.add(4);
+        assert_eq!(shared.get(), 8);
+        shared.set(1);
+        assert_eq!(shared.get(), 1);
+        let operations = Operations::default();
+        (0..3).for_each(|_| operations.finished());
+        assert_eq!(operations.get(), 3);
+    }
+
+    #[test]
+    fn each_class_has_its_own_counter() {
+        let counters = ByClass::default();
+        for (times, class) in (2..).zip(Class::ALL) {
+            (0..times).for_each(|_| counters.count(*class));
+        }
+        let values: Vec<u64> = Class::ALL.iter().map(|c| counters.get(*c)).collect();
+        let expected: Vec<u64> = (2..).take(Class::COUNT).collect();
+        assert_eq!(values, expected);
+        assert_eq!(counters.sum(), expected.iter().sum::<u64>());
+    }
+
+    #[test]
+    fn a_process_carries_sip_by_messages_or_by_suspended_transactions() {
+        let totals = SipTotals::default();
+        assert!(!totals.carries());
+        totals.goes_on.add(1);
+        assert!(totals.carries());
+        let totals = SipTotals::default();
+        totals.messages.add(2);
+        assert!(totals.carries());
+    }
+
+    #[test]
+    fn a_process_and_its_threads_hold_shm_together() {
+        let row = Row::default();
+        row.shm.allocs.add(3);
+        row.shm.bytes_allocated.add(300);
+        row.shm.failures.add(1);
+        row.shm_threads.bytes_allocated.add(50);
+        row.shm_threads.frees.add(2);
+        row.shm_threads.bytes_freed.add(120);
+        row.shm_threads.unbooked.add(8);
+        let sum = row.shm_sum();
+        let expected = ShmSum {
+            allocs: 3,
+            bytes_allocated: 350,
+            frees: 2,
+            bytes_freed: 120,
+            unbooked: 8,
+            failures: 1,
+        };
+        assert_eq!((sum, sum.live()), (expected, 230));
+        let freed = ShmSum {
+            bytes_freed: 400,
+            ..ShmSum::default()
+        };
+        assert_eq!(sum.plus(freed).live(), -170, "others' blocks");
+        assert_eq!(sum.plus(freed).bytes_freed, 520);
+    }
+
+    #[test]
+    fn what_the_sampling_process_says_of_a_row_comes_back() {
+        let row = Row::default();
+        assert_eq!(row.growth(), (0.0, 0.0));
+        assert_eq!((row.leak(), row.level()), (Leak::None, Level::Normal));
+        row.set_growth(-2.5, 0.125);
+        row.set_leak(Leak::Confirmed);
+        row.set_level(Level::Shedding);
+        assert_eq!(row.growth(), (-2.5, 0.125));
+        assert_eq!(
+            (row.leak(), row.level()),
+            (Leak::Confirmed, Level::Shedding)
+        );
+    }
+}

@@ -57,3 +57,41 @@ impl Comeback {
         self.bindings.before.get() > 0 && self.is_over.get() == 0 && most.get() == 0
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::shared::parts::mapping::map_one;
+
+    fn comeback(bindings: u64) -> &'static Comeback {
+        let comeback: &Comeback = map_one().expect("one page");
+        comeback.bindings.before.set(bindings);
+        comeback.aors.before.set(10);
+        comeback.aors.back.set(7);
+        comeback
+    }
+
+    #[test]
+    fn phones_are_overdue_once_nobody_is_waited_for() {
+        let comeback = comeback(10);
+        assert_eq!((comeback.aors.missing(), comeback.overdue()), (3, 0));
+        comeback.is_over.set(1);
+        assert_eq!(comeback.overdue(), 3);
+        comeback.aors.back.set(12);
+        assert_eq!(comeback.overdue(), 0, "more than were carried over");
+    }
+
+    #[test]
+    fn the_way_back_ends_with_nine_tenths_or_with_its_time() {
+        assert!(!comeback(0).is_going_on(), "nothing was carried over");
+        let way = comeback(10);
+        assert!(way.is_going_on());
+        way.reached_ms[0].set(500);
+        assert!(way.is_going_on(), "half of them");
+        way.reached_ms[1].set(900);
+        assert!(!way.is_going_on());
+        let way = comeback(10);
+        way.is_over.set(1);
+        assert!(!way.is_going_on());
+    }
+}

@@ -149,6 +149,7 @@ impl Forecasts {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::shared::parts::mapping::map_one;
 
     #[test]
     fn a_forecast_survives_the_way_through_words() {
@@ -178,5 +179,19 @@ mod tests {
         assert_eq!(Forecast::from_words(forecast.to_words()), forecast);
         let plain = Forecast::default();
         assert_eq!(Forecast::from_words(plain.to_words()), plain);
+    }
+
+    #[test]
+    fn each_pool_has_its_own_forecast() {
+        let forecasts: &Forecasts = map_one().expect("some pages");
+        assert_eq!(forecasts.all(), [Forecast::default(); Pool::COUNT]);
+        let forecast = Forecast {
+            cause: Cause::Leak,
+            ..Forecast::default()
+        };
+        forecasts.publish(Pool::Pkg, &forecast);
+        assert_eq!(forecasts.read(Pool::Pkg), forecast);
+        assert_eq!(forecasts.read(Pool::Shm), Forecast::default());
+        assert_eq!(forecasts.all()[Pool::Pkg.index()], forecast);
     }
 }

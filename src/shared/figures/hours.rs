@@ -44,3 +44,27 @@ impl Hours {
         hours
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::shared::parts::mapping::map_one;
+
+    #[test]
+    fn four_weeks_of_hours_are_kept_in_order() {
+        const WEEKS: u64 = KEPT as u64;
+        let hours: &Hours = map_one().expect("some pages");
+        assert_eq!(hours.all(), []);
+        let hour = |number| Hour {
+            number,
+            rate_milli: number * 7,
+        };
+        let first = 480_000;
+        let last = first + WEEKS + 2;
+        (first..=last).for_each(|number| hours.put(hour(number)));
+        let kept: Vec<Hour> = (last + 1 - WEEKS..=last).map(hour).collect();
+        assert_eq!(hours.all(), kept);
+        hours.clear();
+        assert_eq!(hours.all(), []);
+    }
+}
