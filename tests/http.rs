@@ -38,6 +38,53 @@ fn the_four_paths_are_found_with_and_without_a_query_and_in_absolute_form() {
 }
 
 #[test]
+fn flame_graph_and_profiles_each_have_their_path() {
+    for (path, target) in [
+        ("/paths.svg", Target::Paths),
+        ("/debug/pprof/heap", Target::Heap),
+        ("/debug/pprof/allocs", Target::Allocs),
+        ("/debug/pprof/paths", Target::HeapPaths),
+    ] {
+        let answered = Parsed::Request(Method::Get, target);
+        assert_eq!(parse(&get(path)), answered, "{path}");
+    }
+}
+
+#[test]
+fn fields_other_than_host_say_nothing_about_the_host() {
+    let asked = |fields: &str| {
+        let text = format!("GET /ready HTTP/1.1\r\n{fields}\r\n");
+        http::parse(text.as_bytes(), Hosts::Local)
+    };
+    let answered = Parsed::Request(Method::Get, Target::Ready);
+    assert_eq!(asked("Accept: */*\r\nhOST: localhost\r\n"), answered);
+    assert_eq!(
+        asked("X-Host: localhost\r\n"),
+        Parsed::Refused(Status::BadRequest)
+    );
+}
+
+#[test]
+fn a_method_a_target_or_a_name_with_other_characters_is_no_request() {
+    for request in [
+        " / HTTP/1.0\r\n\r\n",
+        "G(T / HTTP/1.0\r\n\r\n",
+        "G\u{e9}T / HTTP/1.0\r\n\r\n",
+        "GET /\u{e9} HTTP/1.0\r\n\r\n",
+        "GET /\t HTTP/1.0\r\n\r\n",
+        "GET / HTTP/1.0\r\nA b: c\r\n\r\n",
+        "GET / HTTP/1.0\r\nA(b): c\r\n\r\n",
+        "GET / HTTP/1.0\r\n: c\r\n\r\n",
+    ] {
+        assert_eq!(
+            parse(request.as_bytes()),
+            Parsed::Refused(Status::BadRequest),
+            "{request:?}"
+        );
+    }
+}
+
+#[test]
 fn everything_else_gets_its_own_status() {
     for (request, status) in [
         ("GET /secret HTTP/1.1\r\nHost: a\r\n\r\n", Status::NotFound),
@@ -218,6 +265,20 @@ fn an_answers_head_ends_says_its_length_and_closes() {
             status == Status::MethodNotAllowed
         );
     }
+}
+
+#[test]
+fn only_what_a_browser_draws_gets_a_content_policy() {
+    let is_bound = |kind| http::head(Status::Ok, kind, 1).contains("Content-Security-Policy: ");
+    assert!(is_bound("text/html; charset=utf-8") && is_bound("image/svg+xml"));
+    assert!(!is_bound("text/plain; version=0.0.4") && !is_bound("application/json"));
+}
+
+#[test]
+fn who_comes_while_the_server_is_not_ready_is_told_to_come_again() {
+    let asks_again =
+        |status| http::head(status, "text/plain", 1).contains("\r\nRetry-After: 10\r\n");
+    assert!(asks_again(Status::ServiceUnavailable) && !asks_again(Status::Ok));
 }
 
 #[test]

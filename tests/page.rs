@@ -3,8 +3,10 @@
 
 use memguard::guard::decide::level::Thresholds;
 use memguard::guard::formats::page::{
-    EventRow, Outlook, Page, PoolRow, Registrations, SiteRow, WorkerRow, chart, history::Point,
+    AddressRow, EventRow, Outlook, Page, PoolRow, Registrations, SiteRow, WorkerRow, chart,
+    history::Point,
 };
+use memguard::guard::net::terms::{Alarm, Origin, State};
 use memguard::guard::terms::{
     text::NONE_FORESEEN_S,
     words::{Level, Mode, Pool},
@@ -389,6 +391,145 @@ fn points_outside_of_the_hour_or_all_zero_are_drawn_without_harm() {
         let html = page(&points).html();
         assert_eq!(is_well_formed(&html), Ok(()));
         assert!(!html.contains("NaN") && !html.replace("meminfo", "").contains("inf"));
+    }
+}
+
+#[test]
+fn above_normal_something_is_running_out_though_no_end_is_foreseen() {
+    let mut page = page(&[]);
+    page.outlook.exhaustion_s = NONE_FORESEEN_S;
+    for pool in [Some(Pool::Shm), None] {
+        page.outlook.pool = pool;
+        let said = page.headline();
+        assert!(said.starts_with("pkg is running out. "), "{said}");
+    }
+}
+
+#[test]
+fn a_pool_that_does_not_grow_is_not_said_to_grow() {
+    let mut page = page(&[]);
+    page.level = Level::Normal;
+    (page.outlook.exhaustion_s, page.outlook.grows) = (NONE_FORESEEN_S, false);
+    let said = page.headline();
+    assert!(said.starts_with("Nothing is running out. "), "{said}");
+}
+
+#[test]
+fn a_pace_without_an_end_is_not_shown() {
+    let mut page = page(&[]);
+    page.outlook.at_this_rate = Some((Pool::Shm, NONE_FORESEEN_S));
+    assert!(!page.html().contains("<small>shm: "));
+}
+
+#[test]
+fn warnings_are_listed_and_escaped_and_without_any_there_is_no_heading() {
+    let mut page = page(&[]);
+    page.warnings = vec!["a < b & c"];
+    let list = "<h2>Warnings</h2><ul><li>a &lt; b &amp; c</li>\n</ul>";
+    assert!(page.html().contains(list));
+    page.warnings.clear();
+    assert!(!page.html().contains("<h2>Warnings"));
+}
+
+fn address(last: u8, alarm: Alarm, state: State) -> AddressRow {
+    AddressRow {
+        address: [192, 0, 2, last].into(),
+        sockets: "udp tcp".into(),
+        alarm,
+        state,
+        origin: Origin::Permanent,
+        since_s: NOW,
+        said: format!("sentence {last}"),
+    }
+}
+
+#[test]
+fn only_addresses_that_need_somebody_stand_at_the_top() {
+    let mut page = page(&[]);
+    page.addresses = vec![
+        address(1, Alarm::Critical, State::Absent),
+        address(2, Alarm::Warning, State::Present),
+        address(3, Alarm::Ok, State::Present),
+    ];
+    let html = page.html();
+    let list = "<h2>Addresses that need you</h2><ul>\
+                <li>✖ <b>192.0.2.1</b> critical: sentence 1</li>\n\
+                <li>▲ <b>192.0.2.2</b> warning: sentence 2</li>\n</ul>";
+    assert!(html.contains(list), "{html}");
+    assert!(html.contains("<td>● present</td>"), "{html}");
+    page.addresses.drain(..2);
+    assert!(!page.html().contains("Addresses that need you"));
+}
+
+/// One second of the hour, the last one.
+fn now() -> [Point; 1] {
+    [Point {
+        time_s: NOW,
+        shm: Some(5000),
+        pkg: Some(2500),
+        os: Some(7500),
+        new_rate: 10_000,
+        refresh_rate: 45_000,
+        rejected_rate: 20_000,
+    }]
+}
+
+#[test]
+fn each_pool_is_drawn_in_percent_up_to_the_right_edge() {
+    let points = now();
+    let mut page = page(&points);
+    page.pools.iter_mut().for_each(|pool| pool.growth = None);
+    let html = page.html();
+    for (style, y) in [("shm", "70.0"), ("pkg", "99.0"), ("os", "41.0")] {
+        let line = format!("<path class=\"{style}\" d=\"M352.0 {y}h.1\"/>");
+        assert!(html.contains(&line), "{line}: {html}");
+    }
+}
+
+#[test]
+fn growth_is_carried_on_over_the_future_that_all_charts_leave_room_for() {
+    let points = now();
+    let mut page = page(&points);
+    page.pools.iter_mut().for_each(|pool| pool.growth = None);
+    page.pools[0].growth = Some(10.0);
+    let html = page.html();
+    assert!(html.contains("<path class=\"next\" d=\"M288.4 70.0L352.0 52.6\"/>"));
+    assert_eq!(html.matches("class=\"next\"").count(), 1);
+    assert!(html.contains("<path class=\"os\" d=\"M288.4 41.0h.1\"/>"));
+}
+
+#[test]
+fn rates_are_drawn_per_second_below_a_round_top() {
+    let points = now();
+    let html = page(&points).html();
+    let (_, chart) = html.split_once("REGISTERs per second").expect("a chart");
+    assert!(chart.contains("y=\"16.0\">100</text>"), "{chart}");
+    for (style, y) in [("shm", "116.4"), ("pkg", "75.8"), ("os", "104.8")] {
+        let line = format!("<path class=\"{style}\" d=\"M288.4 {y}h.1\"/>");
+        assert!(chart.contains(&line), "{line}: {chart}");
+    }
+}
+
+#[test]
+fn the_top_of_the_rates_is_the_next_round_number_with_some_room() {
+    for (rate, top) in [
+        (0, "1.0"),
+        (1000, "2.0"),
+        (3000, "5.0"),
+        (5000, "10"),
+        (45_000, "100"),
+        (100_000, "200"),
+        (1_500_000, "2000"),
+    ] {
+        let points = [Point {
+            time_s: NOW,
+            refresh_rate: rate,
+            ..Point::default()
+        }];
+        let html = page(&points).html();
+        let (_, chart) = html.split_once("REGISTERs per second").expect("a chart");
+        let label = format!("y=\"16.0\">{top}</text>");
+        assert!(chart.contains(&label), "{label}: {chart}");
     }
 }
 

@@ -174,9 +174,9 @@ mod tests {
         ]);
         let seen: Vec<_> = all
             .iter()
-            .map(|p| (p.samples, p.live_bytes, p.steady))
+            .map(|p| (p.samples, p.live_bytes, p.growth, p.steady))
             .collect();
-        assert_eq!(seen, [(2, 15, 3.0), (1, 20, 0.0)]);
+        assert_eq!(seen, [(2, 15, 3.0, 3.0), (1, 20, 0.0, 0.0)]);
     }
 
     #[test]
@@ -205,6 +205,13 @@ mod tests {
         rank(&mut all);
         let order: Vec<_> = all.iter().map(|p| p.live_bytes).collect();
         assert_eq!(order, [50, 1_000_000, 60]);
+    }
+
+    #[test]
+    fn less_than_a_byte_per_minute_does_not_come_before_what_is_large() {
+        let mut all = vec![path(&[], 10, 0.01), path(&[], 1000, -1.0)];
+        rank(&mut all);
+        assert_eq!(all[0].live_bytes, 1000);
     }
 
     #[test]

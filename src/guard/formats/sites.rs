@@ -227,6 +227,68 @@ mod tests {
     }
 
     #[test]
+    fn failures_and_drift_of_equal_sites_are_added() {
+        let with = |failures, unbooked| Site {
+            failures,
+            unbooked,
+            ..site("a.c", 1, 10, 0.0)
+        };
+        let all = merged([with(2, 100), with(3, 20)]);
+        assert_eq!((all[0].failures, all[0].unbooked), (5, 120));
+    }
+
+    #[test]
+    fn less_than_a_byte_per_minute_is_no_rise() {
+        assert!(is_rising(&site("a.c", 1, 1, 0.02)));
+        assert!(!is_rising(&site("a.c", 1, 1, 0.01)) && !is_rising(&site("a.c", 1, 1, -1.0)));
+    }
+
+    #[test]
+    fn a_site_passes_by_pool_and_by_module_and_must_by_both() {
+        let filter = |pool, module| Filter {
+            pool,
+            module,
+            ..Filter::default()
+        };
+        let known = site("a.c", 1, 1, 0.0);
+        for (pool, module) in [
+            (None, None),
+            (Some(Pool::Pkg), None),
+            (None, Some("m")),
+            (Some(Pool::Pkg), Some("m")),
+        ] {
+            assert!(passes(&known, &filter(pool, module)), "{pool:?} {module:?}");
+        }
+        for (pool, module) in [
+            (Some(Pool::Shm), None),
+            (None, Some("tm")),
+            (Some(Pool::Shm), Some("m")),
+            (Some(Pool::Pkg), Some("tm")),
+        ] {
+            assert!(
+                !passes(&known, &filter(pool, module)),
+                "{pool:?} {module:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_module_is_summed_apart_in_each_pool_and_from_other_modules() {
+        let of = |pool, module: &str, live| Site {
+            pool,
+            module: module.into(),
+            ..site("a.c", 1, live, 0.0)
+        };
+        let modules = by_module(&[
+            of(Pool::Pkg, "m", 30),
+            of(Pool::Shm, "m", 20),
+            of(Pool::Pkg, "tm", 10),
+        ]);
+        let seen: Vec<_> = modules.iter().map(|m| m.live_bytes).collect();
+        assert_eq!(seen, [30, 20, 10]);
+    }
+
+    #[test]
     fn modules_are_sums_of_their_sites() {
         let modules = by_module(&[site("a.c", 1, 10, 1.0), site("b.c", 1, 20, 2.0)]);
         assert_eq!(
