@@ -149,4 +149,11 @@ mod tests {
         assert_eq!(Rate(340).to_string(), "0.3/s");
         assert_eq!(Rate(12_345_678).to_string(), "12,345/s");
     }
+
+    #[test]
+    fn a_time_of_day_has_hours_minutes_and_seconds() {
+        for (seconds, text) in [(951_782_399, "23:59:59"), (1_795_226_705, "02:05:05")] {
+            assert_eq!(Clock(seconds).to_string(), text);
+        }
+    }
 }

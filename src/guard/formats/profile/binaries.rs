@@ -177,4 +177,23 @@ not a line
         assert_eq!(id_in(&[0xff; 64]), None);
         assert_eq!(id_in(&[0; 12]), None);
     }
+
+    #[test]
+    fn a_mapping_holds_its_first_address_and_not_the_one_behind_it() {
+        let found = mappings(MAPS);
+        let held = [0x551f, 0x5520, 0x558f, 0x5590].map(|address| found[0].holds(address));
+        assert_eq!(held, [false, true, true, false]);
+    }
+
+    #[test]
+    fn libraries_are_told_by_their_names() {
+        for file in [
+            "/lib/libc.so.6",
+            "/modules/htable.so",
+            "/lib/ld-linux-x86-64.so",
+        ] {
+            assert!(is_library(file), "{file}");
+        }
+        assert!(!is_library("/usr/sbin/kamailio"));
+    }
 }

@@ -256,4 +256,72 @@ mod tests {
             "foreign text is no markup"
         );
     }
+
+    /// x, y, width and height of each call's rectangle, and of the whole picture first.
+    fn rectangles(picture: &str) -> Vec<[f64; 4]> {
+        let number = |text: &str| text.parse::<f64>().expect("a number");
+        let (_, view) = picture.split_once("viewBox=\"0 0 ").expect("a size");
+        let (width, height) = view.split_once(' ').expect("two numbers");
+        let height = height.split('"').next().unwrap_or_default();
+        let calls = picture.split("<rect x=\"").skip(1).map(|rect| {
+            let parts: Vec<&str> = rect.split('"').collect();
+            [0, 2, 4, 6].map(|at| number(parts[at]))
+        });
+        std::iter::once([0.0, 0.0, number(width), number(height)])
+            .chain(calls)
+            .collect()
+    }
+
+    #[test]
+    fn calls_fill_their_rows_and_stay_within_the_picture() {
+        let picture = flame(LEAK, "Everything");
+        let all = rectangles(&picture);
+        let [_, _, width, height] = all[0];
+        assert_eq!(height, TOP + 5.0 * ROW + 6.0, "five rows");
+        for [x, y, wide, high] in &all[1..] {
+            assert!(*x >= 0.0 && x + wide <= width, "{x} {wide}");
+            assert!(*y >= TOP && y + high <= height, "{y} {high}");
+        }
+        let in_row = |depth: usize| -> f64 {
+            let y = height - 6.0 - ROW * (depth + 1) as f64;
+            let row = all[1..].iter().filter(|call| call[1] == y);
+            row.map(|call| call[2]).sum()
+        };
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(in_row),
+            [WIDTH, WIDTH, WIDTH, 1080.0, 1080.0]
+        );
+    }
+
+    #[test]
+    fn a_narrow_call_has_no_text_and_a_wider_ones_is_cut_to_its_room() {
+        let name = "core a_function_with_a_long_name";
+        // Of 1200 units: three characters' room, four characters', and all of it.
+        for (bytes, text) in [(24, None), (27, Some("co…")), (1200, Some(name))] {
+            let folded = format!("{name} {bytes}\nb {}\n", 1200 - bytes);
+            let picture = flame(&folded, "Everything");
+            let (_, call) = picture
+                .split_once(&format!("<title>{name}"))
+                .expect("a call");
+            let call = call.split("</g>").next().unwrap_or_default();
+            let shown = call
+                .split_once("<text ")
+                .and_then(|(_, text)| text.split(['>', '<']).nth(1));
+            assert_eq!(shown, text, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted() {
+        let mut folded = String::new();
+        for i in 0..500 {
+            let _ = writeln!(folded, "call{i}{} 100", "&".repeat(80));
+        }
+        let picture = flame(&folded, "Everything");
+        assert!(picture.len() > MOST_BYTES - CALL - END);
+        let drawn = picture.matches("<g ").count();
+        let left_out = format!("<!-- {} narrow calls are not drawn -->", 500 - drawn);
+        assert!(picture.contains(&left_out), "{drawn}");
+        assert!(!flame(LEAK, "Everything").contains("not drawn"));
+    }
 }

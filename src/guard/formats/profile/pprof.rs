@@ -351,4 +351,39 @@ mod tests {
         let each = (encode(&profile(1001)).len() - encode(&profile(1)).len()) / 1000;
         assert!(each < 180, "{each}");
     }
+
+    #[test]
+    fn times_are_nanoseconds_and_the_period_is_of_bytes() {
+        let profile = Profile {
+            time_ms: 3,
+            uptime_ms: 7,
+            ..Profile::default()
+        };
+        let bytes = encode(&profile);
+        assert_eq!(
+            (number(&bytes, 9), number(&bytes, 10)),
+            (3_000_000, 7_000_000)
+        );
+        let all = fields(&bytes);
+        let texts: Vec<&[u8]> = all.iter().filter(|f| f.0 == 6).map(|f| f.2).collect();
+        let period = all.iter().find(|f| f.0 == 11).expect("a type").2;
+        let words = [1, 2].map(|field| texts[number(period, field) as usize]);
+        assert_eq!(words, [&b"space"[..], b"bytes"]);
+    }
+
+    #[test]
+    fn mappings_are_numbered_from_one_on() {
+        let mappings = [Mapping::default(), Mapping::default()];
+        let bytes = encode(&Profile {
+            mappings: &mappings,
+            ..Profile::default()
+        });
+        let all = fields(&bytes);
+        let ids: Vec<u64> = all
+            .iter()
+            .filter(|f| f.0 == 3)
+            .map(|f| number(f.2, 1))
+            .collect();
+        assert_eq!(ids, [1, 2]);
+    }
 }
