@@ -58,7 +58,7 @@ impl Comeback {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom), not(miri)))]
 mod tests {
     use super::*;
     use crate::shared::parts::mapping::map_one;

@@ -146,7 +146,7 @@ impl Forecasts {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom), not(miri)))]
 mod tests {
     use super::*;
     use crate::shared::parts::mapping::map_one;

@@ -45,7 +45,7 @@ impl Hours {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom), not(miri)))]
 mod tests {
     use super::*;
     use crate::shared::parts::mapping::map_one;

@@ -130,6 +130,67 @@ fn a_full_table_pushes_out_the_entry_that_ends_first_and_says_so() {
 }
 
 #[test]
+fn of_two_full_buckets_the_entry_that_ends_first_goes() {
+    let known = table(2);
+    for (bucket, soonest) in known.buckets.iter().zip([50, 40]) {
+        for (word, tag) in bucket.0.iter().zip(100..) {
+            let until = if tag == 105 { soonest } else { 900 };
+            word.store(Entry { tag, until }.pack(), Ordering::Relaxed);
+        }
+    }
+    for (fp, forgotten) in [(1, 40), (1 << 63 | 2, 50)] {
+        assert_eq!(known.put(fp, BASE + 900, BASE, 0), Put::Evicted);
+        assert_eq!(known.forgotten_until(), BASE + forgotten);
+    }
+}
+
+#[test]
+fn the_two_buckets_of_a_fingerprint_are_never_the_same() {
+    for buckets in 2..20 {
+        let known = table(buckets);
+        for n in 0..2_000u64 {
+            let place = known.place(n.wrapping_mul(SPREAD)).unwrap();
+            let [first, second] = place.numbers;
+            assert!(first != second && first.max(second) < buckets, "{n}");
+        }
+    }
+}
+
+#[test]
+fn what_an_earlier_run_had_forgotten_is_inherited_until_it_ends() {
+    let known = table(1);
+    known.inherit_doubt(BASE + 60, BASE + 60);
+    assert_eq!(known.forgotten_until(), 0, "it has ended");
+    known.inherit_doubt(BASE + 61, BASE + 60);
+    assert_eq!(known.forgotten_until(), BASE + 61);
+    assert_eq!(known.evictions(), 0, "this run has pushed out nobody");
+}
+
+#[test]
+fn a_large_table_forgets_everything_also_what_was_put_back() {
+    const CAPACITY: usize = 1 << 21;
+    let (known, other) = (
+        Fingerprints::map(CAPACITY, BASE).unwrap(),
+        Fingerprints::map(CAPACITY, BASE).unwrap(),
+    );
+    let fps = || (1..=300u64).map(|n| n.wrapping_mul(SPREAD));
+    for fp in fps() {
+        known.put(fp, BASE + 60, BASE, 0);
+    }
+    for bucket in 0..known.buckets() {
+        let words = known.save_bucket(bucket).unwrap();
+        other.restore_bucket(bucket, words, BASE, BASE, 0);
+    }
+    for table in [known, other] {
+        assert!(fps().all(|fp| table.get(fp, BASE, 0).is_some()));
+        assert_eq!(table.entries(), 300);
+        table.clear();
+        assert!(fps().all(|fp| table.get(fp, BASE, 0).is_none()));
+        assert_eq!(table.entries(), 0);
+    }
+}
+
+#[test]
 fn times_that_an_entry_cannot_hold_are_cut_towards_knowing() {
     let known = table(1);
     known.put(1, u64::MAX, BASE, 0);
