@@ -465,22 +465,31 @@ fn contacts_that_another_parser_found_read_like_the_scanners() {
 }
 
 #[test]
-fn in_mode_two_contact_and_path_both_have_to_fit() {
-    let of = |uri: &'static str| Stored {
+fn where_two_things_count_both_have_to_fit() {
+    let of = |uri: &'static str, call_id: &'static str| Stored {
         uri: uri.as_bytes(),
-        call_id: b"1",
+        call_id: call_id.as_bytes(),
         instance: b"",
         reg_id: 0,
     };
-    let mode = Matching::from_number(2).unwrap();
-    for (uri, has_same_path, found) in [
+    let stored = of("sip:a@h", "1");
+    let by_call_id = Matching::from_number(1).unwrap();
+    let by_path = Matching::from_number(2).unwrap();
+    for (uri, is_other_same, found) in [
         ("sip:a@h", true, true),
         ("sip:a@h", false, false),
         ("sip:b@h", true, false),
     ] {
+        let asked = of(uri, if is_other_same { "1" } else { "2" });
         assert_eq!(
-            is_same(mode, &of("sip:a@h"), &of(uri), || has_same_path),
-            found
+            is_same(by_call_id, &asked, &stored, || true),
+            found,
+            "{uri}"
+        );
+        assert_eq!(
+            is_same(by_path, &asked, &stored, || is_other_same),
+            found,
+            "{uri}"
         );
     }
 }
