@@ -296,16 +296,24 @@ fn an_empty_place_matches_nothing_not_even_nothing() {
 
 #[test]
 fn words_that_no_list_wrote_fit_nothing() {
-    const DOMAIN_OF_146_BYTES: u64 = u64::from_ne_bytes([3, 146, 0, 0, 0, 0, 0, 0]);
-    let mut words = [0u64; 12];
-    for first in [DOMAIN_OF_146_BYTES, 0] {
-        words[0] = first;
-        let source = Some("10.1.2.3".parse().unwrap());
-        assert!(!Entry::from_words(&words).matches(b"", b"", source));
-        assert_eq!(Entry::from_words(&words).list(), None);
+    const ROOM: u8 = 92; // of twelve words, without the four bytes in front
+    let source = Some("10.1.2.3".parse().unwrap());
+    for kind in 0..=u8::MAX {
+        let of = |length| {
+            let mut words = [0u64; 12];
+            words[0] = u64::from_ne_bytes([kind, length, 0, 0, 0, 0, 0, 0]);
+            Entry::from_words(&words)
+        };
+        let is_known = (1..=4).contains(&kind);
+        assert_eq!(of(ROOM).list().is_some(), is_known, "{kind}");
+        for entry in [of(ROOM + 1), of(u8::MAX)] {
+            assert_eq!(entry.list(), None, "{kind}");
+            assert!(!entry.matches(b"", b"", source), "{kind}");
+        }
     }
-    assert_eq!(format!("{:?}", Entry::from_words(&words)), "no entry ");
-    assert!(!Entry::may_match(0, b"", b"", Some("::1".parse().unwrap())));
+    let empty = Entry::from_words(&[0; 12]);
+    assert_eq!(format!("{empty:?}"), "no entry ");
+    assert!(!Entry::may_match(0, b"", b"", source));
 }
 
 #[test]

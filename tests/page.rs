@@ -533,6 +533,70 @@ fn the_top_of_the_rates_is_the_next_round_number_with_some_room() {
     }
 }
 
+fn site(growth: i64) -> SiteRow {
+    SiteRow {
+        pool: Pool::Shm,
+        place: "usrloc ucontact.c:88".into(),
+        live: 100,
+        growth,
+    }
+}
+
+#[test]
+fn only_a_site_that_shrinks_has_a_sign() {
+    let mut page = page(&[]);
+    page.sites = vec![site(-40), site(0), site(30)];
+    let html = page.html();
+    for growth in [">−40 B/s<", ">0 B/s<", ">30 B/s<"] {
+        assert!(html.contains(growth), "{growth}");
+    }
+}
+
+#[test]
+fn a_change_of_the_last_day_has_a_time_and_an_older_one_a_date() {
+    let mut page = page(&[]);
+    page.events = [86_399, 86_400]
+        .map(|ago_s| EventRow {
+            time_s: NOW - ago_s,
+            from: Level::Normal,
+            to: Level::Warning,
+            pool: Pool::Pkg,
+            worker: Some(5),
+            percent: 70,
+        })
+        .into();
+    let html = page.html();
+    assert!(
+        html.contains(
+            "<td>02:05:01</td><td>normal → ▲ warning</td><td>pkg of process 5 at 70 %</td>"
+        )
+    );
+    assert!(html.contains("<td>2026-11-20 02:05 UTC</td>"));
+}
+
+#[test]
+fn a_table_of_more_than_24_rows_is_cut_and_says_where_the_rest_is() {
+    let mut page = page(&[]);
+    page.sites = vec![site(0); 24];
+    assert!(!page.html().contains("more: kamcmd"));
+    page.sites = vec![site(0); 27];
+    let html = page.html();
+    assert_eq!(html.matches("usrloc ucontact.c:88").count(), 24);
+    assert!(html.contains("and 3 more: kamcmd memguard.sites"));
+}
+
+#[test]
+fn a_table_of_nothing_is_left_out_but_processes_are_always_shown() {
+    let mut page = page(&[]);
+    (page.sites, page.addresses, page.events) = (vec![], vec![], vec![]);
+    page.workers.clear();
+    let html = page.html();
+    assert!(html.contains("<h2>Processes, fullest first</h2>"));
+    for title in ["Who holds", "Addresses", "Level changes"] {
+        assert!(!html.contains(title), "{title}");
+    }
+}
+
 /// Not a check: writes the pages for a look with a browser (`MEMGUARD_PAGES=FOLDER`).
 #[test]
 fn pages_can_be_written_for_a_look() {

@@ -382,6 +382,7 @@ fn forecast_a_leak_that_fills_the_pool_in_seventy_seconds_is_told() {
 fn forecast_a_table_that_is_loaded_in_one_step_is_told_as_a_step() {
     for_each_pair_at_once(|pair| {
         let server = server(pair);
+        // What a server takes while it starts would be growth beside the step.
         let mut rest = (0.0, Instant::now());
         until(
             Duration::from_secs(150),

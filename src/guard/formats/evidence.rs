@@ -570,9 +570,7 @@ mod tests {
     fn what_a_suspect_has_not_is_not_said() {
         let mut rare = suspect();
         (rare.per_message, rare.per_register) = (Some(0.04), Some(0.0));
-        let Some(path) = rare.path.as_mut() else {
-            unreachable!()
-        };
+        let path = rare.path.as_mut().expect("it has one");
         (path.cfg, path.method) = (String::new(), String::new());
         let text = report(&[rare]).markdown();
         assert!(text.contains("keeps 9,612 bytes per second"), "{text}");

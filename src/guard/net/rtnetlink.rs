@@ -147,7 +147,7 @@ fn next(bytes: &[u8]) -> Option<(Option<Message>, &[u8])> {
     let (kind, flags, dump) = (half(whole, 4)?, half(whole, 6)?, word(whole, 8)?);
     let body = whole.get(HEADER..)?;
     let says = match kind {
-        // The error with which a dump failed half-way stands in its end (net/netlink/af_netlink.c netlink_dump_done).
+        // The error with which a dump failed half-way stands in its end (net/netlink/af_netlink.c netlink_dump).
         DONE if word(body, 0).is_some_and(|error| (error as i32) < 0) => Some(Says::Refused),
         DONE => Some(Says::Done),
         ERROR => (word(body, 0) != Some(0)).then_some(Says::Refused),

@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn four_weeks_of_hours_are_kept_in_order() {
-        const WEEKS: u64 = KEPT as u64;
+        const FOUR_WEEKS: u64 = KEPT as u64;
         let hours: &Hours = map_one().expect("some pages");
         assert_eq!(hours.all(), []);
         let hour = |number| Hour {
@@ -60,9 +60,9 @@ mod tests {
             rate_milli: number * 7,
         };
         let first = 480_000;
-        let last = first + WEEKS + 2;
+        let last = first + FOUR_WEEKS + 2;
         (first..=last).for_each(|number| hours.put(hour(number)));
-        let kept: Vec<Hour> = (last + 1 - WEEKS..=last).map(hour).collect();
+        let kept: Vec<Hour> = (last + 1 - FOUR_WEEKS..=last).map(hour).collect();
         assert_eq!(hours.all(), kept);
         hours.clear();
         assert_eq!(hours.all(), []);
